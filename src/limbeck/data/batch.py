@@ -1,0 +1,80 @@
+"""`Batch`: what one step reads. ``(id, view)`` names exactly one input, so nothing can be misaligned."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+REAL = "real"  # rows that count; False for padding rows of a short rank
+SUPERVISED = "supervised"  # rows whose label the student may see
+TOKENS = "tokens"  # [batch, length]: positions that are not padding
+CLASS = "class"  # the column of class labels
+NO_LABEL = -100
+
+
+def _frozen(columns: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return MappingProxyType(dict(columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch, frozen.
+
+    ``inputs``: columns by name, first dimension B. A name ``teacher.x`` is column ``x`` of the teacher alone.
+    ``labels``: ``class`` as int64 [B] (``NO_LABEL`` where there is none) or, when mixed, probabilities [B, classes].
+    ``masks``: boolean, [B] or [B, length]; ``real`` and ``supervised`` are always there.
+    ``ids``: int64 [B], row numbers of the finished data set. ``views``: int64 [B], augmentation seeds, 0 = as it is.
+    """
+
+    inputs: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    ids: Tensor
+    views: Tensor = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "labels", "masks"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Tensor] | Tensor, labels: Tensor | None = None, ids: Tensor | None = None) -> Self:
+        """A batch from one's own loop: every row is real, and supervised where it has a label."""
+        columns = {"x": inputs} if isinstance(inputs, Tensor) else dict(inputs)
+        rows = len(next(iter(columns.values())))
+        real = torch.ones(rows, dtype=torch.bool)
+        if labels is None:
+            labels = torch.full((rows,), NO_LABEL)
+        supervised = real.clone() if labels.ndim > 1 else (labels != NO_LABEL).cpu()
+        masks = {REAL: real, SUPERVISED: supervised}
+        if "attention_mask" in columns:
+            masks[TOKENS] = columns["attention_mask"].bool()
+        ids = torch.arange(rows) if ids is None else ids
+        return cls(columns, {CLASS: labels}, masks, ids, torch.zeros(rows, dtype=torch.int64)).to(labels.device)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _each(self, act: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(
+            {name: act(value) for name, value in self.inputs.items()},
+            {name: act(value) for name, value in self.labels.items()},
+            {name: act(value) for name, value in self.masks.items()},
+            act(self.ids),
+            act(self.views),
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The batch on ``device``."""
+        return self._each(lambda value: value.to(device, non_blocking=True))
+
+    def select(self, index: Tensor) -> Self:
+        """The rows at ``index`` (int64 or boolean [B]), in that order."""
+        return self._each(lambda value: value[index.to(value.device)])
+
+    def columns(self, side: str) -> dict[str, Tensor]:
+        """The input columns that ``side`` (``student`` or ``teacher``) reads: its own ones if it has any, else the shared."""
+        own = {name.partition(".")[2]: value for name, value in self.inputs.items() if name.startswith(side + ".")}
+        return own or {name: value for name, value in self.inputs.items() if "." not in name}

@@ -1,0 +1,100 @@
+"""Files that are whole or absent, and folders with one owner."""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import Busy
+
+
+def home() -> Path:
+    """Where trained arms and stored teacher outputs are kept: ``$LIMBECK_HOME``, else ``~/.cache/limbeck``."""
+    return Path(os.environ.get("LIMBECK_HOME") or Path.home() / ".cache" / "limbeck").expanduser().absolute()
+
+
+def sync(path: Path) -> None:
+    """Makes a file or folder durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes ``path`` whole or not at all, durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp gave it 0600
+        os.replace(name, path)  # noqa: PTH105
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)  # noqa: PTH108
+        raise
+    sync(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes text in UTF-8, whole or not at all."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes readable JSON, whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder that appears at ``path`` only when the block ends well, with everything in it durable.
+
+    A folder that was there before is replaced. What a killed process left behind is removed by the next one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.new-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
+    try:
+        yield draft
+        for item in draft.rglob("*"):
+            sync(item)
+        draft.chmod(0o755)
+        sync(draft)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-old-"))
+            path.rename(old / "old")
+            draft.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            draft.rename(path)
+        sync(path.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def held(folder: Path, why: str, wait: bool = False) -> Iterator[None]:
+    """Holds ``folder`` for this process. The system frees it when the process ends, however it ends.
+
+    Raises:
+        Busy: another process holds it and ``wait`` is False.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(f"{folder} is in use by another process ({why}): wait for it to end, or choose another.") from None
+        yield

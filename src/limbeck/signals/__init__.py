@@ -1,0 +1,1 @@
+"""What a model shows for one batch, by name."""

@@ -1,0 +1,67 @@
+"""How any module is called and its logits are found: tensors, tuples, dicts and model outputs alike."""
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from limbeck.errors import SignalError
+
+
+@lru_cache(maxsize=256)
+def _parameters(kind: type[nn.Module]) -> tuple[frozenset[str], bool]:
+    found = inspect.signature(kind.forward).parameters
+    named = frozenset(name for name, one in found.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
+    return named - {"self"}, any(one.kind is one.VAR_KEYWORD for one in found.values())
+
+
+def accepts(module: nn.Module, name: str) -> bool:
+    """Whether the module's ``forward`` takes an argument of this name."""
+    return name in _parameters(type(module))[0]
+
+
+def call(module: nn.Module, columns: Mapping[str, Tensor], bare: nn.Module | None = None, **options: Any) -> Any:
+    """The module's output for these columns.
+
+    Columns are passed by name where ``forward`` has parameters of those names; a single column of any other name is
+    passed as the one positional argument. ``bare`` is the unwrapped module, if ``module`` is wrapped or compiled.
+
+    Raises:
+        SignalError: several columns, and ``forward`` does not say which is which.
+    """
+    named, takes_any = _parameters(type(bare or module))
+    by_name = {name: value for name, value in columns.items() if name in named}
+    if by_name or (takes_any and len(columns) > 1):
+        return module(**(by_name or dict(columns)), **options)
+    if len(columns) == 1:
+        return module(*columns.values(), **options)
+    kind = type(bare or module).__name__
+    raise SignalError(
+        f"{kind}.forward takes {sorted(named) or 'no named argument'}, but the data has the columns {sorted(columns)}: "
+        "name the parameters of forward after the columns."
+    )
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a module's output: the output itself, its ``logits``, or the first floating tensor in a tuple.
+
+    Raises:
+        SignalError: there is no such tensor.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        return output["logits"]
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits  # type: ignore[no-any-return]
+    items = list(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(items, list | tuple):
+        for item in items:
+            if isinstance(item, Tensor) and item.is_floating_point() and item.ndim >= 2:
+                return item
+    raise SignalError(
+        f"No logits in the model's output ({type(output).__name__}): return a tensor [batch, classes], "
+        "a tuple that holds one, or a mapping with the key 'logits'."
+    )

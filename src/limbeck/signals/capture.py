@@ -1,0 +1,144 @@
+"""Capture: names are resolved once, on the bare model, to module objects, and hooks are placed there."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Self, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import SignalError, nearest
+from limbeck.signals.call import accepts, call, logits_of
+
+Signals: TypeAlias = Mapping[str, Tensor]
+"""What a model shows for one batch: tensors by name, first dimension B. ``logits``; ``hidden.N`` (0 = embeddings) of
+models with ``output_hidden_states``; any module path (its output), or ``path:in`` (its first input)."""
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and torch.compile wrappers."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(module, wrappers):
+            module = module.module
+        elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            module = module._orig_mod  # type: ignore[assignment]
+        else:
+            return module
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return next((item for item in items if isinstance(item, Tensor)), None)
+
+
+class Capture:
+    """Shows named signals of one model. Hooks live until `close`, or the end of a ``with`` block.
+
+    Args:
+        module: the model, wrapped or not; hooks go onto the bare one, so place a capture before the first compiled call.
+        names: which signals `__call__` returns.
+
+    Raises:
+        SignalError: a name is neither ``logits``, ``hidden.N`` of a model that shows hidden states, nor a module.
+    """
+
+    def __init__(self, module: nn.Module, names: Collection[str]) -> None:
+        self.module = module
+        self.names = frozenset(names)
+        self._bare = bare(module)
+        self._seen: dict[str, tuple[Tensor, int]] = {}
+        self._hidden = {name: int(name[7:]) for name in self.names if _is_hidden(name)}
+        if self._hidden and not accepts(self._bare, "output_hidden_states"):
+            raise SignalError(
+                f"{sorted(self._hidden)[0]!r}: {type(self._bare).__name__} does not take output_hidden_states; "
+                "name a module instead, such as " + _examples(self._bare)
+            )
+        self._hooks = [self._place(name) for name in sorted(self.names - self._hidden.keys() - {"logits"})]
+
+    def _place(self, name: str) -> Any:
+        path, _, side = name.partition(":")
+        known = dict(self._bare.named_modules())
+        if not path or path not in known or side not in ("", "in"):
+            hint = nearest(path, list(known)) or "its modules are " + _examples(self._bare)
+            raise SignalError(f"{type(self._bare).__name__} has no module {path!r}: {hint}")
+
+        def keep(_: nn.Module, inputs: Any, output: Any = None) -> None:
+            found = _first_tensor(inputs if side else output)
+            if found is not None:
+                self._seen[name] = (found, found._version)
+
+        target = known[path]
+        return target.register_forward_pre_hook(keep) if side else target.register_forward_hook(keep)
+
+    def __call__(self, columns: Mapping[str, Tensor], module: nn.Module | None = None) -> dict[str, Tensor]:
+        """Runs the model once and returns the named signals, with whatever graph is being recorded.
+
+        Raises:
+            SignalError: a module never ran, or what it gave was altered in place afterwards.
+        """
+        self._seen.clear()
+        options = {"output_hidden_states": True} if self._hidden else {}
+        output = call(module or self.module, columns, self._bare, **options)
+        shown = {"logits": logits_of(output)} if "logits" in self.names else {}
+        for name, index in self._hidden.items():
+            states = output.hidden_states
+            if index >= len(states):
+                raise SignalError(f"{name!r}: the model shows hidden.0 to hidden.{len(states) - 1}.")
+            shown[name] = states[index]
+        for name in self.names - shown.keys():
+            shown[name] = self._captured(name)
+        self._seen.clear()
+        return shown
+
+    def _captured(self, name: str) -> Tensor:
+        if name not in self._seen:
+            ran = [path for path in (other.partition(":")[0] for other in self._seen) if path]
+            near = nearest(name, [path for path, _ in self._bare.named_modules() if path and path != name])
+            raise SignalError(
+                f"The module {name!r} of {type(self._bare).__name__} never ran in a forward pass"
+                + (f" ({', '.join(ran)} did)" if ran else "")
+                + (f": {near}" if near else ".")
+            )
+        value, version = self._seen[name]
+        if value._version != version:
+            raise SignalError(
+                f"What the module {name!r} gave was altered in place by a later one (ReLU(inplace=True) does that): "
+                "name the later module, or build the model without in-place operations."
+            )
+        return value
+
+    def close(self) -> None:
+        """Takes the hooks away."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith("hidden.") and name[7:].isdigit()
+
+
+def _examples(module: nn.Module) -> str:
+    names = [name for name, _ in module.named_modules() if name]
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+
+
+@torch.no_grad()
+def show(module: nn.Module, columns: Mapping[str, Tensor], names: Collection[str] = ("logits",)) -> dict[str, Tensor]:
+    """The named signals once, in evaluation mode, without a graph; the module's mode is put back."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with Capture(module, names) as capture:
+            return capture(columns)
+    finally:
+        for part in training:
+            part.training = True

@@ -1,0 +1,47 @@
+"""The `Teacher` contract: whatever knows, behind one method."""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from limbeck.data.batch import Batch
+from limbeck.signals.capture import Signals
+from limbeck.signals.logits import Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Provides:
+    """What a teacher can show: ``names`` of signals (None: any that its model has), and how much of its logits.
+
+    ``classes``: how many the logits have, None where that is only known by asking.
+    """
+
+    names: frozenset[str] | None = None
+    offers: Offer = Offer.MATRIX
+    classes: int | None = None
+
+    def lacking(self, needs: AbstractSet[str]) -> frozenset[str]:
+        """The needed names that are not provided."""
+        return frozenset() if self.names is None else frozenset(needs) - self.names
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A local model, a served one, a store around either: all the same to the student.
+
+    ``fingerprint`` names everything that its answers depend on; None for a teacher that moves, which is never stored.
+    """
+
+    @property
+    def fingerprint(self) -> str | None: ...
+
+    @property
+    def provides(self) -> Provides: ...
+
+    def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:
+        """The needed signals for ``batch``, first dimension B, detached, on the batch's device.
+
+        Raises:
+            SignalError: a needed signal is not provided.
+        """
+        ...
