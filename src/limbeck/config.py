@@ -5,7 +5,11 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, model_validator
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 class Config(BaseModel):
@@ -20,7 +24,16 @@ class Config(BaseModel):
         validate_by_alias=True,
         serialize_by_alias=True,
         use_attribute_docstrings=True,
+        validate_default=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sequences_are_tuples(cls, value: Any) -> Any:
+        # strict types refuse a list for a tuple, and YAML knows lists alone
+        if isinstance(value, Mapping):
+            return {name: _tuples(item) for name, item in value.items()}
+        return value
 
     def plain(self) -> dict[str, Any]:
         """The whole value, defaults written out, as JSON types: what is hashed and stored."""

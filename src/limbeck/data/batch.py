@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -53,6 +53,9 @@ class Batch:
             masks[TOKENS] = columns["attention_mask"].bool()
         ids = torch.arange(rows) if ids is None else ids
         return cls(columns, {CLASS: labels}, masks, ids, torch.zeros(rows, dtype=torch.int64)).to(labels.device)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # read-only mappings do not travel between processes; dicts do
+        return type(self), (dict(self.inputs), dict(self.labels), dict(self.masks), self.ids, self.views)
 
     def __len__(self) -> int:
         return len(self.ids)

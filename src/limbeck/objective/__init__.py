@@ -1,0 +1,56 @@
+"""What the student is to learn: terms, their weights over time, and their sum."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
+
+from limbeck.config import Config, choice
+from limbeck.objective.hints import Hints
+from limbeck.objective.labels import Labels
+from limbeck.objective.objective import Objective
+from limbeck.objective.soft_targets import SoftTargets
+from limbeck.objective.term import Needs, Scope, Term
+
+TERMS: tuple[type[Config], ...] = (Labels, SoftTargets, Hints)
+"""Every term there is. A new one is a function in `limbeck.losses`, a config here, and its name in this tuple."""
+
+__all__ = ["TERMS", "Hints", "Labels", "Needs", "Objective", "Scope", "SoftTargets", "Term", "Terms"]
+
+
+def _listed(value: Any) -> Any:
+    """``{labels: 0.1, hints: [{...}, {...}]}`` as a list of terms; a number is short for ``{weight: number}``."""
+    if not isinstance(value, Mapping):
+        return value
+    return tuple(
+        {"name": name, **(one if isinstance(one, Mapping) else {"weight": one})}
+        for name, given in value.items()
+        for one in (given if isinstance(given, list | tuple) else (given,))
+    )
+
+
+def _some(terms: Any) -> Any:
+    if not terms:
+        raise ValueError("an objective needs at least one term")
+    return terms
+
+
+def _mapping() -> Any:
+    """What a recipe may write, for the JSON schema that editors read."""
+    fields = {}
+    for term in TERMS:
+        name = term.model_fields["name"].default
+        given: Any = Union[float, term, tuple[term, ...]]  # type: ignore[valid-type]  # noqa: UP007
+        fields[name.replace("-", "_")] = (given, Field(default=None, alias=name))
+    return create_model("ObjectiveByName", __config__=ConfigDict(extra="forbid"), **fields)  # type: ignore[call-overload]
+
+
+if TYPE_CHECKING:
+    Terms = tuple[Term, ...]
+else:
+    Terms = Annotated[
+        tuple[choice(*TERMS), ...],
+        BeforeValidator(_listed, json_schema_input_type=_mapping()),
+        AfterValidator(_some),
+    ]
+    """The ``objective`` of a recipe: terms by name, each a number (its weight), a mapping, or a list of mappings."""

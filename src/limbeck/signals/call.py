@@ -1,7 +1,7 @@
 """How any module is called and its logits are found: tensors, tuples, dicts and model outputs alike."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,8 +11,8 @@ from limbeck.errors import SignalError
 
 
 @lru_cache(maxsize=256)
-def _parameters(kind: type[nn.Module]) -> tuple[frozenset[str], bool]:
-    found = inspect.signature(kind.forward).parameters
+def _parameters(kind: Hashable) -> tuple[frozenset[str], bool]:
+    found = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
     named = frozenset(name for name, one in found.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
     return named - {"self"}, any(one.kind is one.VAR_KEYWORD for one in found.values())
 
@@ -52,10 +52,9 @@ def logits_of(output: Any) -> Tensor:
     """
     if isinstance(output, Tensor):
         return output
-    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
-        return output["logits"]
-    if isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits  # type: ignore[no-any-return]
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor):
+        return named
     items = list(output.values()) if isinstance(output, Mapping) else output
     if isinstance(items, list | tuple):
         for item in items:

@@ -27,16 +27,17 @@ class Provides:
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A local model, a served one, a store around either: all the same to the student.
-
-    ``fingerprint`` names everything that its answers depend on; None for a teacher that moves, which is never stored.
-    """
+    """A local model, a served one, a store around either: all the same to the student."""
 
     @property
-    def fingerprint(self) -> str | None: ...
+    def fingerprint(self) -> str | None:
+        """Names everything that the answers depend on; None for a teacher that moves."""
+        ...
 
     @property
-    def provides(self) -> Provides: ...
+    def provides(self) -> Provides:
+        """What it can show."""
+        ...
 
     def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:
         """The needed signals for ``batch``, first dimension B, detached, on the batch's device.

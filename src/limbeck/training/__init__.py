@@ -1,0 +1,1 @@
+"""How a model is trained: stage, loop, order of data, checkpoints."""

@@ -1,0 +1,143 @@
+"""Augmentation and mixing as pure functions of (id, view): view 0 is the row as it is."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.config import Config
+from limbeck.data.batch import NO_LABEL
+from limbeck.data.draw import normals, uniforms
+from limbeck.errors import DataError
+
+if TYPE_CHECKING:
+    from limbeck.data.examples import Examples
+
+# What a random number is for; a new use takes a new number, so that old ones keep their draws.
+_GEOMETRY, _NOISE, _ERASE, _PARTNER, _SHARE = range(1, 6)
+
+
+class Augment(Config):
+    """How views above 0 differ from the image as it is. What enters an image from outside is black."""
+
+    shift: int = Field(default=0, ge=0)
+    """Moves by up to so many whole pixels, each way."""
+    flip: bool = False
+    """Mirrors left and right, every second view."""
+    rotate: float = Field(default=0.0, ge=0, le=180)
+    """Turns by up to so many degrees, either way."""
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    """Sizes between 1 - scale and 1 + scale."""
+    noise: float = Field(default=0.0, ge=0)
+    """Standard deviation of the noise on each pixel, where black is 0 and white is 1."""
+    erase: float = Field(default=0.0, ge=0, lt=1)
+    """Blackens a rectangle whose sides are this share of the image's (cutout)."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether every view is the image as it is."""
+        return self == Augment()
+
+    def apply(self, images: Tensor, ids: Tensor, views: Tensor) -> Tensor:
+        """The images under their views, float32 [B, C, H, W] in [0, 1].
+
+        ``images``: [B, C, H, W], uint8 or floating point in [0, 1]. ``ids``, ``views``: int64 [B]. No row depends on
+        another. Rows under view 0 are untouched.
+        """
+        plain = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        if self.empty or not bool((views > 0).any()):
+            return plain
+        seen = self._move(plain, ids, views) if self.shift or self.flip or self.rotate or self.scale else plain
+        if self.noise:
+            noise = normals(_NOISE, ids, views, seen[0].numel()).view_as(seen)
+            seen = (seen + self.noise * noise).clamp(0, 1)
+        if self.erase:
+            seen = seen * self._kept(ids, views, *seen.shape[2:])
+        return torch.where((views > 0).view(-1, 1, 1, 1), seen, plain)
+
+    def _move(self, images: Tensor, ids: Tensor, views: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        draw = uniforms(_GEOMETRY, ids, views, 5)
+        angle = np.deg2rad(self.rotate) * (2 * draw[:, 0] - 1)
+        size = 1 + self.scale * (2 * draw[:, 1] - 1)
+        right, down = np.floor(draw[:, 2:4] * (2 * self.shift + 1)).T - self.shift
+        mirror = np.where(self.flip & (draw[:, 4] < 0.5), -1.0, 1.0)
+        cosine, sine = np.cos(angle) / size, np.sin(angle) / size
+        # Where each new pixel comes from, in units of half an image. Sums and products only: matmul's bits depend on B.
+        numbers = (mirror * cosine, -mirror * sine * height / width, -2 * mirror * right / width)
+        numbers += (sine * width / height, cosine, -2 * down / height)
+        a, b, c, d, e, f = (torch.from_numpy(number).float().view(-1, 1, 1) for number in numbers)
+        x = ((2 * torch.arange(width) + 1) / width - 1).view(1, 1, -1)
+        y = ((2 * torch.arange(height) + 1) / height - 1).view(1, -1, 1)
+        grid = torch.stack((x * a + y * b + c, x * d + y * e + f), dim=-1)
+        exact = not self.rotate and not self.scale  # whole pixels need no interpolation
+        return F.grid_sample(images, grid, mode="nearest" if exact else "bilinear", align_corners=False)
+
+    def _kept(self, ids: Tensor, views: Tensor, height: int, width: int) -> Tensor:
+        draw = torch.from_numpy(uniforms(_ERASE, ids, views, 2))
+        outside = []
+        for place, length in zip(draw.T, (height, width), strict=True):
+            side = max(1, round(self.erase * length))
+            start = (place * (length - side + 1)).floor().view(-1, 1)
+            pixel = torch.arange(length).view(1, -1)
+            outside.append((pixel < start) | (pixel >= start + side))
+        return (outside[0][:, None, :, None] | outside[1][:, None, None, :]).float()
+
+
+def partners(examples: "Examples", ids: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+    """Whom each row is mixed with, int64 [B], and the share it keeps, float32 [B] in [0, 1]; 1 under view 0.
+
+    Partners are rows of ``examples`` of the row's own part, supervised or not; shares are from Beta(mixup, mixup).
+    """
+    from scipy.special import betaincinv
+
+    share = betaincinv(examples.mixup, examples.mixup, uniforms(_SHARE, ids, views)[:, 0])
+    share = torch.from_numpy(share).float().where(views > 0, 1.0)
+    place = torch.from_numpy(uniforms(_PARTNER, ids, views)[:, 0])
+    supervised, partner = examples.supervised[examples.rows], ids.clone()
+    for part in (True, False):
+        mine = examples.supervised[ids] == part
+        pool = examples.rows[supervised == part]
+        if len(pool):
+            partner[mine] = pool[(place[mine] * len(pool)).long()]
+    return partner, share
+
+
+def mixed(
+    examples: "Examples", ids: Tensor, views: Tensor, inputs: Mapping[str, Tensor], labels: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Inputs and labels mixed with those of a partner (mixup, Zhang et al. 2018).
+
+    ``inputs``: what the table gives for (ids, views). ``labels``: int64 [B], ``NO_LABEL`` where unseen.
+    The partner is seen under the same view. Gives the inputs and probabilities, float32 [B, classes]: one-hot under
+    view 0, all zero for rows that are not supervised.
+
+    Raises:
+        DataError: a column is not of floating point, as tokens are not.
+    """
+    for name, value in inputs.items():
+        if not value.is_floating_point():
+            raise DataError(
+                f"mixup {examples.mixup:g} cannot mix the column {name!r}, which holds {value.dtype} numbers: it averages "
+                "images, and tokens have no average. Set mixup to 0 for this data."
+            )
+    partner, share = partners(examples, ids, views)
+    others = examples.table.read(partner, views)
+    mixing = share < 1
+    result = {}
+    for name, value in inputs.items():
+        shape = (-1, *[1] * (value.ndim - 1))
+        keep = share.view(shape)
+        result[name] = torch.where(mixing.view(shape), keep * value + (1 - keep) * others[name], value)
+
+    def one_hot(classes: Tensor) -> Tensor:
+        known = classes != NO_LABEL
+        return F.one_hot(classes.where(known, 0), len(examples.classes)).float() * known[:, None]
+
+    theirs = torch.where(labels != NO_LABEL, examples.labels[partner], NO_LABEL)
+    keep = share[:, None]
+    return result, keep * one_hot(labels) + (1 - keep) * one_hot(theirs)

@@ -1,0 +1,177 @@
+"""Paired comparisons of arms, over seeds and over test examples.
+
+Two things could have come out otherwise: the training (another seed) and the exam (other test examples). The t interval
+speaks of the first, the bootstrap of the second, and a claim needs both.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.evidence.resample import RESAMPLES, percentile_interval, resample
+from limbeck.evidence.schema import ArmName, Bootstrap, Difference, GapClosed, Keeps, McNemar, Range, Step
+
+Right = NDArray[np.bool_]  # [S, N]: whether the run of a seed has an example right; the teacher has S = 1
+CHAIN: tuple[ArmName, ...] = ("control", "pseudo_labels", "soft_targets", "distilled")
+
+
+def difference(a: Sequence[float], b: Sequence[float], resolution: float = 0.0) -> Difference:
+    """Mean of ``a - b`` over paired seeds, with Student's 95 % interval.
+
+    ``resolution``: the step in which the values come (1/N for an accuracy over N examples). If every seed gives exactly
+    the same difference, the spread is not zero but below one step, and ``resolution / sqrt(12)``, the spread of
+    rounding, is put in its place; 0 takes the zero at its word.
+    """
+    from scipy.stats import t
+
+    each = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    n, mean = len(each), float(each.mean())
+    per_seed = tuple(float(one) for one in each)
+    note: str | None = None
+    if n < 2:
+        note = "One seed: how much runs differ is unknown, so there is no interval over seeds."
+        return Difference(mean=mean, ci95=None, sd=None, seeds=n, per_seed=per_seed, note=note)
+    sd = float(each.std(ddof=1))
+    if sd < 1e-12:
+        sd = resolution / 12**0.5
+        note = "Every seed gave exactly the same difference" + (
+            "; the interval assumes the spread of rounding to one test example." if sd else "."
+        )
+    half = float(t.ppf(0.975, n - 1)) * sd / n**0.5
+    return Difference(mean=mean, ci95=(mean - half, mean + half), sd=sd, seeds=n, per_seed=per_seed, note=note)
+
+
+def item_bootstrap(a: Right, b: Right, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
+    """Interval of the accuracy of ``a`` [S, N] minus that of ``b`` [S', N], each averaged over its seeds."""
+    gap = a.mean(0) - b.mean(0)
+    # Rounding makes equal sums of thirds unequal; equal rows make the resampling cheap.
+    draws = resample(gap.round(12)[:, None], resamples, seed)[:, 0]
+    interval = percentile_interval(draws)
+    return Bootstrap(mean=float(gap.mean()), ci95=interval, resamples=resamples, examples=gap.size, seed=seed)
+
+
+def mcnemar(a: Right, b: Right, seed: int) -> McNemar:
+    """McNemar's test for one seed: ``a`` [N] and ``b`` [N] on the same examples (McNemar, 1947; Edwards, 1948)."""
+    from scipy.stats import binomtest, chi2
+
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    discordant = only_a + only_b
+    exact = discordant < 25
+    if exact:
+        p = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
+    else:
+        p = float(chi2.sf((abs(only_a - only_b) - 1) ** 2 / discordant, 1))
+    return McNemar(seed=seed, only_distilled_right=only_a, only_control_right=only_b, p=p, exact=exact)
+
+
+def gap_closed(
+    teacher: Right, control: Right, distilled: Right, resamples: int = RESAMPLES, seed: int = 0
+) -> GapClosed:
+    """The share of the way from control [S, N] to teacher [1, N] that the distilled student [S, N] has come.
+
+    The interval draws seeds and examples, each with replacement (Owen, 2007, "pigeonhole bootstrap").
+    """
+    ahead = item_bootstrap(teacher, control, resamples, seed)
+    if ahead.ci95[0] <= 0:
+        worse = ahead.ci95[1] < 0
+        reason = "the teacher is worse than the control" if worse else "teacher and control are not measurably apart"
+        return GapClosed(value=None, ci95=None, reason=reason)
+    value = float((distilled.mean() - control.mean()) / (teacher.mean() - control.mean()))
+    seeds = len(control)
+    columns = np.concatenate([teacher, control, distilled]).T
+    draws = resample(columns, resamples, seed)
+    chosen = np.random.default_rng(seed + 1).multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    of_control = (draws[:, 1 : 1 + seeds] * chosen).sum(1)
+    of_distilled = (draws[:, 1 + seeds :] * chosen).sum(1)
+    gap = draws[:, 0] - of_control
+    if (gap <= 0).mean() > 0.025:
+        return GapClosed(value=value, ci95=None, reason="the gap is too small for an interval of its share")
+    gained = of_distilled - of_control
+    share = np.where(gap > 0, gained / np.where(gap > 0, gap, 1.0), np.sign(gained) * 1e9)
+    low, high = percentile_interval(share)
+    if max(abs(low), abs(high)) >= 1e6:
+        return GapClosed(value=value, ci95=None, reason="the gap is too small for an interval of its share")
+    return GapClosed(value=value, ci95=(low, high))
+
+
+def keeps(teacher: Right, distilled: Right, margin: float = 0.02, resamples: int = RESAMPLES, seed: int = 0) -> Keeps:
+    """Whether the student [S, N] is no worse than the teacher [1, N] by more than ``margin``, an absolute accuracy."""
+    rows = teacher.shape[1]
+    truth = float(teacher.mean())
+    over_seeds = difference(distilled.mean(1).tolist(), [truth] * len(distilled), resolution=1 / rows)
+    over_items = item_bootstrap(distilled, teacher, resamples, seed)
+    interval = widest(over_seeds, over_items) or over_items.ci95
+    basis: Literal["seeds and test examples", "test examples"] = (
+        "seeds and test examples" if over_seeds.ci95 else "test examples"
+    )
+    return Keeps(
+        ratio=float(distilled.mean()) / truth if truth else None,
+        difference=over_seeds.mean,
+        ci95=interval,
+        margin=margin,
+        non_inferior=interval[0] > -margin,
+        basis=basis,
+    )
+
+
+def widest(over_seeds: Difference, over_items: Bootstrap) -> Range | None:
+    """The wider end on each side: what a claim that must hold for other seeds and for other examples may use."""
+    if over_seeds.ci95 is None:
+        return None
+    return min(over_seeds.ci95[0], over_items.ci95[0]), max(over_seeds.ci95[1], over_items.ci95[1])
+
+
+def attribution(
+    arms: Mapping[str, Mapping[int, Right]],
+    ingredients: str = "soft targets",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Step, ...]:
+    """What each ingredient added, from the control upwards, over the seeds that both ends of a step share.
+
+    ``arms``: by arm and seed, [N] whether each test example is right. ``ingredients``: what the objective has beyond
+    hard answers, in words. Without an arm between control and distilled there is nothing to divide.
+    """
+    present = [name for name in CHAIN if name in arms]
+    if len(present) < 3 or "control" not in arms:
+        return ()
+    names: dict[tuple[str, str], str] = {
+        ("control", "pseudo_labels"): "hard pseudo-labels",
+        ("control", "soft_targets"): "soft targets",
+        ("pseudo_labels", "soft_targets"): "soft targets",
+        ("soft_targets", "distilled"): "other terms",
+        ("pseudo_labels", "distilled"): ingredients,
+    }
+    steps = []
+    for source, target in pairwise(present):
+        low, high = paired(arms[source], arms[target])
+        if not len(low):
+            continue
+        steps.append(
+            Step(
+                step=names[source, target],
+                source=source,
+                target=target,
+                difference=difference(high.mean(1).tolist(), low.mean(1).tolist(), step_size(high, low)),
+                item_bootstrap=item_bootstrap(high, low, resamples, seed),
+            )
+        )
+    return tuple(steps)
+
+
+def paired(a: Mapping[int, Right], b: Mapping[int, Right]) -> tuple[Right, Right]:
+    """Both arms' answers [S, N] over the seeds that both have."""
+    shared = [seed for seed in a if seed in b]
+    rows = next(iter(a.values())).size
+    empty = np.zeros((0, rows), dtype=bool)
+    if not shared:
+        return empty, empty
+    return np.stack([a[seed] for seed in shared]), np.stack([b[seed] for seed in shared])
+
+
+def step_size(a: Right, b: Right) -> float:
+    """The resolution for `difference`: one test example, or 0 where both arms are right on the very same examples."""
+    return 0.0 if np.array_equal(a, b) else 1 / a.shape[1]

@@ -1,0 +1,312 @@
+"""The types of ``evidence.json``: what was measured, what was concluded, and where every number came from.
+
+Accuracies and differences of accuracies are fractions (0.01 is one percentage point), information is in nats, times are
+in the unit that the name ends with. ``None`` (JSON ``null``) always means "could not be said", never zero.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+
+FORMAT: Literal[1] = 1
+ARMS = ("teacher", "control", "pseudo_labels", "soft_targets", "distilled")  # in the order of a reader's interest
+
+ArmName = Literal["teacher", "control", "pseudo_labels", "soft_targets", "distilled"]
+Verdict = Literal["helped", "did not help", "cannot tell"]
+Range = tuple[float, float]
+
+
+class Record(BaseModel):
+    """Frozen, closed and finite: NaN and infinity are no evidence."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class Bin(Record):
+    """One bar of a reliability diagram; bins partition (0, 1] into equal widths."""
+
+    low: float
+    high: float
+    count: NonNegativeInt
+    confidence: float | None
+    """Mean top-1 probability of the examples in the bin; null when it is empty."""
+    accuracy: float | None
+
+
+class Quality(Record):
+    """How good one set of predictions is."""
+
+    examples: NonNegativeInt
+    accuracy: float
+    nll: float
+    """Mean negative log-likelihood of the true class, nats."""
+    ece: float
+    """Expected calibration error over 15 equal-width bins of confidence, in [0, 1]."""
+    brier: float
+    """Mean squared distance between the probabilities and the one-hot truth, in [0, 2]."""
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    """The metrics asked for by name; null where undefined on these labels."""
+    per_class: dict[str, float | None] = Field(default_factory=dict)
+    """Accuracy on the examples of each true class; null for a class without examples."""
+    reliability: tuple[Bin, ...] = ()
+
+
+class Latency(Record):
+    """Wall-clock time of one forward pass over one example."""
+
+    p50_ms: float
+    p95_ms: float
+    timed: int
+    """Forward passes that were timed, after the warm-up."""
+    warmup: int
+
+
+class Efficiency(Record):
+    """What a model costs."""
+
+    parameters: NonNegativeInt
+    """Numbers in the model's parameters, each tied tensor counted once."""
+    bytes_on_disk: NonNegativeInt
+    """Size of the state dict as a safetensors file."""
+    latency: Latency | None = None
+    throughput: float | None = None
+    """Examples per second at ``throughput_batch``."""
+    throughput_batch: int | None = None
+    device: str = "cpu"
+    threads: int | None = None
+
+
+class Arm(Record):
+    """One way of getting a student (or the teacher itself), trained once a seed, judged on the same test examples."""
+
+    seeds: tuple[int, ...]
+    """Seeds in the order of ``per_seed``; empty for the teacher, which is one fixed model."""
+    per_seed: tuple[Quality, ...]
+    mean: Quality
+    """Mean over seeds of every number; reliability bins are pooled over seeds."""
+    sd: dict[str, float | None]
+    """Sample standard deviation over seeds of accuracy, nll, ece, brier and the named metrics; null with one seed."""
+    efficiency: Efficiency | None = None
+    training_seconds: tuple[float, ...] | None = None
+    """Wall-clock time of training, a number a seed."""
+    steps: tuple[int, ...] | None = None
+    """Optimiser steps taken, a number a seed."""
+
+
+class Arms(Record):
+    """The arms that were run; the matched control differs from ``distilled`` only in having no teacher."""
+
+    teacher: Arm | None = None
+    control: Arm | None = None
+    pseudo_labels: Arm | None = None
+    """Trained on the teacher's hard answers instead of its probabilities."""
+    soft_targets: Arm | None = None
+    """Trained on the teacher's probabilities without the objective's other terms."""
+    distilled: Arm
+
+    def present(self) -> dict[str, Arm]:
+        """The arms that exist, in the order of ``ARMS``."""
+        return {name: arm for name in ARMS if (arm := getattr(self, name)) is not None}
+
+
+class Difference(Record):
+    """A mean of paired per-seed differences in accuracy, and Student's 95 % interval for it."""
+
+    mean: float
+    ci95: Range | None
+    """Student's t interval over seeds; null with one seed."""
+    sd: float | None
+    """Sample standard deviation of the per-seed differences; null with one seed."""
+    seeds: int
+    """How many seeds were paired."""
+    per_seed: tuple[float, ...]
+    note: str | None = None
+
+
+class Bootstrap(Record):
+    """A 95 % percentile interval from resampling test examples, all arms and seeds together."""
+
+    mean: float
+    ci95: Range
+    resamples: int
+    examples: int
+    seed: int
+
+
+class McNemar(Record):
+    """Two-sided test on examples that one arm has right and the other wrong, for one seed."""
+
+    seed: int
+    only_distilled_right: int
+    only_control_right: int
+    p: float
+    exact: bool
+    """Binomial below 25 discordant examples, else chi-squared with continuity correction."""
+
+
+class GapClosed(Record):
+    """(distilled - control) / (teacher - control)."""
+
+    value: float | None
+    """Null where the teacher is not measurably better than the control."""
+    ci95: Range | None
+    """Percentile interval from resampling seeds and test examples together."""
+    reason: str | None = None
+
+
+class Keeps(Record):
+    """How much of the teacher's accuracy the student keeps."""
+
+    ratio: float | None
+    """Student's accuracy over the teacher's; null if the teacher has none right."""
+    difference: float
+    """Student minus teacher."""
+    ci95: Range
+    """The wider end, on each side, of the interval over seeds and the interval over test examples."""
+    margin: float
+    non_inferior: bool
+    """Whether the lower end of ``ci95`` is above ``-margin``."""
+    basis: Literal["seeds and test examples", "test examples"]
+
+
+class Step(Record):
+    """What one ingredient added, on top of the one before it."""
+
+    step: str
+    source: ArmName
+    target: ArmName
+    difference: Difference
+    item_bootstrap: Bootstrap
+
+
+class Relations(Record):
+    """Class-relation preservation: does the student find the same classes alike that the teacher does?"""
+
+    pearson: float | None
+    spearman: float | None
+    reason: str | None = None
+    """Why there is no score."""
+    teacher: tuple[tuple[float, ...], ...] | None = None
+    """[C, C] cosines of log-centred mean predictions; left out above 50 classes."""
+    student: tuple[tuple[float, ...], ...] | None = None
+
+
+class Fidelity(Record):
+    """How much a student behaves like the teacher, which is not the same as being good. Means over seeds."""
+
+    agreement: float
+    """Share of test examples with the same top-1 answer."""
+    agreement_where_teacher_wrong: float | None
+    """The same, among examples that the teacher has wrong: inherited errors. Null if it has none wrong."""
+    teacher_wrong: NonNegativeInt
+    kl: float
+    """Mean KL(teacher || student) at temperature 1, nats."""
+    js: float
+    """Mean Jensen-Shannon divergence, nats, in [0, ln 2]."""
+    relations: Relations
+    disagreements: tuple[int, ...] = ()
+    """Test positions (0-based) where the first seed's student is farthest from the teacher, worst first."""
+
+
+class Counts(Record):
+    """How much data there was."""
+
+    train: NonNegativeInt | None = None
+    """Rows that the student learnt from, with or without label."""
+    labelled: NonNegativeInt | None = None
+    """Those whose label the student saw."""
+    validation: NonNegativeInt | None = None
+    test: NonNegativeInt
+    classes: NonNegativeInt
+
+
+class Provenance(Record):
+    """Where the numbers come from; enough to ask for them again."""
+
+    recipe_hash: str | None = None
+    data_fingerprint: str | None = None
+    teacher_fingerprint: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    device: str | None = None
+    threads: int | None = None
+    date: str | None = None
+    """ISO 8601."""
+    command: str | None = None
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Anything else that was counted: epochs, batch size, stored teacher outputs."""
+
+
+class Evidence(Record):
+    """The whole of ``evidence.json``."""
+
+    format: Literal[1] = FORMAT
+    name: str
+    verdict: Verdict
+    sentence: str
+    """The verdict in one plain sentence, with its numbers."""
+    advice: str | None = None
+    """What would settle it, where the verdict is "cannot tell"."""
+    smallest_effect: float
+    """The smallest gain in accuracy that would matter; a gain surely below it counts as "did not help"."""
+    arms: Arms
+    difference: Difference | None = None
+    """Distilled minus control; null without a control."""
+    item_bootstrap: Bootstrap | None = None
+    mcnemar: tuple[McNemar, ...] = ()
+    gap_closed: GapClosed | None = None
+    keeps: Keeps | None = None
+    fidelity: dict[str, Fidelity] = Field(default_factory=dict)
+    """By arm: ``distilled``, and ``control`` for comparison."""
+    attribution: tuple[Step, ...] = ()
+    data: Counts
+    notes: tuple[str, ...] = ()
+    provenance: Provenance = Provenance()
+
+    def plain(self) -> dict[str, Any]:
+        """JSON types, as written to ``evidence.json``."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def read(cls, path: Path) -> "Evidence":
+        """Reads an ``evidence.json``, or the one in a run folder.
+
+        Raises:
+            LimbeckError: it is not there or not evidence.
+        """
+        from pydantic import ValidationError
+
+        from limbeck.errors import LimbeckError
+
+        file = path / "evidence.json" if path.is_dir() else path
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise LimbeckError(f"No evidence at {file}: {error.strerror}. A finished run has one.") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise LimbeckError(
+                f"{file} is not evidence of format {FORMAT}: {where}: {first['msg']}. "
+                "It may be damaged, or written by another version of limbeck."
+            ) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of ``evidence.json``."""
+    schema = Evidence.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def schema_text() -> str:
+    """What ``evidence.schema.json`` beside this file must hold."""
+    return json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,242 @@
+"""The words and tables of the report."""
+
+from collections.abc import Callable
+from typing import Any
+
+from limbeck.evidence.schema import Arm, Evidence
+from limbeck.evidence.verdict import percent, points, span
+
+NAMES = {
+    "teacher": "Teacher",
+    "control": "Control",
+    "pseudo_labels": "Pseudo-labels",
+    "soft_targets": "Soft targets",
+    "distilled": "Distilled",
+}
+Cell = tuple[str, str | None] | None  # value, spread
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with a fixed count of decimals and a true minus sign."""
+    return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def short(value: float) -> str:
+    """Three figures or so, with thousands: ``0.42``, ``9.81``, ``1,240``, ``66.4 M``."""
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if value >= 10 * size:
+            return f"{value / size:,.1f}\N{NO-BREAK SPACE}{unit}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g}\N{NO-BREAK SPACE}{unit}"
+    return f"{count}\N{NO-BREAK SPACE}B"
+
+
+def headline(evidence: Evidence) -> tuple[str, str]:
+    """The verdict in large letters, and its tone."""
+    if evidence.verdict == "helped":
+        return "Yes, the teacher helped.", "helped"
+    if evidence.verdict == "did not help":
+        gap, items = evidence.difference, evidence.item_bootstrap
+        worse = gap and items and gap.ci95 and max(gap.ci95[1], items.ci95[1]) < 0
+        return ("No, the teacher made it worse." if worse else "No, the teacher did not help."), "not"
+    return "Cannot tell.", "open"
+
+
+def compared(evidence: Evidence) -> str:
+    """One line: which models, which data, how often."""
+    data, arms = evidence.data, evidence.arms
+    runs = len(arms.distilled.per_seed)
+    times = {1: "once", 2: "twice"}.get(runs, f"{runs} times")
+    learnt = ""
+    if data.train is not None:
+        learnt = f" on {data.train:,} examples"
+        if data.labelled is not None:
+            learnt += " (all labelled)" if data.labelled == data.train else f" ({data.labelled:,} labelled)"
+    against = "the same student without a teacher" if arms.control else "nothing, for there is no control"
+    return (
+        f"A student with a teacher against {against}, each trained {times}{learnt}, "
+        f"judged on the same {data.test:,} test examples of {data.classes:,} classes."
+    )
+
+
+def tiles(evidence: Evidence) -> list[dict[str, str]]:
+    """The figures that a reader in a hurry wants."""
+    found: list[dict[str, str]] = []
+
+    def add(name: str, value: str, more: str = "") -> None:
+        found.append({"name": name, "value": value, "more": more})
+
+    kept = evidence.keeps
+    if kept and kept.ratio is not None:
+        margin = points(kept.margin, signed=False)
+        sure = "surely no more than" if kept.non_inferior else "not shown to be within"
+        add("Keeps of the teacher's accuracy", percent(kept.ratio), f"{sure} {margin} points of it")
+    closed = evidence.gap_closed
+    if closed:
+        if closed.value is None:
+            add("Gap to the teacher closed", "–", closed.reason or "")
+        else:
+            between = (
+                f"95\N{NO-BREAK SPACE}% interval {_share(closed.ci95[0])} to {_share(closed.ci95[1])}"
+                if closed.ci95
+                else closed.reason or ""
+            )
+            add("Gap to the teacher closed", _share(closed.value), between)
+    student, teacher = evidence.arms.distilled.efficiency, evidence.arms.teacher and evidence.arms.teacher.efficiency
+    if student and teacher:
+        if student.parameters:
+            ratio = teacher.parameters / student.parameters
+            add("Smaller", f"{short(ratio)}×", f"{student.parameters:,} parameters, {size(student.bytes_on_disk)}")
+        if student.latency and teacher.latency and student.latency.p50_ms:
+            ratio = teacher.latency.p50_ms / student.latency.p50_ms
+            add("Faster", f"{short(ratio)}×", f"{short(student.latency.p50_ms)} ms for one example on {student.device}")
+    return found
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
+
+
+def quality_and_cost(evidence: Evidence) -> list[dict[str, Any]]:
+    """Rows of the table of arms; a row without cells is a heading."""
+    arms = evidence.arms.present()
+    rows: list[dict[str, Any]] = [{"name": "Quality on the test set", "cells": None}]
+
+    def add(name: str, cell: Callable[[Arm], Cell], main: bool = False) -> None:
+        cells = [cell(arm) for arm in arms.values()]
+        if any(one is not None for one in cells):
+            rows.append({"name": name, "cells": cells, "main": main})
+
+    def spread(arm: Arm, name: str, digits: int, scale: float = 1.0) -> str | None:
+        value = arm.sd.get(name)
+        return None if value is None else f"{scale * value:.{digits}f}"
+
+    add("Accuracy", lambda arm: (percent(arm.mean.accuracy), spread(arm, "accuracy", 1, 100)), main=True)
+    add("NLL", lambda arm: (number(arm.mean.nll), spread(arm, "nll", 3)))
+    add("ECE", lambda arm: (number(arm.mean.ece), spread(arm, "ece", 3)))
+    add("Brier", lambda arm: (number(arm.mean.brier), spread(arm, "brier", 3)))
+    for name in evidence.arms.distilled.mean.metrics:
+
+        def metric(arm: Arm, name: str = name) -> Cell:
+            value = arm.mean.metrics.get(name)
+            return None if value is None else (number(value), spread(arm, name, 3))
+
+        add(name, metric)
+    rows.append({"name": "Cost", "cells": None})
+    add("Parameters", lambda arm: (f"{arm.efficiency.parameters:,}", None) if arm.efficiency else None)
+    add("On disk", lambda arm: (size(arm.efficiency.bytes_on_disk), None) if arm.efficiency else None)
+    add("Latency, median", lambda arm: _latency(arm, "p50_ms"))
+    add("Latency, 95th percentile", lambda arm: _latency(arm, "p95_ms"))
+    add("Examples a second", _throughput)
+    add("Training, a seed", _training)
+    return rows if rows[-1]["cells"] is not None else rows[:-1]
+
+
+def _latency(arm: Arm, which: str) -> Cell:
+    latency = arm.efficiency and arm.efficiency.latency
+    return (f"{short(getattr(latency, which))}\N{NO-BREAK SPACE}ms", None) if latency else None
+
+
+def _throughput(arm: Arm) -> Cell:
+    cost = arm.efficiency
+    return (short(cost.throughput), None) if cost and cost.throughput is not None else None
+
+
+def _training(arm: Arm) -> Cell:
+    times = arm.training_seconds
+    if not times:
+        return None
+    mean = sum(times) / len(times)
+    return (f"{mean / 60:.1f}\N{NO-BREAK SPACE}min" if mean >= 120 else f"{mean:.1f}\N{NO-BREAK SPACE}s", None)
+
+
+def timed(evidence: Evidence) -> str:
+    """How the times were taken."""
+    cost = evidence.arms.distilled.efficiency
+    if cost is None or cost.latency is None:
+        return ""
+    threads = f", {cost.threads} thread{'s' if cost.threads != 1 else ''}" if cost.threads else ""
+    batch = f" Examples a second: in batches of {cost.throughput_batch:,}." if cost.throughput_batch else ""
+    counted = f"{cost.latency.timed:,} timed passes after {cost.latency.warmup} to warm up"
+    return f"Latency: one example on {cost.device}{threads}, {counted}.{batch}"
+
+
+def fidelity(evidence: Evidence) -> dict[str, Any] | None:
+    """Rows of the table of likeness to the teacher."""
+    arms = [one for one in ("control", "distilled") if one in evidence.fidelity]
+    if not arms:
+        return None
+    each = [evidence.fidelity[one] for one in arms]
+
+    def share(value: float | None) -> str | None:
+        return None if value is None else percent(value)
+
+    wrong = each[0].teacher_wrong
+    rows: list[tuple[str, list[str | None]]] = [
+        ("Same answer as the teacher", [share(one.agreement) for one in each]),
+        (
+            f"Same answer where the teacher is wrong ({wrong:,})",
+            [share(one.agreement_where_teacher_wrong) for one in each],
+        ),
+        ("KL from the teacher, nats", [number(one.kl) for one in each]),
+        ("Jensen-Shannon, nats", [number(one.js) for one in each]),
+        ("Class relations, Pearson", [_score(one.relations.pearson) for one in each]),
+        ("Class relations, Spearman", [_score(one.relations.spearman) for one in each]),
+    ]
+    shown = [{"name": name, "cells": cells} for name, cells in rows if any(cell is not None for cell in cells)]
+    reason = evidence.fidelity[arms[-1]].relations.reason
+    return {"arms": arms, "rows": shown, "reason": reason}
+
+
+def _score(value: float | None) -> str | None:
+    return None if value is None else number(value, 2)
+
+
+def facts(evidence: Evidence) -> list[tuple[str, str]]:
+    """Provenance, line by line."""
+    source, data = evidence.provenance, evidence.data
+    split = [
+        ("training", data.train),
+        ("labelled", data.labelled),
+        ("validation", data.validation),
+        ("test", data.test),
+    ]
+    items = evidence.item_bootstrap
+    rows: list[tuple[str, Any]] = [
+        ("Command", source.command),
+        ("Recipe", source.recipe_hash),
+        ("Data", source.data_fingerprint),
+        ("Teacher", source.teacher_fingerprint),
+        ("Examples", ", ".join(f"{count:,} {name}" for name, count in split if count is not None)),
+        ("Counts", ", ".join(f"{name} {count:,}" for name, count in source.counts.items())),
+        ("Seeds", ", ".join(map(str, source.seeds))),
+        ("Intervals", _intervals(evidence) if items else None),
+        ("Device", source.device),
+        ("Threads", source.threads),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in source.versions.items())),
+        ("Date", source.date),
+    ]
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _intervals(evidence: Evidence) -> str:
+    """How the two intervals came about, and McNemar's counts."""
+    items = evidence.item_bootstrap
+    assert items is not None
+    text = (
+        f"over seeds by Student's t on paired differences; over test examples by {items.resamples:,} resamples "
+        f"(seed {items.seed}), {span(items.ci95)} points"
+    )
+    tests = ", ".join(
+        f"seed {one.seed}: {one.only_distilled_right} to {one.only_control_right}, p = {one.p:.2g}"
+        for one in evidence.mcnemar
+    )
+    return f"{text}. McNemar, examples that only the distilled student or only the control has right: {tests}"

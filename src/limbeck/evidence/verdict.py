@@ -1,0 +1,139 @@
+"""The verdict, in a word and in a sentence.
+
+Both 95 % intervals of distilled minus control must agree, the one over seeds and the one over test examples:
+
+- ``helped``: both lower ends are above 0.
+- ``did not help``: both upper ends are at most the smallest effect that would matter (harm included).
+- ``cannot tell``: anything else; always with one seed, and without a control.
+"""
+
+from limbeck.evidence.comparison import widest
+from limbeck.evidence.schema import Bootstrap, Difference, Range, Verdict
+
+SMALLEST_EFFECT = 0.005
+MOST_SEEDS = 100
+
+
+def decide(difference: Difference | None, items: Bootstrap | None, smallest_effect: float = SMALLEST_EFFECT) -> Verdict:
+    """The verdict by the rules above."""
+    both = widest(difference, items) if difference and items else None
+    if both is None:
+        return "cannot tell"
+    if both[0] > 0:
+        return "helped"
+    return "did not help" if both[1] <= smallest_effect else "cannot tell"
+
+
+def points(value: float, signed: bool = True) -> str:
+    """A difference of accuracies in percentage points: ``+1.3``, with a true minus sign."""
+    hundred = 100 * value
+    digits = 1 if abs(hundred) >= 0.95 or round(hundred, 2) == 0 else 2
+    text = f"{hundred:+.{digits}f}" if signed else f"{hundred:.{digits}f}"
+    zero = float(text) == 0
+    return f"{0:.{digits}f}" if zero else text.replace("-", "\N{MINUS SIGN}")
+
+
+def span(interval: Range) -> str:
+    """An interval of differences: ``+0.7 to +1.9``."""
+    return f"{points(interval[0])} to {points(interval[1])}"
+
+
+def percent(value: float) -> str:
+    """An accuracy: ``97.2 %``."""
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def sentence(
+    difference: Difference | None,
+    items: Bootstrap | None,
+    accuracies: tuple[float, float] | None,
+    smallest_effect: float = SMALLEST_EFFECT,
+    why_no_control: str | None = None,
+) -> str:
+    """The verdict in one plain English sentence. ``accuracies``: of the control and of the distilled student."""
+    if difference is None or items is None or accuracies is None:
+        why = (why_no_control or "no control was trained").rstrip(".")
+        return f"Whether the teacher helped cannot be told, because there is nothing to compare with: {why}."
+    seeds = "seed" if difference.seeds == 1 else "paired seeds"
+    moved = (
+        f"accuracy on {items.examples:,} test examples went from {percent(accuracies[0])} without to "
+        f"{percent(accuracies[1])} with the teacher, {points(difference.mean)} points"
+    )
+    if difference.ci95 is None:
+        return (
+            f"One seed cannot tell: {moved}, but with a single pair of runs it is unknown "
+            "how much two runs differ by chance."
+        )
+    shown = (
+        f"{moved} (95\N{NO-BREAK SPACE}% interval {span(difference.ci95)} over {difference.seeds} {seeds}, "
+        f"{span(items.ci95)} over test examples)"
+    )
+    both = widest(difference, items)
+    assert both is not None  # there is an interval over seeds
+    verdict = decide(difference, items, smallest_effect)
+    matter = f"{points(smallest_effect, signed=False)} points that would matter"
+    if verdict == "helped":
+        little = f", though surely by less than the {matter}" if both[1] < smallest_effect else ""
+        return f"The teacher helped{little}: {shown}."
+    if verdict == "did not help":
+        if both[1] < 0:
+            return f"The teacher made the student worse: {shown}."
+        return f"The teacher did not help: {shown}, so any gain is below the {matter}."
+    short = _short_of(difference, items, smallest_effect)
+    return f"Not settled: {shown}, so neither a gain nor its absence is shown; {short}."
+
+
+def _short_of(difference: Difference, items: Bootstrap, smallest_effect: float) -> str:
+    """Which of the two intervals leaves the question open."""
+    assert difference.ci95 is not None
+    open_seeds = difference.ci95[0] <= 0 and difference.ci95[1] > smallest_effect
+    open_items = items.ci95[0] <= 0 and items.ci95[1] > smallest_effect
+    if open_seeds and not open_items:
+        return "the seeds differ too much"
+    if open_items and not open_seeds:
+        return "the test set is too small"
+    if open_seeds:
+        return "the seeds differ too much and the test set is too small"
+    return "the two intervals do not support the same answer"
+
+
+def detectable(sd: float, seeds: int) -> float:
+    """The difference that ``seeds`` paired runs show four times in five (two-sided 5 %, power 80 %)."""
+    from scipy.stats import t
+
+    return float((t.ppf(0.975, seeds - 1) + t.ppf(0.8, seeds - 1)) * sd / seeds**0.5)
+
+
+def seeds_needed(sd: float, effect: float) -> int | None:
+    """The fewest seeds whose `detectable` difference is at most ``effect``; None above `MOST_SEEDS`."""
+    return next((n for n in range(2, MOST_SEEDS + 1) if detectable(sd, n) <= effect), None)
+
+
+def advice(
+    difference: Difference | None, items: Bootstrap | None, smallest_effect: float = SMALLEST_EFFECT
+) -> str | None:
+    """What would settle an open question; None where it is settled or cannot be settled by more of the same."""
+    if difference is None or items is None or decide(difference, items, smallest_effect) != "cannot tell":
+        return None
+    if difference.sd is None:
+        return "Run at least 3 seeds."
+    parts = []
+    effect = max(abs(difference.mean), smallest_effect)
+    if difference.sd > 0:
+        shown = detectable(difference.sd, difference.seeds)
+        parts.append(
+            f"With {difference.seeds} seeds that differ this much, a true difference of {points(shown, signed=False)} "
+            "points would be shown four times in five."
+        )
+        enough = seeds_needed(difference.sd, effect)
+        if enough is None:
+            parts.append(f"For {points(effect, signed=False)} points more than {MOST_SEEDS} seeds would be needed.")
+        elif enough > difference.seeds:
+            parts.append(f"For {points(effect, signed=False)} points about {enough} seeds would be needed.")
+    half = (items.ci95[1] - items.ci95[0]) / 2
+    # 2.8 = 1.96 + 0.84: standard errors between zero and what is shown four times in five.
+    examples = items.examples * (half / 1.96 * 2.8 / effect) ** 2
+    if examples > 1.1 * items.examples:
+        rounded = int(float(f"{examples:.1g}"))
+        parts.append(f"The test set would need about {rounded:,} examples for {points(effect, signed=False)} points.")
+    return " ".join(parts) or None

@@ -1,0 +1,40 @@
+"""``limbeck.json``: what a foreign runtime has to know beside the model file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import limbeck
+from limbeck.export.deliver import ABOUT
+from limbeck.models.readers import save_reader
+from limbeck.models.saved import write_about
+from limbeck.models.student import Student
+
+
+def write_sidecar(
+    student: Student, folder: Path, columns: Mapping[str, Tensor], free: Mapping[str, Mapping[int, str]]
+) -> dict[str, Any]:
+    """Writes class names, preprocessing (a tokenizer's files too) and inputs; returns what was written.
+
+    ``free``: of each column, which dimensions may have any size, and what they are called.
+    """
+    about = {
+        "format": 1,
+        "limbeck": limbeck.__version__,
+        "classes": list(student.classes),
+        "output": "logits",
+        "inputs": {
+            name: {
+                "type": str(value.dtype).removeprefix("torch."),
+                "shape": [
+                    free.get(name, {}).get(dim, "batch" if dim == 0 else size) for dim, size in enumerate(value.shape)
+                ],
+            }
+            for name, value in columns.items()
+        },
+        "reader": save_reader(student.reader, folder),
+    }
+    write_about(folder / ABOUT, about)
+    return about

@@ -1,0 +1,50 @@
+"""The export that the transformers library reads."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import Config
+from limbeck.errors import LimbeckError
+from limbeck.export.about import write_sidecar
+from limbeck.export.deliver import Proof, difference
+from limbeck.models.architecture import is_transformers
+from limbeck.models.huggingface import auto_class, forget_origin, labels, quiet
+from limbeck.models.readers import load_reader
+from limbeck.models.spec import BuildContext
+from limbeck.models.student import Student
+
+
+def write(student: Student, folder: Path, samples: Sequence[Any], seconds: float) -> Proof:
+    """Writes model, tokenizer and class names, and reads them with the Auto classes; see `limbeck.export.export`.
+
+    Raises:
+        LimbeckError: the student is not a model of the transformers library.
+    """
+    module: Any = student.module
+    if not is_transformers(module):
+        raise LimbeckError(
+            f"The student is a {type(module).__qualname__}, which the transformers library does not know: "
+            "export it as safetensors or onnx."
+        )
+    columns = student.reader.encode(samples[:1])
+    auto = auto_class(BuildContext(len(student.classes), columns, student.classes))
+    forget_origin(module)
+    module.config = copy.deepcopy(module.config)
+    for key, value in labels(student.classes).items():
+        setattr(module.config, key, value)
+    with quiet():
+        module.save_pretrained(folder)
+        told = write_sidecar(student, folder, columns, {})
+        # The same attention kernel, or equal weights would not give equal bits.
+        again = auto.from_pretrained(
+            folder,
+            local_files_only=True,
+            attn_implementation=module.config._attn_implementation,
+            dtype=module.dtype,
+        )
+    reader = load_reader(told["reader"], folder, None if isinstance(student.reader, Config) else student.reader)
+    loaded = replace(student, module=again.eval(), reader=reader)
+    return Proof(difference(loaded.logits(samples), student.logits(samples)), 0.0, {})

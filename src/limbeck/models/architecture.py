@@ -1,0 +1,78 @@
+"""How a delivered module is built again, without its teacher, the network, or the files that it started from."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.config import digest
+from limbeck.errors import LimbeckError
+from limbeck.models import identity
+from limbeck.models.huggingface import forget_origin, library, quiet
+from limbeck.models.nets import NETS, again
+from limbeck.models.python import Python
+from limbeck.models.shrink import take_layers
+from limbeck.models.spec import BuildContext, Spec
+
+CONFIG = "config.json"
+
+
+def is_transformers(module: nn.Module) -> bool:
+    """Whether the class of the module is one of the transformers library itself."""
+    return type(module).__module__.startswith("transformers.") and hasattr(module, "save_pretrained")
+
+
+def describe(module: nn.Module, spec: Spec | None, folder: Path) -> dict[str, Any]:
+    """The architecture as JSON values; a transformers model's config is written into ``folder``."""
+    kind = next((name for name, net in NETS.items() if type(module) is net), None)
+    if kind:
+        return {"kind": "net", "net": kind, "settings": module.settings, "taken": getattr(module, "taken_layers", [])}
+    if is_transformers(module):
+        config: Any = copy.deepcopy(module.config)
+        config._name_or_path = ""
+        config.architectures = [type(module).__name__]
+        config.save_pretrained(folder)
+        return {"kind": "transformers", "class": type(module).__name__}
+    if isinstance(spec, Python):
+        return {"kind": "python", "target": spec.target, "arguments": spec.arguments}
+    return {"kind": "given", "class": type(module).__qualname__, "seen": _seen(module)}
+
+
+def rebuild(told: dict[str, Any], folder: Path, module: nn.Module | None) -> nn.Module:
+    """The module that `describe` told of, with any weights; a copy of ``module`` if one is passed.
+
+    Raises:
+        LimbeckError: it can only be built by its owner and no ``module`` was passed, or it is another architecture.
+    """
+    if module is not None:
+        if told["kind"] == "given" and told["seen"] != _seen(module):
+            raise LimbeckError(
+                f"The module passed for '{folder}' ({type(module).__qualname__}) is built otherwise than the saved one "
+                f"({told['class']}): its layers or settings differ."
+            )
+        return copy.deepcopy(module)
+    if told["kind"] == "net":
+        net = again(told["net"], told["settings"])
+        for path, layers in told["taken"]:
+            net = take_layers(net, tuple(layers), path)
+        return net
+    if told["kind"] == "transformers":
+        kind: Any = getattr(library(), told["class"], None)
+        if not (isinstance(kind, type) and issubclass(kind, library().PreTrainedModel)):
+            raise LimbeckError(f"The installed transformers library has no model class {told['class']!r}.")
+        with quiet():
+            model: nn.Module = kind(library().AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        forget_origin(model)
+        return model
+    if told["kind"] == "python":
+        return Python(target=told["target"], arguments=told["arguments"]).create(BuildContext(0, {}))
+    raise LimbeckError(
+        f"The student in '{folder}' is a {told['class']} that was in memory when it was trained, so its code is not in "
+        "the folder: pass one like it, load_student(folder, module=...)."
+    )
+
+
+def _seen(module: nn.Module) -> str:
+    shown, _, settings, config = identity.architecture(module)
+    return digest([shown, settings, config])

@@ -1,0 +1,67 @@
+"""What every model spec is, and what it is built from."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import BeforeValidator
+from torch import Tensor, nn
+
+from limbeck.config import Config
+from limbeck.errors import LimbeckError
+
+# YAML knows lists only, and strict types do not take a list for a tuple.
+Tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Integers = Annotated[tuple[int, ...], Tuple]
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What the data and the recipe say about the model to build.
+
+    ``classes``: how many. ``sample``: the model's input columns of a small real batch, first dimension at least 1.
+    ``class_names``: in the order of the classes. ``donor``: a trained model whose layers may be copied.
+    ``vocabulary``: how many tokens the tokenizer has, if the data is text.
+    """
+
+    classes: int
+    sample: Mapping[str, Tensor]
+    class_names: tuple[str, ...] = ()
+    donor: nn.Module | None = field(default=None, repr=False)
+    vocabulary: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes, ``0, 1, ...`` where none were given."""
+        return self.class_names or tuple(str(index) for index in range(self.classes))
+
+    def only_column(self, who: str) -> Tensor:
+        """The one input column.
+
+        Raises:
+            LimbeckError: there are several.
+        """
+        if len(self.sample) != 1:
+            raise LimbeckError(f"{who} reads one input column, but the data has {sorted(self.sample)}.")
+        return next(iter(self.sample.values()))
+
+
+class Spec(Config):
+    """A model as a recipe names it. `limbeck.models.specs.build` builds it; nobody else has to."""
+
+    weights: str | None = None
+    """A file of weights to start from, .safetensors or a plain state dict in .pt; every name and shape must fit."""
+
+    @abstractmethod
+    def create(self, context: BuildContext) -> nn.Module:
+        """The module without the weights of ``weights``, from the global random state."""
+
+    def build(self, context: BuildContext) -> nn.Module:
+        """The module, from the global random state; `limbeck.models.specs.build` seeds and checks it."""
+        module = self.create(context)
+        if self.weights is not None:
+            from limbeck.models.weights import load
+
+            load(module, self.weights)
+        return module

@@ -1,0 +1,85 @@
+"""The models that a recipe can name, and how one is built."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.config import choice
+from limbeck.errors import LimbeckError
+from limbeck.models.given import Given
+from limbeck.models.huggingface import HuggingFace, resolve
+from limbeck.models.python import Python, allow_code, code_allowed
+from limbeck.models.seeded import seeded
+from limbeck.models.shrink import TeacherLayers
+from limbeck.models.small import Mlp, SmallCnn, SmallResnet, SmallTransformer
+from limbeck.models.spec import BuildContext, Spec
+from limbeck.signals.capture import show
+
+__all__ = [
+    "SPECS",
+    "BuildContext",
+    "Given",
+    "HuggingFace",
+    "Mlp",
+    "ModelSpec",
+    "Python",
+    "SmallCnn",
+    "SmallResnet",
+    "SmallTransformer",
+    "Spec",
+    "TeacherLayers",
+    "allow_code",
+    "build",
+    "check",
+    "code_allowed",
+    "resolve",
+]
+
+SPECS: tuple[type[Spec], ...] = (Mlp, SmallCnn, SmallResnet, SmallTransformer, HuggingFace, TeacherLayers, Python)
+"""What a recipe can name; `Given` is for Python only."""
+
+ModelSpec: Any = choice(*SPECS)
+"""The type of a recipe's field that names a model."""
+
+
+def build(spec: Spec, context: BuildContext, seed: int) -> nn.Module:
+    """The model, in training mode, on the CPU unless it was given elsewhere. A pure function of its arguments.
+
+    Torch, NumPy and Python draw from ``seed`` while it is built and go on afterwards as if nothing had been drawn.
+
+    Raises:
+        LimbeckError: it cannot be built, does not take the data's columns, or gives another number of logits.
+    """
+    with seeded(seed):
+        module = spec.build(context)
+        check(module, context, spec.name if hasattr(spec, "name") else type(spec).__name__)
+    return module.train()
+
+
+def check(module: nn.Module, context: BuildContext, name: str) -> None:
+    """Runs the model on two rows of the sample.
+
+    Raises:
+        LimbeckError: it fails, or its logits are not [rows, classes].
+    """
+    rows = {column: value[:2] for column, value in context.sample.items()}
+    count = len(next(iter(rows.values())))
+    shapes = {column: list(value.shape) for column, value in rows.items()}
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    try:
+        logits = show(module, {column: value.to(device) for column, value in rows.items()})["logits"]
+    except LimbeckError:
+        raise
+    except Exception as error:  # any model may fail in any way on the wrong input
+        reason = " ".join(str(error).split())[:300]
+        raise LimbeckError(
+            f"The model {name!r} ({type(module).__name__}) fails on the data, columns {shapes}: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+    if logits.shape != (count, context.classes):
+        raise LimbeckError(
+            f"The model {name!r} ({type(module).__name__}) gives {logits.shape[-1] if logits.ndim else 0} logits an "
+            f"example (shape {list(logits.shape)}), but the data has {context.classes} classes: "
+            f"{list(context.names)[:12]}."
+        )

@@ -1,0 +1,38 @@
+"""Learning from labels."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from limbeck import losses
+from limbeck.data.batch import CLASS, SUPERVISED, Batch
+from limbeck.objective.schedules import Place
+from limbeck.objective.term import Needs, Scope, Weighted
+from limbeck.signals.capture import Signals
+from limbeck.signals.logits import Offer
+
+
+class Labels(Weighted):
+    """Cross-entropy with the labels, mean over the examples that have one."""
+
+    scope: ClassVar[Scope] = "example"
+    mask: ClassVar[str] = SUPERVISED
+    reads: ClassVar[Offer] = Offer.EXPECTATIONS
+    zero_at_match: ClassVar[bool] = False
+
+    name: Literal["labels"] = "labels"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of each target that is spread over all classes."""
+
+    def needs(self) -> Needs:
+        """The student's logits."""
+        return Needs(frozenset({"logits"}))
+
+    def build(self, student: Signals, teacher: Signals) -> nn.Module | None:
+        """Nothing."""
+        return None
+
+    def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
+        """See `limbeck.losses.cross_entropy`."""
+        return losses.cross_entropy(student["logits"], batch.labels[CLASS], self.smoothing)

@@ -1,0 +1,44 @@
+"""The offline regime: the teacher is ready, its outputs are written, then the student learns (Hinton et al. 2015)."""
+
+from typing import Literal
+
+from limbeck.config import Config
+from limbeck.regimes.plan import Known, Plan, hard_labels
+from limbeck.regimes.regime import Regime, make, train
+from limbeck.training.workshop import Trained
+
+
+class Offline(Config):
+    """Train the teacher unless it is given, label the training part, train the student."""
+
+    name: Literal["offline"] = "offline"
+
+    def distilled(self, plan: Plan) -> Regime[tuple[Trained, Known]]:
+        """The student, and its teacher."""
+        known = yield from plan.taught()
+        teacher = yield from plan.labelled(known.teacher)
+        return (yield from train(plan.stage("distilled", teacher=teacher))), known
+
+    def control(self, plan: Plan) -> Regime[Trained]:
+        """The same student, initial weights, steps, optimiser and augmentation, without the teacher.
+
+        It sees the rows that have a label: without a teacher the others say nothing.
+        """
+        return (yield from train(plan.stage("control", plan.without_teacher, examples=plan.splits.train.labelled())))
+
+    def pseudo_labels(self, plan: Plan, known: Known) -> Regime[Trained]:
+        """The same student on all rows, the unlabelled ones with the same teacher's hard answers.
+
+        Set beside the soft targets it says what helped: the further data, or the soft targets themselves.
+        """
+        labels = yield from make(
+            "hard labels", hard_labels, examples=plan.splits.train, teacher=known.teacher, device=plan.device
+        )
+        examples = plan.splits.train.relabelled(labels)
+        return (yield from train(plan.stage("hard pseudo-labels", plan.without_teacher, examples=examples)))
+
+    def soft_targets(self, plan: Plan, known: Known) -> Regime[Trained]:
+        """The same student with the objective's terms that read the teacher's logits, but no others of the teacher's."""
+        kept = tuple(term for term in plan.terms if term.needs().teacher <= {"logits"})
+        teacher = yield from plan.labelled(known.teacher)
+        return (yield from train(plan.stage("soft targets", kept, teacher=teacher)))

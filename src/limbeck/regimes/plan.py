@@ -1,0 +1,129 @@
+"""`Plan`: what a regime plans with, for one seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from limbeck.data.examples import Examples, Splits
+from limbeck.models.specs import BuildContext, Spec
+from limbeck.objective import Labels, Objective, Term
+from limbeck.regimes.regime import Regime, make, train
+from limbeck.teachers.cached import CachedTeacher, label
+from limbeck.teachers.teacher import Teacher
+from limbeck.training.settings import Training
+from limbeck.training.stage import Stage, Start
+from limbeck.training.workshop import Trained
+
+_ROWS = 256  # a labelling batch; its bits depend on this, so it is not a setting
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Data, models, objective and budget of one seed.
+
+    ``teacher``: if it is given; else ``teacher_stage`` trains it. ``store``: the root of stored teacher outputs, None to
+    ask live. ``views``: augmented views a row, 0 for none, None for a new one every epoch. ``on_label`` hears (done, all) rows.
+    """
+
+    splits: Splits
+    student: Spec
+    terms: tuple[Term, ...]
+    training: Training
+    teacher: Teacher | None
+    teacher_stage: Stage | None
+    views: int | None
+    seed: int
+    context: BuildContext = field(repr=False)
+    store: Path | None = None
+    device: str = "cpu"
+    on_label: Callable[[int, int], None] = lambda done, total: None
+
+    def at(self, seed: int) -> Self:
+        """The same plan for another seed."""
+        return replace(self, seed=seed)
+
+    def stage(
+        self,
+        name: str,
+        terms: tuple[Term, ...] | None = None,
+        teacher: Teacher | None = None,
+        examples: Examples | None = None,
+    ) -> Stage:
+        """A training of the student: the plan's, but for what is given. Initial weights depend on the seed alone."""
+        return Stage(
+            name=f"{name}, seed {self.seed}",
+            start=Start(self.student, self.seed, self.context),
+            terms=self.terms if terms is None else terms,
+            examples=self.splits.train if examples is None else examples,
+            validation=self.splits.validation,
+            training=self.training,
+            teacher=teacher,
+            views=self.views,
+            seed=self.seed,
+        )
+
+    def taught(self) -> Regime["Known"]:
+        """The teacher: as it is given, or trained now."""
+        if self.teacher is not None:
+            return Known(self.teacher, None)
+        assert self.teacher_stage is not None
+        trained = yield from train(self.teacher_stage)
+        return Known(trained.as_teacher(), trained)
+
+    def labelled(self, teacher: Teacher) -> Regime[Teacher]:
+        """The teacher with its outputs for every training row and view stored, or as it is where nothing is stored."""
+        if self.store is None:
+            return teacher
+        cached = CachedTeacher(teacher, self.store, self.splits.train.inputs_fingerprint)
+        yield from make(
+            "label",
+            label,
+            teacher=cached,
+            examples=self.splits.train,
+            views=self.needed_views,
+            batch_size=_ROWS,
+            needs=Objective(self.terms).needs().teacher,
+            on_progress=self.on_label,
+            device=self.device,
+        )
+        return cached
+
+    @property
+    def needed_views(self) -> tuple[int, ...]:
+        """The views that training will ask for."""
+        epochs = ceil(self.training.total * self.training.batch_size / len(self.splits.train))
+        if self.views == 0:
+            return (0,)
+        return tuple(range(1, (epochs if self.views is None else min(epochs, self.views)) + 1))
+
+    @property
+    def without_teacher(self) -> tuple[Term, ...]:
+        """What is left of the objective without a teacher, at full weight; labels, if nothing else is."""
+        left = [term for term in self.terms if not term.needs().teacher]
+        return tuple(term.alone() for term in left) or (Labels(),)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A teacher, and how it was trained if it was trained here."""
+
+    teacher: Teacher
+    trained: Trained | None
+
+
+def hard_labels(examples: Examples, teacher: Teacher, device: str) -> Tensor:
+    """Labels, int64 [len(table)], for a student of hard pseudo-labels: given ones where seen, else the teacher's answer.
+
+    The teacher is asked about rows as they are (view 0).
+    """
+    labels = torch.where(examples.supervised, examples.labels, -100)
+    rows = examples.rows[~examples.supervised[examples.rows]]
+    for ids in torch.split(rows, _ROWS):
+        batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
+        labels[ids] = teacher.observe(batch, frozenset({"logits"}))["logits"].argmax(-1).cpu()
+    return labels

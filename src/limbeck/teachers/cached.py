@@ -1,0 +1,281 @@
+"""A teacher that is asked once a row: the cache around any teacher, and stored outputs without one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from limbeck.data.batch import REAL, TOKENS, Batch
+from limbeck.data.examples import Examples
+from limbeck.errors import LimbeckError, SignalError
+from limbeck.signals.capture import Signals
+from limbeck.teachers.store import Store, store_key
+from limbeck.teachers.store.codec import Ints
+from limbeck.teachers.teacher import Provides, Teacher
+
+Rows = NDArray[np.bool_]
+
+
+class CachedTeacher:
+    """Any teacher with a fingerprint, asked only for rows that are not stored yet.
+
+    If no row of a batch is stored, the batch is asked as it is, so that a live run and its replay agree bit for bit.
+    Padding rows are never stored, nor rows with NaN. Stored values come back on the batch's device in their dtype.
+
+    Args:
+        teacher: whom to ask.
+        root: the folder of stores.
+        inputs: what the teacher sees for (id, view): `Examples.inputs_fingerprint`.
+        shard_rows: rows are committed when there are so many (or 8 MiB of them), and at `flush`.
+
+    Raises:
+        SignalError: the teacher has no fingerprint: it moves, and what it says now is not what it says later.
+    """
+
+    def __init__(self, teacher: Teacher, root: Path, inputs: str, *, shard_rows: int = 4096) -> None:
+        fingerprint = teacher.fingerprint
+        if fingerprint is None:
+            raise SignalError("A teacher that moves (it has no fingerprint) cannot be stored: switch the store off.")
+        self.teacher = teacher
+        self.store = Store(root, store_key(fingerprint, inputs), shard_rows=shard_rows)
+        self.hits = 0
+        """Rows that were answered from the store."""
+        self.misses = 0
+        """Rows that the teacher was asked for."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The teacher's own."""
+        return str(self.store.key["teacher"])
+
+    @property
+    def provides(self) -> Provides:
+        """The teacher's own."""
+        return self.teacher.provides
+
+    def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:
+        """The needed signals; see `Teacher.observe`.
+
+        Raises:
+            SignalError: a needed signal is not provided, or the teacher is another one by now.
+            LimbeckError: the disk is full.
+        """
+        if lacking := self.provides.lacking(needs):
+            raise SignalError(f"The teacher does not provide {', '.join(map(repr, sorted(lacking)))}.")
+        if self.teacher.fingerprint != self.fingerprint:
+            raise SignalError("The teacher was altered while its outputs were being stored.")
+        ids, views, real = _rows(batch)
+        places = self.store.find(ids, views, needs, real)
+        missing = {name: real & (piece < 0) for name, (piece, _) in places.items()}
+        asked = np.logical_or.reduce([np.zeros_like(real), *missing.values()])
+        self.misses += int(asked.sum())
+        self.hits += int((real & ~asked).sum())
+        together: dict[bytes, list[str]] = {}
+        for name, rows in missing.items():
+            together.setdefault(rows.tobytes(), []).append(name)
+        shown: dict[str, Tensor] = {}
+        for names in together.values():
+            rows, stored = missing[names[0]], any((places[name][0] >= 0).any() for name in names)
+            if stored and not rows.any():
+                fresh: Mapping[str, Tensor] = {}
+            elif (rows == real).all():
+                shown.update(self._whole(batch, names, ids, views, real))
+                continue
+            else:
+                fresh = self._some(batch, names, ids, views, rows)
+            for name in names:
+                value = self.store.read(name, places[name], _length(batch)).to(batch.ids.device)
+                if fresh:
+                    if value.shape[1:] != fresh[name].shape[1:]:
+                        raise SignalError(
+                            f"Stored rows of {name!r} have the shape {list(value.shape[1:])}, the teacher now gives "
+                            f"{list(fresh[name].shape[1:])}: give all inputs one shape, or teach with another signal."
+                        )
+                    value = value.to(torch.promote_types(value.dtype, fresh[name].dtype))
+                    value[torch.from_numpy(rows).to(value.device)] = fresh[name].to(value.dtype)
+                shown[name] = value
+        return shown
+
+    def _whole(self, batch: Batch, names: list[str], ids: Ints, views: Ints, real: Rows) -> dict[str, Tensor]:
+        """Asks the batch as it is and stores its real rows; a row that is in it twice is answered alike twice."""
+        seen = self._ask(batch, names)
+        first, back = _distinct(ids, views, real)
+        self._keep(batch, seen, ids, views, first)
+        if len(first) < real.sum():
+            index = np.arange(len(ids))
+            index[real] = first[back]
+            again = torch.from_numpy(index).to(batch.ids.device)
+            seen = {name: value[again] for name, value in seen.items()}
+        return seen
+
+    def _some(self, batch: Batch, names: list[str], ids: Ints, views: Ints, rows: Rows) -> dict[str, Tensor]:
+        """Asks each missing row once; the answers [number of ``rows``, ...], in order."""
+        first, back = _distinct(ids, views, rows)
+        part = batch.select(torch.from_numpy(first))
+        seen = self._ask(part, names)
+        self._keep(part, seen, ids[first], views[first], np.arange(len(first)))
+        again = torch.from_numpy(back).to(batch.ids.device)
+        return {name: value[again] for name, value in seen.items()}
+
+    def _ask(self, batch: Batch, names: list[str]) -> dict[str, Tensor]:
+        seen = self.teacher.observe(batch, frozenset(names))
+        if absent := set(names) - seen.keys():
+            raise SignalError(f"The teacher was asked for {sorted(absent)[0]!r} and did not show it.")
+        shown = {name: seen[name].detach().contiguous() for name in names}
+        for name, value in shown.items():
+            if len(value) != len(batch):
+                raise SignalError(f"The teacher's {name!r} has {len(value)} rows for a batch of {len(batch)}.")
+        return shown
+
+    def _keep(self, batch: Batch, seen: Mapping[str, Tensor], ids: Ints, views: Ints, rows: Ints) -> None:
+        length = _length(batch)
+        per_token = {name for name, value in seen.items() if value.ndim > 2 and value.shape[1] == length}
+        index = torch.from_numpy(rows).to(batch.ids.device)
+        kept = {name: value.index_select(0, index).cpu() for name, value in seen.items()}
+        sound = np.ones(len(rows), dtype=bool)
+        for name, value in kept.items():
+            if value.is_floating_point():
+                wrong = value.isnan()
+                if name in per_token:  # padded positions may hold anything
+                    wrong = wrong.flatten(2).any(2) & _tokens(batch)[index].cpu()
+                sound &= ~wrong.flatten(1).any(1).numpy()
+        if not sound.all():
+            rows = rows[sound]
+            kept = {name: value[torch.from_numpy(sound)] for name, value in kept.items()}
+        self.store.add(ids[rows], views[rows], kept, per_token)
+
+    def flush(self) -> None:
+        """Commits what is in memory; a kill loses only what was not committed."""
+        self.store.flush()
+
+    def close(self) -> None:
+        """Commits what is in memory and ends writing."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class StoredTeacher:
+    """Stored outputs without their teacher.
+
+    Args:
+        folder: a store, or a folder that holds just one.
+
+    Raises:
+        LimbeckError: there is no store, or more than one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        inside = (path.parent for path in sorted(folder.glob("*/key.json")))
+        found = [folder] if (folder / "key.json").exists() else list(inside)
+        if len(found) != 1:
+            raise LimbeckError(
+                f"{folder} holds {len(found) or 'no'} stored teacher outputs"
+                + (": name one, such as " + str(found[0]) if found else ".")
+            )
+        self.store = Store.at(found[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the teacher that was asked."""
+        return str(self.store.key["teacher"])
+
+    @property
+    def provides(self) -> Provides:
+        """The signals that are stored."""
+        return Provides(names=self.store.names)
+
+    def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:
+        """The needed signals; see `Teacher.observe`.
+
+        Raises:
+            SignalError: a signal or a row is not stored.
+        """
+        if lacking := self.provides.lacking(needs):
+            raise SignalError(
+                f"{self.store.folder} does not hold {', '.join(map(repr, sorted(lacking)))}: "
+                f"it holds {', '.join(map(repr, sorted(self.store.names))) or 'nothing'}."
+            )
+        ids, views, real = _rows(batch)
+        places = self.store.find(ids, views, needs, real)
+        for name, (piece, _) in places.items():
+            missing = np.flatnonzero((real | (piece < 0).all()) & (piece < 0))
+            if len(missing):
+                some = ", ".join(f"id {ids[row]} view {views[row]}" for row in missing[:3])
+                raise SignalError(
+                    f"{len(missing)} of {int(real.sum())} rows have no stored {name!r} (first: {some}) in "
+                    f"{self.store.folder}: the store was made for other data, or labelling was not finished."
+                )
+        length = _length(batch)
+        return {name: self.store.read(name, at, length).to(batch.ids.device) for name, at in places.items()}
+
+
+def label(
+    teacher: CachedTeacher,
+    examples: Examples,
+    views: Sequence[int],
+    batch_size: int,
+    needs: frozenset[str],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Stores the signals ``needs`` of every row of ``examples`` under each of ``views``. What is stored is skipped.
+
+    ``on_progress`` is told (rows done, rows in all), the stored ones first.
+
+    Raises:
+        LimbeckError: as `CachedTeacher.observe`.
+    """
+    teacher.store.verify()
+    rows = examples.rows.numpy()
+    work: list[tuple[Ints, int]] = []
+    for view in views:
+        places = teacher.store.find(rows, np.full(len(rows), view), needs)
+        missing = np.logical_or.reduce([piece < 0 for piece, _ in places.values()])
+        work.append((rows[missing], view))
+    total = len(rows) * len(views)
+    done = total - sum(len(ids) for ids, _ in work)
+    on_progress(done, total)
+    try:
+        for ids, view in work:
+            for start in range(0, len(ids), batch_size):
+                chunk = torch.from_numpy(ids[start : start + batch_size])
+                teacher.observe(examples.batch(chunk, torch.full_like(chunk, view)).to(device), needs)
+                done += len(chunk)
+                on_progress(done, total)
+    finally:
+        teacher.flush()
+
+
+def _rows(batch: Batch) -> tuple[Ints, Ints, Rows]:
+    return batch.ids.cpu().numpy(), batch.views.cpu().numpy(), batch.masks[REAL].cpu().numpy()
+
+
+def _tokens(batch: Batch) -> Tensor:
+    """The positions that count, [B, length], of the columns that the teacher reads."""
+    own = batch.inputs.get("teacher.attention_mask")
+    return batch.masks[TOKENS] if own is None else own.bool()
+
+
+def _length(batch: Batch) -> int | None:
+    """The length of the teacher's texts; None where the data has none."""
+    return _tokens(batch).shape[1] if TOKENS in batch.masks or "teacher.attention_mask" in batch.inputs else None
+
+
+def _distinct(ids: Ints, views: Ints, rows: Rows) -> tuple[Ints, Ints]:
+    """Where each (id, view) among ``rows`` is first, in order, and for every one of ``rows`` which of these it is."""
+    at = np.flatnonzero(rows)
+    pairs = np.stack([ids[at], views[at]], 1)
+    _, first, back = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return at[first[order]], rank[back.reshape(-1)]

@@ -1,0 +1,56 @@
+"""What may end a training from outside: Ctrl-C, and memory that runs out."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Self
+
+import torch
+
+from limbeck.errors import LimbeckError
+from limbeck.training.settings import Training
+
+
+class Interrupt:
+    """Turns the first Ctrl-C (or SIGTERM) into a wish, which the loop reads between steps; the second one is at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def explained(training: Training) -> Iterator[None]:
+    """Says what to do when memory runs out.
+
+    Raises:
+        LimbeckError: in place of the library's own error.
+    """
+    try:
+        yield
+    except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        words = str(error)
+        if not isinstance(error, RuntimeError) or "out of memory" in words or "can't allocate memory" in words:
+            raise LimbeckError(
+                f"Out of memory with batch-size {training.batch_size} in {training.accumulate} micro-batch(es). "
+                f"Set training.accumulate to {training.accumulate * 2}, which needs less and trains the same, "
+                "or training.precision to bf16, or choose a smaller batch-size."
+            ) from error
+        raise

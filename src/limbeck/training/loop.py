@@ -1,0 +1,182 @@
+"""The loop: the only place that steps an optimiser over a model."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.data.batch import Batch
+from limbeck.data.examples import Examples
+from limbeck.errors import Interrupted, LimbeckError
+from limbeck.models.seeded import seeded
+from limbeck.objective import Objective
+from limbeck.objective.schedules import Place
+from limbeck.signals.capture import Capture, Signals, bare, show
+from limbeck.training.guard import Interrupt, explained
+from limbeck.training.moments import Best, Curve, tell
+from limbeck.training.optimizers import clip, groups, optimizer, rate
+from limbeck.training.order import Order, Steps, derived
+from limbeck.training.resumable import Resumable, agreed
+from limbeck.training.stage import Stage
+
+
+class Engine(nn.Module):
+    """Student and objective as one module, so that there is one forward, one backward and one optimiser step."""
+
+    def __init__(self, student: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+        self.capture = Capture(student, objective.needs().student)
+
+    def forward(
+        self, batch: Batch, teacher: Signals | None, counts: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its parts; see `Objective`."""
+        return self.objective(self.capture(batch.columns("student")), teacher, batch, counts)  # type: ignore[no-any-return]
+
+
+Watch = Callable[[Stage, Curve], Sequence[object]]
+"""Makes what observes a training: told the moments, it may read the curve."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training gave: the delivered weights, their validation metrics, the curve, and the seconds it took."""
+
+    weights: dict[str, Tensor]
+    metrics: dict[str, float]
+    points: list[dict[str, Any]]
+    seconds: float
+
+
+def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objective:
+    """The stage's objective, its projectors fitted to a few of the stage's own examples."""
+    objective = Objective(stage.terms)
+    objective.check(stage.teacher.provides if stage.teacher else None)
+    few = stage.examples.rows[: min(rows, len(stage.examples))]
+    batch = stage.examples.batch(few, torch.zeros_like(few))
+    needs = objective.needs()
+    seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
+    ours = show(student, batch.columns("student"), needs.student)
+    objective.build(ours, seen, derived(stage.seed, "objective"))
+    return objective
+
+
+def train(stage: Stage, folder: Path, watch: Watch = lambda stage, curve: ()) -> Outcome:
+    """Trains the stage's model, going on from the newest checkpoint in ``folder`` if there is one.
+
+    What ``watch`` gives is told the moments too, after the parts that training itself consists of.
+
+    Raises:
+        Interrupted: the user asked to stop; the last step is in a checkpoint.
+        LimbeckError: a loss or gradient is not finite, or memory or disk ran out.
+    """
+    AcceleratorState._reset_state()  # another stage of this process may have used another precision
+    accelerator = Accelerator(mixed_precision=stage.training.precision)
+    with seeded(derived(stage.seed, "training", accelerator.process_index)), explained(stage.training):
+        return _train(stage, folder, accelerator, watch)
+
+
+def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -> Outcome:
+    settings, began = stage.training, time.monotonic()
+    student = stage.start.module()
+    objective = build_objective(stage, student)
+    engine = Engine(student, objective)
+    best, curve = Best(student, settings.keep, settings.patience), Curve()
+    parts = [objective, best, curve, *(watch(stage, curve) if accelerator.is_main_process else ())]
+    model, optimiser = accelerator.prepare(
+        engine.train(), optimizer(settings.optimizer, groups(student, objective, settings.optimizer.weight_decay))
+    )
+    resumable = Resumable(folder, accelerator, engine, optimiser, parts)
+    first, spent = resumable.load()
+    order = Order(stage.examples.rows, settings.batch_size, derived(stage.seed, "data"), stage.views)
+    steps = Steps(stage.examples, order, settings.accumulate, accelerator.process_index, accelerator.num_processes)
+    with Interrupt() as interrupt:
+        for step, micros in enumerate(steps.iterate(first, settings.total, settings.workers), start=first):
+            tell(parts, "at", Place(step, settings.total))
+            for group in optimiser.param_groups:
+                group["lr"] = rate(settings, step)
+            batches = [batch.to(accelerator.device) for batch in micros]
+            curve.add(*_step(stage, accelerator, model, optimiser, batches, parts))
+            place = Place(step + 1, settings.total)
+            tell(parts, "stepped", student, place)
+            done = place.step == settings.total
+            if done or place.step % settings.between_evaluations == 0:
+                metrics = evaluate(student, stage.validation, accelerator)
+                if tell(parts, "evaluated", metrics, place) or done:
+                    break
+            asked = agreed(accelerator, interrupt.asked)
+            if asked or resumable.due(place, settings.checkpoint_every):
+                resumable.save(place, spent + time.monotonic() - began)
+            if asked:
+                raise Interrupted(
+                    f"Stopped after step {place.step} of {settings.total} of {stage.name}; nothing is lost."
+                )
+    engine.capture.close()
+    return Outcome(best.weights, best.metrics, curve.points, spent + time.monotonic() - began)
+
+
+def _step(
+    stage: Stage,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimiser: Any,
+    batches: Sequence[Batch],
+    parts: Sequence[object],
+) -> tuple[float, dict[str, float]]:
+    """One optimiser step over micro-batches; denominators are counted over all of them, and all processes, first."""
+    objective: Objective = bare(model).objective  # type: ignore[assignment]
+    wanted = objective.needs().teacher
+    counts: dict[str, Tensor] = {}
+    for batch in batches:
+        for mask, count in objective.counts(batch).items():
+            counts[mask] = counts.get(mask, torch.zeros_like(count)) + count
+    if accelerator.num_processes > 1:
+        counts = {mask: accelerator.reduce(count, "sum") for mask, count in counts.items()}
+    total, shown = 0.0, dict[str, float]()
+    for batch in batches:
+        with nullcontext() if batch is batches[-1] else accelerator.no_sync(model):
+            seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else None
+            loss, values = model(batch, seen, counts)
+            accelerator.backward(loss * accelerator.num_processes)  # processes are averaged, denominators are global
+        total += float(loss.detach())
+        for name, value in values.items():
+            shown[name] = shown.get(name, 0.0) + float(value)
+    accelerator.unscale_gradients(optimiser)
+    tell(parts, "gradients", model)
+    norm = clip(optimiser.param_groups, stage.training.clip)
+    if not isfinite(total) or (not isfinite(norm) and stage.training.precision != "fp16"):  # fp16 skips such a step
+        raise LimbeckError(
+            f"The {'loss' if not isfinite(total) else 'gradient'} of {stage.name} is not finite "
+            f"(parts: {', '.join(f'{name} {value:.4g}' for name, value in shown.items())}). Nothing was updated with it. "
+            "A lower learning rate, a longer warm-up or precision bf16 in place of fp16 usually helps."
+        )
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return total, shown
+
+
+@torch.no_grad()
+def evaluate(student: nn.Module, examples: Examples, accelerator: Accelerator, rows: int = 256) -> dict[str, float]:
+    """Accuracy and NLL (nats) on all examples as they are; the processes share the rows. The mode is put back."""
+    sums = torch.zeros(3, dtype=torch.float64)
+    mine = examples.rows[accelerator.process_index :: accelerator.num_processes]
+    for ids in torch.split(mine, rows):
+        batch = examples.batch(ids, torch.zeros_like(ids))
+        logits = show(student, batch.to(accelerator.device).columns("student"))["logits"].float().cpu()
+        labels = examples.labels[ids]
+        right = (logits.argmax(-1) == labels).sum()
+        sums += torch.stack([right, F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(len(ids))]).double()
+    if accelerator.num_processes > 1:
+        sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
+    return {"accuracy": float(sums[0] / sums[2]), "nll": float(sums[1] / sums[2])}

@@ -1,0 +1,63 @@
+"""Optimisers, parameter groups and the learning rate as a pure function of the step."""
+
+from collections.abc import Sequence
+from math import cos, pi
+
+import torch
+from torch import nn
+
+from limbeck.errors import LimbeckError
+from limbeck.training.settings import AdamW, Sgd, Training
+
+
+def groups(student: nn.Module, objective: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Parameter groups: the student's and the objective's own, each with and without weight decay.
+
+    Vectors (biases, normalisation weights) are not decayed. ``clip`` names the group that a parameter is clipped with.
+    """
+    found: list[dict[str, object]] = []
+    for clip, owner in (("student", student), ("objective", objective)):
+        trained = [parameter for parameter in owner.parameters() if parameter.requires_grad]
+        for decay, chosen in (
+            (weight_decay, [p for p in trained if p.ndim > 1]),
+            (0.0, [p for p in trained if p.ndim <= 1]),
+        ):
+            if chosen:
+                found.append({"params": chosen, "weight_decay": decay, "clip": clip})
+    if not found:
+        raise LimbeckError("The student has no parameter that can be trained: none has requires_grad.")
+    return found
+
+
+def optimizer(settings: AdamW | Sgd, parameter_groups: Sequence[dict[str, object]]) -> torch.optim.Optimizer:
+    """The optimiser that the settings name."""
+    if settings.name == "adamw":
+        return torch.optim.AdamW(
+            list(parameter_groups), lr=settings.learning_rate, betas=settings.betas, eps=settings.eps
+        )
+    return torch.optim.SGD(
+        list(parameter_groups), lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov
+    )
+
+
+def rate(training: Training, step: int) -> float:
+    """The learning rate of step 0, 1, ...: a linear rise from the first share of the steps on, then the fall to 0."""
+    peak = training.optimizer.learning_rate
+    rising = round(training.warmup * training.total)
+    if step < rising:
+        return peak * (step + 1) / rising
+    left = (step - rising) / max(1, training.total - rising)
+    return peak * {"none": 1.0, "linear": 1 - left, "cosine": (1 + cos(pi * left)) / 2}[training.decay]
+
+
+def clip(parameter_groups: Sequence[dict[str, object]], largest: float | None) -> float:
+    """Clips every clipping group by itself; returns the norm of all gradients before that.
+
+    Peers under one optimiser equal separate ones only if clipped apart.
+    """
+    by_name: dict[object, list[nn.Parameter]] = {}
+    for group in parameter_groups:
+        by_name.setdefault(group["clip"], []).extend(group["params"])  # type: ignore[arg-type]
+    limit = float("inf") if largest is None else largest
+    norms = [torch.nn.utils.clip_grad_norm_(parameters, limit) for parameters in by_name.values()]
+    return float(torch.stack(norms).square().sum().sqrt())

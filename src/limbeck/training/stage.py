@@ -1,0 +1,73 @@
+"""`Stage`: one training, as data. What it holds determines the trained weights, and so names them."""
+
+import os
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.data.examples import Examples
+from limbeck.models.identity import of_module
+from limbeck.models.specs import BuildContext, Spec, build
+from limbeck.objective import Term
+from limbeck.teachers.teacher import Teacher
+from limbeck.training.settings import Training
+
+FORMAT = 1
+"""Raised whenever the same stage would train other weights than before."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a model comes from: a spec and a seed; ``donor``, if its weights are taken from a trained model."""
+
+    spec: Spec
+    seed: int
+    context: BuildContext = field(repr=False)
+
+    def module(self) -> nn.Module:
+        """A new module with the initial weights; the same ones every time."""
+        return build(self.spec, self.context, self.seed)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of one model.
+
+    ``views``: see `Order`. ``teacher``: who is observed while training, None if no term needs one.
+    """
+
+    name: str
+    start: Start
+    terms: tuple[Term, ...]
+    examples: Examples
+    validation: Examples
+    training: Training
+    teacher: Teacher | None
+    views: int | None
+    seed: int
+
+    def identity(self, initial: nn.Module) -> dict[str, Any]:
+        """All that determines the trained weights, no names and no paths; its digest is the arm's key."""
+        return {
+            "format": FORMAT,
+            "initial": of_module(initial),
+            "terms": [term.plain() for term in self.terms],
+            "examples": self.examples.fingerprint,
+            "validation": self.validation.fingerprint,
+            "training": self.training.identity(),
+            "teacher": self.teacher.fingerprint if self.teacher else None,
+            "views": self.views,
+            "seed": self.seed,
+            "device": device_kind(),
+            "threads": torch.get_num_threads(),
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        }
+
+
+def device_kind() -> str:
+    """The kind of device that trains here, by its model name: kinds differ in the last bits."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}"

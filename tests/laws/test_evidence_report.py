@@ -1,0 +1,214 @@
+"""The report says what the evidence says, needs nothing from outside, and lets no user string run."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+import limbeck.evidence.schema as schema
+from limbeck.errors import LimbeckError
+from limbeck.evidence.report import Example, disagreements, image_uri, render, write_report
+from limbeck.evidence.schema import Counts, Efficiency, Evidence, Latency, Provenance
+from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+KIN = {0: (8, 2), 1: (9,), 2: (0, 4), 3: (5, 6), 4: (7, 2), 5: (3, 7), 6: (3,), 7: (4, 5), 8: (0, 9), 9: (1, 8)}
+RECIPE = "name: tiny-images\nteacher: {model: resnet18}\nstudent: {model: small-cnn}\nobjective: soft-targets\n"
+
+
+def worlds(seeds: int = 3, rows: int = 1000, gain: float = 0.55, classes: int = 10) -> tuple[ArmResults, np.ndarray]:
+    """A teacher that knows which classes are alike, and students that have come more or less of its way."""
+    generator = np.random.default_rng(7)
+    labels = np.arange(rows) % classes
+    kin = np.zeros((classes, classes))
+    for one, others in KIN.items():
+        if one < classes:
+            kin[one, [other for other in others if other < classes]] = 2.2
+    hard = generator.normal(size=(rows, classes)) * 1.7
+    clean = 5.0 * np.eye(classes)[labels] + kin[labels] + hard
+
+    def student(skill: float, seed: int, sharp: float = 1.0) -> np.ndarray:
+        noise = np.random.default_rng(100 * seed + int(1000 * skill)).normal(size=clean.shape)
+        mixed = sharp * (clean * skill + (1 - skill) * (3.2 * np.eye(classes)[labels] + 1.9 * hard + 1.6 * noise))
+        return mixed.astype(np.float32)
+
+    def curves(top: float) -> list[list[dict]]:
+        steps = range(50, 2001, 50)
+        return [
+            [
+                {
+                    "step": step,
+                    "loss": 2.3 * np.exp(-step / 500),
+                    "parts": {},
+                    "validation": {
+                        "accuracy": top
+                        - 0.6 * np.exp(-step / 300)
+                        + 0.006 * np.random.default_rng(step + seed).normal()
+                    },
+                }
+                for step in steps
+            ]
+            for seed in range(seeds)
+        ]
+
+    def arm(skill: float, top: float, sharp: float = 1.0) -> ArmResult:
+        cost = Efficiency(
+            parameters=94_410, bytes_on_disk=379_816, latency=Latency(p50_ms=0.412, p95_ms=0.587, timed=100, warmup=20),
+            throughput=18_240.0, throughput_batch=256, threads=1,
+        )  # fmt: skip
+        several = [student(skill, seed, sharp) for seed in range(seeds)]
+        return ArmResult(several, range(seeds), curves(top), [41.2 + seed for seed in range(seeds)], cost)
+
+    big = Efficiency(
+        parameters=11_173_962, bytes_on_disk=44_782_344,
+        latency=Latency(p50_ms=5.91, p95_ms=7.2, timed=100, warmup=20),
+        throughput=412.0, throughput_batch=256, threads=1,
+    )  # fmt: skip
+    return ArmResults(
+        teacher=ArmResult([clean.astype(np.float32)], efficiency=big),
+        control=arm(0.2, 0.86, 1.9),
+        pseudo_labels=arm(0.2 + gain / 3, 0.885, 1.4),
+        distilled=arm(0.2 + gain, 0.92),
+    ), labels
+
+
+def realistic(**options) -> tuple[Evidence, ArmResults, np.ndarray]:
+    arms, labels = worlds(**options)
+    evidence = weigh(
+        arms, labels, CLASSES, name="tiny-images", metrics=("f1-macro", "top-5"),
+        data=Counts(train=4000, labelled=500, validation=500, test=len(labels), classes=10),
+        notes=("Soft targets on 500 labelled and 3,500 unlabelled images.", "The teacher is one fixed model."),
+        provenance=Provenance(
+            recipe_hash="3f9a" * 16, data_fingerprint="b71c" * 16, teacher_fingerprint="0d42" * 16,
+            versions={"limbeck": "0.1.0", "torch": "2.13.0"}, seeds=tuple(arms.distilled.seeds),
+            device="cpu", threads=1,
+            date="2026-11-21T10:00:00+00:00", command="limbeck run recipes/tiny-images.yaml", counts={"epochs": 20},
+        ),
+    )  # fmt: skip
+    return evidence, arms, labels
+
+
+def page(tmp: Path, **options) -> Path:
+    evidence, arms, labels = realistic(**options)
+
+    def show(position: int) -> np.ndarray:
+        generator = np.random.default_rng(position)
+        small = generator.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        return np.kron(small, np.ones((8, 8, 1), dtype=np.uint8))
+
+    curves = {name: getattr(arms, name).curves for name in ("control", "pseudo_labels", "distilled")}
+    path = tmp / "report.html"
+    write_report(evidence, curves, disagreements(evidence, arms, labels, CLASSES, show), RECIPE, path)
+    return path
+
+
+class Links(HTMLParser):
+    """Everything in a page that could fetch or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in {"src", "href", "action", "data", "poster", "srcset", "xlink:href"}:
+                self.links.append(value or "")
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+
+def read(text: str) -> Links:
+    parser = Links()
+    parser.feed(text)
+    return parser
+
+
+def test_schema_file_is_current_and_evidence_validates():
+    stored = Path(schema.__file__).with_name("evidence.schema.json").read_text()
+    assert stored == schema.schema_text(), "write schema_text() to evidence.schema.json"
+    jsonschema.Draft202012Validator.check_schema(json.loads(stored))
+    for options in ({}, {"seeds": 1}, {"gain": 0.0}):
+        evidence, _, _ = realistic(rows=300, **options)
+        jsonschema.Draft202012Validator(json.loads(stored)).validate(evidence.plain())
+
+
+def test_evidence_comes_back_from_its_file(tmp_path):
+    evidence, _, _ = realistic(rows=200)
+    (tmp_path / "evidence.json").write_text(json.dumps(evidence.plain(), allow_nan=False))
+    assert Evidence.read(tmp_path) == evidence
+    with pytest.raises(LimbeckError, match="No evidence at"):
+        Evidence.read(tmp_path / "nothing")
+    (tmp_path / "evidence.json").write_text('{"format": 2}')
+    with pytest.raises(LimbeckError, match="not evidence of format 1"):
+        Evidence.read(tmp_path)
+
+
+def test_page_is_self_contained_and_says_the_verdict(tmp_path):
+    text = page(tmp_path).read_text()
+    found = read(text)
+    assert "script" not in found.tags
+    assert not found.handlers
+    assert all(link.startswith("data:") for link in found.links)
+    assert "default-src &#39;none&#39;" not in text
+    assert "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\"" in text
+    assert not re.search(r"url\(|@import|http://|https://", text)
+    evidence, _, _ = realistic()
+    assert evidence.verdict == "helped"
+    assert "Yes, the teacher helped." in text
+    assert evidence.sentence in text
+    assert (
+        text.index("Yes, the teacher helped.") < text.index("What was compared") < text.index("Which ingredient helped")
+    )
+    assert len(text) < 200_000
+
+
+@pytest.mark.parametrize(
+    "evil", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "'); }</style><script>x</script>"]
+)
+def test_user_strings_are_inert(evil):
+    arms, labels = worlds(rows=240, classes=10)
+    evidence = weigh(
+        arms, labels, [f"{evil}{one}" for one in range(10)], name=evil, notes=(evil,), ingredients=evil, resamples=200,
+        provenance=Provenance(recipe_hash=evil, date=evil, command=evil, device=evil, versions={evil: evil},
+                              counts={evil: 1}),
+    )  # fmt: skip
+    examples = [Example(evil, evil, evil, evil, 0.5, 0.5, 3)]
+    honest = weigh(arms, labels, CLASSES, notes=("x",), resamples=200, provenance=Provenance(
+        recipe_hash="x", date="x", command="x", device="x", versions={"x": "x"}, counts={"x": 1}))  # fmt: skip
+    text = render(evidence, {"control": arms.control.curves}, examples, evil)
+    plain = render(honest, {"control": arms.control.curves}, [Example("x", "x", "x", "x", 0.5, 0.5, 3)], "x")
+    assert evil not in text
+    assert read(text).tags == read(plain).tags  # not one element more, nor one less
+    assert not read(text).handlers
+
+
+def test_page_without_control_teacher_or_curves():
+    arms, labels = worlds(rows=240)
+    alone = ArmResults(distilled=arms.distilled)
+    evidence = weigh(alone, labels, CLASSES, why_no_control="the regime has two peers and no teacher.", resamples=200)
+    assert evidence.verdict == "cannot tell"
+    assert "two peers" in evidence.sentence
+    text = render(evidence, {}, [], "")
+    assert "Cannot tell." in text
+    assert "Recipe</h2>" not in text
+
+
+def test_no_strange_numbers_on_the_page(tmp_path):
+    for options in ({"seeds": 1}, {"gain": 0.0}, {}):
+        text = page(tmp_path, rows=200, **options).read_text()
+        assert not re.search(r"\b(nan|inf|None|Infinity)\b", text)
+
+
+def test_pictures():
+    assert image_uri(np.zeros((8, 8), dtype=np.uint8)).startswith("data:image/png;base64,")
+    assert image_uri(np.zeros((900, 600, 3), dtype=np.uint8)).startswith("data:image/png;base64,")
+    assert image_uri(np.zeros((8, 8, 1), dtype=np.uint8)) == image_uri(np.zeros((8, 8), dtype=np.uint8))
+    with pytest.raises(LimbeckError, match="uint8"):
+        image_uri(np.zeros((3, 8, 8), dtype=np.float32))
