@@ -27,13 +27,13 @@ def worlds(seeds: int = 3, rows: int = 1000, gain: float = 0.55, classes: int = 
     kin = np.zeros((classes, classes))
     for one, others in KIN.items():
         if one < classes:
-            kin[one, [other for other in others if other < classes]] = 2.2
-    hard = generator.normal(size=(rows, classes)) * 1.7
+            kin[one, [other for other in others if other < classes]] = 1.6
+    hard = generator.normal(size=(rows, classes)) * 1.1
     clean = 5.0 * np.eye(classes)[labels] + kin[labels] + hard
 
     def student(skill: float, seed: int, sharp: float = 1.0) -> np.ndarray:
         noise = np.random.default_rng(100 * seed + int(1000 * skill)).normal(size=clean.shape)
-        mixed = sharp * (clean * skill + (1 - skill) * (3.2 * np.eye(classes)[labels] + 1.9 * hard + 1.6 * noise))
+        mixed = sharp * (5.0 * np.eye(classes)[labels] + skill * kin[labels] + 1.15 * hard + (1 - skill) * 1.5 * noise)
         return mixed.astype(np.float32)
 
     def curves(top: float) -> list[list[dict]]:
@@ -70,8 +70,8 @@ def worlds(seeds: int = 3, rows: int = 1000, gain: float = 0.55, classes: int = 
     )  # fmt: skip
     return ArmResults(
         teacher=ArmResult([clean.astype(np.float32)], efficiency=big),
-        control=arm(0.2, 0.86, 1.9),
-        pseudo_labels=arm(0.2 + gain / 3, 0.885, 1.4),
+        control=arm(0.2, 0.86, 1.6),
+        pseudo_labels=arm(0.2 + gain / 3, 0.885, 1.3),
         distilled=arm(0.2 + gain, 0.92),
     ), labels
 
@@ -212,3 +212,26 @@ def test_pictures():
     assert image_uri(np.zeros((8, 8, 1), dtype=np.uint8)) == image_uri(np.zeros((8, 8), dtype=np.uint8))
     with pytest.raises(LimbeckError, match="uint8"):
         image_uri(np.zeros((3, 8, 8), dtype=np.float32))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 60])
+def test_any_number_of_classes_and_texts(classes):
+    generator = np.random.default_rng(0)
+    labels = np.arange(25 * classes) % classes
+
+    def arm(skill: float, seeds: int) -> ArmResult:
+        logits = [generator.normal(size=(len(labels), classes)) + skill * np.eye(classes)[labels] for _ in range(seeds)]
+        flat = [[{"step": 10 * step, "loss": 1.0, "validation": {"accuracy": 1.0}} for step in range(1, 400)]] * seeds
+        return ArmResult(logits, range(seeds) if seeds > 1 else (), flat)
+
+    names = [f"class {one}" for one in range(classes)]
+    arms = ArmResults(teacher=arm(3, 1), control=arm(1.5, 2), distilled=arm(2, 2))
+    evidence = weigh(arms, labels, names, resamples=200)
+    shown = evidence.fidelity["distilled"].relations
+    assert (shown.teacher is None) == (classes > 50)
+    assert (shown.pearson is None) == (classes < 4)
+    found = disagreements(evidence, arms, labels, names, lambda position: f"a text of row {position}. " * 50)
+    text = render(evidence, {"control": arms.control.curves, "distilled": arms.distilled.curves}, found, RECIPE)
+    assert "a text of row" in text
+    assert "…" in text
+    assert len(text) < 150_000

@@ -68,14 +68,15 @@ class Augment(Config):
         mirror = np.where(self.flip & (draw[:, 4] < 0.5), -1.0, 1.0)
         cosine, sine = np.cos(angle) / size, np.sin(angle) / size
         # Where each new pixel comes from, in units of half an image. Sums and products only: matmul's bits depend on B.
-        numbers = (mirror * cosine, -mirror * sine * height / width, -2 * mirror * right / width)
-        numbers += (sine * width / height, cosine, -2 * down / height)
-        a, b, c, d, e, f = (torch.from_numpy(number).float().view(-1, 1, 1) for number in numbers)
+        across = (mirror * cosine, -mirror * sine * height / width, -2 * mirror * right / width)
+        along = (sine * width / height, cosine, -2 * down / height)
+        a, b, c, d, e, f = (torch.from_numpy(number).float().view(-1, 1, 1) for number in (*across, *along))
         x = ((2 * torch.arange(width) + 1) / width - 1).view(1, 1, -1)
         y = ((2 * torch.arange(height) + 1) / height - 1).view(1, -1, 1)
         grid = torch.stack((x * a + y * b + c, x * d + y * e + f), dim=-1)
         exact = not self.rotate and not self.scale  # whole pixels need no interpolation
-        return F.grid_sample(images, grid, mode="nearest" if exact else "bilinear", align_corners=False)
+        moved: Tensor = F.grid_sample(images, grid, mode="nearest" if exact else "bilinear", align_corners=False)
+        return moved
 
     def _kept(self, ids: Tensor, views: Tensor, height: int, width: int) -> Tensor:
         draw = torch.from_numpy(uniforms(_ERASE, ids, views, 2))
@@ -122,8 +123,8 @@ def mixed(
     for name, value in inputs.items():
         if not value.is_floating_point():
             raise DataError(
-                f"mixup {examples.mixup:g} cannot mix the column {name!r}, which holds {value.dtype} numbers: it averages "
-                "images, and tokens have no average. Set mixup to 0 for this data."
+                f"mixup {examples.mixup:g} cannot mix the column {name!r}, which holds {value.dtype} numbers: it "
+                "averages images, and tokens have no average. Set mixup to 0 for this data."
             )
     partner, share = partners(examples, ids, views)
     others = examples.table.read(partner, views)

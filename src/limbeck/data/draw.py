@@ -33,11 +33,11 @@ def words(salt: int, ids: Tensor, views: Tensor, count: int = 1) -> Words:
 
 def uniforms(salt: int, ids: Tensor, views: Tensor, count: int = 1) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), float64 [B, count]."""
-    return (words(salt, ids, views, count) >> np.uint64(11)) * 2.0**-53
+    return (words(salt, ids, views, count) >> np.uint64(11)).astype(np.float64) * np.float64(2.0**-53)
 
 
 def normals(salt: int, ids: Tensor, views: Tensor, count: int) -> Tensor:
-    """Numbers of mean 0 and variance 1, float32 [B, count]: sums of four uniforms, so within 3.5 and free of rounding."""
+    """Numbers of mean 0 and variance 1, float32 [B, count]: sums of four uniforms, within 3.5, unrounded."""
     word = words(salt, ids, views, count)
     word = (word & _PAIRS) + ((word >> np.uint64(16)) & _PAIRS)
     word = (word & _LOW) + (word >> np.uint64(32))
@@ -45,5 +45,5 @@ def normals(salt: int, ids: Tensor, views: Tensor, count: int) -> Tensor:
 
 
 def shuffled(salt: int, seed: int, rows: Tensor) -> Tensor:
-    """A place in [0, 1) for each of ``rows`` int64 [n], float64 [n]: sorting by it shuffles, the same way everywhere."""
+    """A place in [0, 1) for each of ``rows`` (int64 [n]), float64 [n]: sorting by it shuffles, everywhere alike."""
     return torch.from_numpy(uniforms(salt, rows, torch.full_like(rows, seed))[:, 0])

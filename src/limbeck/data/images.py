@@ -3,21 +3,18 @@
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, final
+from typing import Any, Final, Literal, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from limbeck.config import Config, digest
 from limbeck.data import fingerprint
 from limbeck.data.augment import Augment
 from limbeck.data.pixels import decoded, pixels_of
-
-Floats = Annotated[tuple[float, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
-"""Numbers, which YAML and JSON give as a list."""
 
 PIXELS: Final = "pixel_values"
 _SAMPLE = 2000  # images decoded to measure brightness when they are not in memory
@@ -34,9 +31,9 @@ class ImageReader(Config):
     """Pixels from left to right."""
     channels: Literal[1, 3]
     """1 for grey, 3 for red, green and blue."""
-    mean: Floats
+    mean: tuple[float, ...]
     """What is subtracted from each channel, where black is 0 and white is 1."""
-    std: Floats
+    std: tuple[float, ...]
     """What each channel is divided by thereafter."""
 
     @property
@@ -109,8 +106,8 @@ def brightness(pixels: Tensor | ImageFiles, rows: Tensor) -> tuple[tuple[float, 
         rows = rows[:: max(1, len(rows) // _SAMPLE)]
     levels = np.arange(256) / 255
     counts = np.zeros((pixels.shape[1], 256))  # exact, whatever the order
-    for some in rows.split(256):
-        block = pixels[some].numpy()
+    for start in range(0, len(rows), 256):
+        block = pixels[rows[start : start + 256]].numpy()
         for channel, count in enumerate(counts):
             count += np.bincount(block[:, channel].reshape(-1), minlength=256)
     share = counts / counts.sum(1, keepdims=True)

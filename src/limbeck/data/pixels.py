@@ -52,8 +52,8 @@ def _array(raw: NDArray[Any]) -> Bytes:
         raw = raw[..., 0]
     if raw.size == 0 or not (raw.ndim == 2 or (raw.ndim == 3 and raw.shape[-1] in (3, 4))):
         raise DataError(
-            f"an image of shape {tuple(raw.shape)} cannot be read: arrays are [height, width] or [height, width, channels], "
-            "tensors [height, width] or [channels, height, width], with 1, 3 or 4 channels."
+            f"an image of shape {tuple(raw.shape)} cannot be read: arrays are [height, width] or [height, width, "
+            "channels], tensors [height, width] or [channels, height, width], with 1, 3 or 4 channels."
         )
     white = 255 if raw.dtype.kind in "iu" else 1
     if raw.dtype == np.uint16:
@@ -62,8 +62,8 @@ def _array(raw: NDArray[Any]) -> Bytes:
         low, high = raw.min(), raw.max()
         if not (low >= 0 and high <= white):  # also true of NaN
             raise DataError(
-                f"an image of {raw.dtype} numbers holds values from {low} to {high}, but 0 is black and {white} is white: "
-                "scale them, and do not normalise them beforehand."
+                f"an image of {raw.dtype} numbers holds values from {low} to {high}, but 0 is black and {white} is "
+                "white: scale them, and do not normalise them beforehand."
             )
         raw = np.rint(raw.astype(np.float64) * (255 / white)).astype(np.uint8)
     return np.ascontiguousarray(raw)
@@ -88,6 +88,11 @@ def pixels_of(raw: Any, height: int, width: int, channels: int) -> Bytes:
     return bytes_[None] if channels == 1 else np.ascontiguousarray(np.moveaxis(bytes_, -1, 0))
 
 
+def is_grey(image: Image.Image) -> bool:
+    """Whether one channel says it all."""
+    return image.mode in _GREY
+
+
 def name_of(raw: Any, row: int) -> str:
     """How to call an image in an error: its path, else its row."""
     path = raw.get("path") if isinstance(raw, Mapping) else raw
@@ -106,7 +111,7 @@ def shape_of(images: Sequence[Any]) -> tuple[int, int, int]:
         except Exception:  # noqa: S112 - every unreadable image is named later, all at once
             continue
         sizes[image.size if turned else (image.height, image.width)] += 1
-        grey = grey and image.mode in _GREY
+        grey = grey and is_grey(image)
     if not sizes:
         raise unreadable([name_of(images[row], row) for row in range(len(images))])
     (height, width), _ = max(sizes.items(), key=lambda item: (item[1], item[0]))

@@ -66,7 +66,9 @@ def forest(evidence: Evidence) -> dict[str, Any] | None:
         "rows": rows,
         "zero": axis.at(0.0),
         "matters": axis.at(evidence.smallest_effect),
-        "ticks": [(axis.at(one), points(one)) for one in axis.ticks(4)],
+        "ticks": [
+            (axis.at(one), f"{100 * one:+g}".replace("-", "\N{MINUS SIGN}") if one else "0") for one in axis.ticks(4)
+        ],
     }
 
 
@@ -128,7 +130,7 @@ def learning(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> dic
     if not everything:
         return None
     x = Axis(min(0.0, min(step for step, _ in everything)), max(step for step, _ in everything))
-    y = Axis.around([value for _, value in everything], 0.05)
+    y = Axis.around([value for _, value in everything], 0.05, least=0.01)
     y = Axis(max(0.0, y.low), min(1.0, y.high))
     arms = []
     for name, several in lines.items():

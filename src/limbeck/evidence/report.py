@@ -14,7 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.evidence import charts, tables
 from limbeck.evidence.metrics import softmax
 from limbeck.evidence.schema import Evidence
-from limbeck.evidence.verdict import points, span
+from limbeck.evidence.verdict import amount, points, span
 from limbeck.evidence.weigh import ArmResults, Curve
 from limbeck.files import write_text
 
@@ -115,6 +115,7 @@ def render(
     )
     environment.filters.update(
         points=points,
+        amount=amount,
         span=span,
         day=_day,
         number=tables.number,

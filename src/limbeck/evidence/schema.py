@@ -159,7 +159,7 @@ class GapClosed(Record):
     value: float | None
     """Null where the teacher is not measurably better than the control."""
     ci95: Range | None
-    """Percentile interval from resampling seeds and test examples together."""
+    """Percentile interval from resampling seeds and test examples together; with one seed, test examples alone."""
     reason: str | None = None
 
 

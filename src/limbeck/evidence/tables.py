@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from limbeck.evidence.schema import Arm, Evidence
-from limbeck.evidence.verdict import percent, points, span
+from limbeck.evidence.verdict import amount, percent, span
 
 NAMES = {
     "teacher": "Teacher",
@@ -23,9 +23,9 @@ def number(value: float, digits: int = 3) -> str:
 
 def short(value: float) -> str:
     """Three figures or so, with thousands: ``0.42``, ``9.81``, ``1,240``, ``66.4 M``."""
-    for size, unit in ((1e9, "G"), (1e6, "M")):
-        if value >= 10 * size:
-            return f"{value / size:,.1f}\N{NO-BREAK SPACE}{unit}"
+    for unit_size, unit in ((1e9, "G"), (1e6, "M")):
+        if value >= unit_size:
+            return f"{value / unit_size:,.{1 if value >= 10 * unit_size else 2}f}\N{NO-BREAK SPACE}{unit}"
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
@@ -76,9 +76,12 @@ def tiles(evidence: Evidence) -> list[dict[str, str]]:
 
     kept = evidence.keeps
     if kept and kept.ratio is not None:
-        margin = points(kept.margin, signed=False)
-        sure = "surely no more than" if kept.non_inferior else "not shown to be within"
-        add("Keeps of the teacher's accuracy", percent(kept.ratio), f"{sure} {margin} points of it")
+        below = f"{amount(kept.margin)} points below it"
+        if kept.non_inferior:
+            more = f"surely no more than {below}"
+        else:
+            more = f"surely more than {below}" if kept.ci95[1] < -kept.margin else f"perhaps more than {below}"
+        add("Teacher's accuracy kept", percent(kept.ratio), more)
     closed = evidence.gap_closed
     if closed:
         if closed.value is None:
@@ -97,12 +100,20 @@ def tiles(evidence: Evidence) -> list[dict[str, str]]:
             add("Smaller", f"{short(ratio)}×", f"{student.parameters:,} parameters, {size(student.bytes_on_disk)}")
         if student.latency and teacher.latency and student.latency.p50_ms:
             ratio = teacher.latency.p50_ms / student.latency.p50_ms
-            add("Faster", f"{short(ratio)}×", f"{short(student.latency.p50_ms)} ms for one example on {student.device}")
+            add(
+                "Faster",
+                f"{short(ratio)}×",
+                f"{short(student.latency.p50_ms)} ms for one example on {_device(student.device)}",
+            )
     return found
 
 
 def _share(value: float) -> str:
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
+
+
+def _device(name: str) -> str:
+    return "CPU" if name == "cpu" else name
 
 
 def quality_and_cost(evidence: Evidence) -> list[dict[str, Any]]:
@@ -131,12 +142,12 @@ def quality_and_cost(evidence: Evidence) -> list[dict[str, Any]]:
 
         add(name, metric)
     rows.append({"name": "Cost", "cells": None})
-    add("Parameters", lambda arm: (f"{arm.efficiency.parameters:,}", None) if arm.efficiency else None)
+    add("Parameters", lambda arm: (short(arm.efficiency.parameters), None) if arm.efficiency else None)
     add("On disk", lambda arm: (size(arm.efficiency.bytes_on_disk), None) if arm.efficiency else None)
     add("Latency, median", lambda arm: _latency(arm, "p50_ms"))
     add("Latency, 95th percentile", lambda arm: _latency(arm, "p95_ms"))
-    add("Examples a second", _throughput)
-    add("Training, a seed", _training)
+    add("Examples per second", _throughput)
+    add("Training time per seed", _training)
     return rows if rows[-1]["cells"] is not None else rows[:-1]
 
 
@@ -164,9 +175,9 @@ def timed(evidence: Evidence) -> str:
     if cost is None or cost.latency is None:
         return ""
     threads = f", {cost.threads} thread{'s' if cost.threads != 1 else ''}" if cost.threads else ""
-    batch = f" Examples a second: in batches of {cost.throughput_batch:,}." if cost.throughput_batch else ""
+    batch = f" Examples per second: in batches of {cost.throughput_batch:,}." if cost.throughput_batch else ""
     counted = f"{cost.latency.timed:,} timed passes after {cost.latency.warmup} to warm up"
-    return f"Latency: one example on {cost.device}{threads}, {counted}.{batch}"
+    return f"Latency: one example on {_device(cost.device)}{threads}, {counted}.{batch}"
 
 
 def fidelity(evidence: Evidence) -> dict[str, Any] | None:

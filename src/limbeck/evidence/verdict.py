@@ -24,18 +24,27 @@ def decide(difference: Difference | None, items: Bootstrap | None, smallest_effe
     return "did not help" if both[1] <= smallest_effect else "cannot tell"
 
 
-def points(value: float, signed: bool = True) -> str:
+def _digits(*values: float) -> int:
+    """Two decimals where one would leave little of a percentage point."""
+    return 2 if any(0 < abs(value) < 0.0095 for value in values) else 1
+
+
+def points(value: float, signed: bool = True, digits: int | None = None) -> str:
     """A difference of accuracies in percentage points: ``+1.3``, with a true minus sign."""
-    hundred = 100 * value
-    digits = 1 if abs(hundred) >= 0.95 or round(hundred, 2) == 0 else 2
-    text = f"{hundred:+.{digits}f}" if signed else f"{hundred:.{digits}f}"
-    zero = float(text) == 0
-    return f"{0:.{digits}f}" if zero else text.replace("-", "\N{MINUS SIGN}")
+    digits = _digits(value) if digits is None else digits
+    text = f"{100 * value:{'+' if signed else ''}.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def amount(value: float) -> str:
+    """A threshold in percentage points, as short as it was given: ``0.5``, ``2``."""
+    return f"{100 * value:.4g}"
 
 
 def span(interval: Range) -> str:
     """An interval of differences: ``+0.7 to +1.9``."""
-    return f"{points(interval[0])} to {points(interval[1])}"
+    digits = _digits(*interval)
+    return f"{points(interval[0], digits=digits)} to {points(interval[1], digits=digits)}"
 
 
 def percent(value: float) -> str:
@@ -71,7 +80,7 @@ def sentence(
     both = widest(difference, items)
     assert both is not None  # there is an interval over seeds
     verdict = decide(difference, items, smallest_effect)
-    matter = f"{points(smallest_effect, signed=False)} points that would matter"
+    matter = f"{amount(smallest_effect)} points that would matter"
     if verdict == "helped":
         little = f", though surely by less than the {matter}" if both[1] < smallest_effect else ""
         return f"The teacher helped{little}: {shown}."

@@ -1,12 +1,12 @@
 """``limbeck.json``: what a foreign runtime has to know beside the model file."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-import limbeck
 from limbeck.export.deliver import ABOUT
 from limbeck.models.readers import save_reader
 from limbeck.models.saved import write_about
@@ -22,7 +22,7 @@ def write_sidecar(
     """
     about = {
         "format": 1,
-        "limbeck": limbeck.__version__,
+        "limbeck": version("limbeck"),
         "classes": list(student.classes),
         "output": "logits",
         "inputs": {

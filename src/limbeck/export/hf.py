@@ -37,6 +37,8 @@ def write(student: Student, folder: Path, samples: Sequence[Any], seconds: float
         setattr(module.config, key, value)
     with quiet():
         module.save_pretrained(folder)
+        for file in folder.glob("*.safetensors"):
+            file.chmod(0o644)  # it is written for its owner alone
         told = write_sidecar(student, folder, columns, {})
         # The same attention kernel, or equal weights would not give equal bits.
         again = auto.from_pretrained(

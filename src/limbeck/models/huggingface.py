@@ -29,6 +29,11 @@ class HuggingFace(Spec):
     trained_head: bool = False
     """Whether the checkpoint must hold a classifier of exactly these classes; else a head that does not fit is new."""
 
+    @property
+    def tokenizer(self) -> str:
+        """The model's own."""
+        return self.path
+
     def create(self, context: BuildContext) -> nn.Module:
         """The classifier; its head is new if the checkpoint has none of this size.
 

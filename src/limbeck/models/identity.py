@@ -3,8 +3,10 @@
 import ast
 import hashlib
 import inspect
+import json
 import textwrap
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -13,8 +15,9 @@ from limbeck.config import digest
 from limbeck.data.fingerprint import tensors
 from limbeck.signals.capture import bare
 
-# Where a transformers model came from and who wrote it does not change what it computes.
-_ORIGIN = frozenset({"_name_or_path", "name_or_path", "transformers_version", "architectures"})
+# Where a transformers model came from and who wrote it does not change what it computes. Saving writes down "dtype",
+# which the weights say themselves.
+_ORIGIN = frozenset({"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype"})
 
 
 def of_module(module: nn.Module) -> str:
@@ -31,12 +34,14 @@ def of_module(module: nn.Module) -> str:
 
 def architecture(module: nn.Module) -> list[Any]:
     """The printed form, code and settings of a module as JSON values: all that a fingerprint covers but the weights."""
-    kinds = {type(part) for part in module.modules()}
+    kinds: set[Any] = {type(part) for part in module.modules()}
     codes = {f"{kind.__module__}.{kind.__qualname__}": _code(kind) for kind in kinds if not _torch(kind)}
     settings = {path: _settings(part) for path, part in module.named_modules()}
     config: Any = getattr(module, "config", None)
     written = config.to_dict() if hasattr(config, "to_dict") else {}
-    kept = {key: repr(value) for key, value in sorted(written.items()) if key not in _ORIGIN}
+    kept = {key: value for key, value in written.items() if key not in _ORIGIN}
+    # Reading a config again may change the order of its entries.
+    kept = json.loads(json.dumps(kept, default=repr)) if kept else {}
     return [repr(module), codes, {path: own for path, own in settings.items() if own}, kept]
 
 
@@ -49,7 +54,8 @@ def _torch(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "torch"
 
 
-def _code(kind: type[nn.Module]) -> str:
+@lru_cache(maxsize=512)
+def _code(kind: Any) -> str:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
         return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()  # unparsed: comments and layout do not matter

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from torch import Tensor, nn
 
-import limbeck
 from limbeck.config import digest
 from limbeck.data import fingerprint
 from limbeck.data.examples import Reader
@@ -48,7 +48,7 @@ def save_student(
     with whole_folder(folder) as draft:
         about = {
             "format": _FORMAT,
-            "limbeck": limbeck.__version__,
+            "limbeck": version("limbeck"),
             "architecture": describe(module, spec, draft),
             "spec": spec.plain() if spec else None,
             "reader": save_reader(reader, draft),
@@ -73,10 +73,8 @@ def load_student(folder: Path | str, module: nn.Module | None = None, reader: Re
     folder = Path(folder)
     about = read_about(folder / ABOUT)
     if about.get("format") != _FORMAT:
-        raise LimbeckError(
-            f"'{folder}' was written by limbeck {about.get('limbeck')} in a form that limbeck {limbeck.__version__} "
-            "does not read."
-        )
+        theirs, ours = about.get("limbeck"), version("limbeck")
+        raise LimbeckError(f"'{folder}' was written by limbeck {theirs} in a form that limbeck {ours} does not read.")
     with seeded(0):  # the weights drawn here are all replaced
         built = rebuild(about["architecture"], folder, module)
     named = read(folder / WEIGHTS)

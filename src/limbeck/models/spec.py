@@ -53,6 +53,11 @@ class Spec(Config):
     weights: str | None = None
     """A file of weights to start from, .safetensors or a plain state dict in .pt; every name and shape must fit."""
 
+    @property
+    def tokenizer(self) -> str | None:
+        """The folder or name of the tokenizer that the model was trained with; None if any will do."""
+        return None
+
     @abstractmethod
     def create(self, context: BuildContext) -> nn.Module:
         """The module without the weights of ``weights``, from the global random state."""

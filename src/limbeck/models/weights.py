@@ -1,5 +1,6 @@
 """Weights from a file into a module: every name and every shape, or an error that says which."""
 
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def read(path: Path) -> dict[str, Tensor]:
             f"'{path}' is no file of weights: .safetensors is read, and plain state dicts in .pt or .pth."
         )
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol; what cannot be read is said below
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle that would run code, or no torch file at all
         raise LimbeckError(
             f"'{path}' is a pickle that holds more than tensors (or is damaged); reading it could run any code, so it "

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from limbeck.config import Config
-from limbeck.regimes.plan import Known, Plan, hard_labels
+from limbeck.regimes.plan import Plan, hard_labels
 from limbeck.regimes.regime import Regime, make, train
 from limbeck.training.workshop import Trained
 
@@ -13,32 +13,36 @@ class Offline(Config):
 
     name: Literal["offline"] = "offline"
 
-    def distilled(self, plan: Plan) -> Regime[tuple[Trained, Known]]:
-        """The student, and its teacher."""
-        known = yield from plan.taught()
-        teacher = yield from plan.labelled(known.teacher)
-        return (yield from train(plan.stage("distilled", teacher=teacher))), known
+    def distilled(self, plan: Plan) -> Regime[Trained]:
+        """The student that the recipe is about."""
+        plan = yield from plan.taught()
+        teacher = yield from plan.labelled()
+        return (yield from train(plan.stage("distilled", teacher=teacher)))
 
     def control(self, plan: Plan) -> Regime[Trained]:
         """The same student, initial weights, steps, optimiser and augmentation, without the teacher.
 
         It sees the rows that have a label: without a teacher the others say nothing.
         """
+        plan = yield from plan.taught()  # its layers may be where the student starts
         return (yield from train(plan.stage("control", plan.without_teacher, examples=plan.splits.train.labelled())))
 
-    def pseudo_labels(self, plan: Plan, known: Known) -> Regime[Trained]:
+    def pseudo_labels(self, plan: Plan) -> Regime[Trained]:
         """The same student on all rows, the unlabelled ones with the same teacher's hard answers.
 
         Set beside the soft targets it says what helped: the further data, or the soft targets themselves.
         """
+        plan = yield from plan.taught()
+        assert plan.teacher is not None
         labels = yield from make(
-            "hard labels", hard_labels, examples=plan.splits.train, teacher=known.teacher, device=plan.device
+            "hard labels", hard_labels, examples=plan.splits.train, teacher=plan.teacher, device=plan.device
         )
         examples = plan.splits.train.relabelled(labels)
         return (yield from train(plan.stage("hard pseudo-labels", plan.without_teacher, examples=examples)))
 
-    def soft_targets(self, plan: Plan, known: Known) -> Regime[Trained]:
-        """The same student with the objective's terms that read the teacher's logits, but no others of the teacher's."""
+    def soft_targets(self, plan: Plan) -> Regime[Trained]:
+        """The same student with the terms that read nothing but logits of the teacher: what the other terms add."""
+        plan = yield from plan.taught()
+        teacher = yield from plan.labelled()
         kept = tuple(term for term in plan.terms if term.needs().teacher <= {"logits"})
-        teacher = yield from plan.labelled(known.teacher)
         return (yield from train(plan.stage("soft targets", kept, teacher=teacher)))

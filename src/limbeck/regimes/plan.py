@@ -17,7 +17,6 @@ from limbeck.teachers.cached import CachedTeacher, label
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage, Start
-from limbeck.training.workshop import Trained
 
 _ROWS = 256  # a labelling batch; its bits depend on this, so it is not a setting
 
@@ -67,19 +66,21 @@ class Plan:
             seed=self.seed,
         )
 
-    def taught(self) -> Regime["Known"]:
-        """The teacher: as it is given, or trained now."""
+    def taught(self) -> Regime[Self]:
+        """The plan with its teacher ready: as it is given, or trained now. A student may start from its layers."""
         if self.teacher is not None:
-            return Known(self.teacher, None)
+            return self
         assert self.teacher_stage is not None
         trained = yield from train(self.teacher_stage)
-        return Known(trained.as_teacher(), trained)
+        teacher = trained.as_teacher()
+        return replace(self, teacher=teacher, context=replace(self.context, donor=teacher.module))
 
-    def labelled(self, teacher: Teacher) -> Regime[Teacher]:
-        """The teacher with its outputs for every training row and view stored, or as it is where nothing is stored."""
+    def labelled(self) -> Regime[Teacher]:
+        """The ready teacher, its outputs for every training row and view stored unless the plan says to ask it live."""
+        assert self.teacher is not None
         if self.store is None:
-            return teacher
-        cached = CachedTeacher(teacher, self.store, self.splits.train.inputs_fingerprint)
+            return self.teacher
+        cached = CachedTeacher(self.teacher, self.store, self.splits.train.inputs_fingerprint)
         yield from make(
             "label",
             label,
@@ -106,14 +107,6 @@ class Plan:
         """What is left of the objective without a teacher, at full weight; labels, if nothing else is."""
         left = [term for term in self.terms if not term.needs().teacher]
         return tuple(term.alone() for term in left) or (Labels(),)
-
-
-@dataclass(frozen=True)
-class Known:
-    """A teacher, and how it was trained if it was trained here."""
-
-    teacher: Teacher
-    trained: Trained | None
 
 
 def hard_labels(examples: Examples, teacher: Teacher, device: str) -> Tensor:

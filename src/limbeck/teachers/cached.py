@@ -77,27 +77,19 @@ class CachedTeacher:
         together: dict[bytes, list[str]] = {}
         for name, rows in missing.items():
             together.setdefault(rows.tobytes(), []).append(name)
-        shown: dict[str, Tensor] = {}
+        shown = {  # read before anything is added, which may move rows from memory to disk
+            name: self.store.read(name, at, _length(batch)).to(batch.ids.device)
+            for name, at in places.items()
+            if (at[0] >= 0).any()
+        }
         for names in together.values():
-            rows, stored = missing[names[0]], any((places[name][0] >= 0).any() for name in names)
-            if stored and not rows.any():
-                fresh: Mapping[str, Tensor] = {}
-            elif (rows == real).all():
-                shown.update(self._whole(batch, names, ids, views, real))
-                continue
-            else:
-                fresh = self._some(batch, names, ids, views, rows)
-            for name in names:
-                value = self.store.read(name, places[name], _length(batch)).to(batch.ids.device)
-                if fresh:
-                    if value.shape[1:] != fresh[name].shape[1:]:
-                        raise SignalError(
-                            f"Stored rows of {name!r} have the shape {list(value.shape[1:])}, the teacher now gives "
-                            f"{list(fresh[name].shape[1:])}: give all inputs one shape, or teach with another signal."
-                        )
-                    value = value.to(torch.promote_types(value.dtype, fresh[name].dtype))
-                    value[torch.from_numpy(rows).to(value.device)] = fresh[name].to(value.dtype)
-                shown[name] = value
+            rows = missing[names[0]]
+            if (rows == real).all():
+                names = names if rows.any() else [name for name in names if name not in shown]
+                shown.update(self._whole(batch, names, ids, views, real) if names else {})
+            elif rows.any():
+                for name, fresh in self._some(batch, names, ids, views, rows).items():
+                    shown[name] = _filled(name, shown[name], fresh, rows)
         return shown
 
     def _whole(self, batch: Batch, names: list[str], ids: Ints, views: Ints, real: Rows) -> dict[str, Tensor]:
@@ -268,6 +260,19 @@ def _tokens(batch: Batch) -> Tensor:
 def _length(batch: Batch) -> int | None:
     """The length of the teacher's texts; None where the data has none."""
     return _tokens(batch).shape[1] if TOKENS in batch.masks or "teacher.attention_mask" in batch.inputs else None
+
+
+def _filled(name: str, stored: Tensor, fresh: Tensor, rows: Rows) -> Tensor:
+    """``stored`` [B, ...] with the fresh values put at ``rows``."""
+    if stored.shape[1:] != fresh.shape[1:]:
+        raise SignalError(
+            f"Stored rows of {name!r} have the shape {list(stored.shape[1:])}, the teacher now gives "
+            f"{list(fresh.shape[1:])}: give all inputs one shape, or teach with another signal."
+        )
+    both = torch.promote_types(stored.dtype, fresh.dtype)
+    stored = stored.to(both)
+    stored[torch.from_numpy(rows).to(stored.device)] = fresh.to(both)
+    return stored
 
 
 def _distinct(ids: Ints, views: Ints, rows: Rows) -> tuple[Ints, Ints]:

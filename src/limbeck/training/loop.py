@@ -32,8 +32,9 @@ from limbeck.training.stage import Stage
 class Engine(nn.Module):
     """Student and objective as one module, so that there is one forward, one backward and one optimiser step."""
 
-    def __init__(self, student: nn.Module, objective: Objective) -> None:
+    def __init__(self, student: nn.Module, objective: Objective, side: str = "student") -> None:
         super().__init__()
+        self.side = side
         self.student = student
         self.objective = objective
         self.capture = Capture(student, objective.needs().student)
@@ -42,7 +43,7 @@ class Engine(nn.Module):
         self, batch: Batch, teacher: Signals | None, counts: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts; see `Objective`."""
-        return self.objective(self.capture(batch.columns("student")), teacher, batch, counts)  # type: ignore[no-any-return]
+        return self.objective(self.capture(batch.columns(self.side)), teacher, batch, counts)  # type: ignore[no-any-return]
 
 
 Watch = Callable[[Stage, Curve], Sequence[object]]
@@ -67,7 +68,7 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
     batch = stage.examples.batch(few, torch.zeros_like(few))
     needs = objective.needs()
     seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
-    ours = show(student, batch.columns("student"), needs.student)
+    ours = show(student, batch.columns(stage.side), needs.student)
     objective.build(ours, seen, derived(stage.seed, "objective"))
     return objective
 
@@ -91,7 +92,7 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
     settings, began = stage.training, time.monotonic()
     student = stage.start.module()
     objective = build_objective(stage, student)
-    engine = Engine(student, objective)
+    engine = Engine(student, objective, stage.side)
     best, curve = Best(student, settings.keep, settings.patience), Curve()
     parts = [objective, best, curve, *(watch(stage, curve) if accelerator.is_main_process else ())]
     model, optimiser = accelerator.prepare(
@@ -112,7 +113,7 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
             tell(parts, "stepped", student, place)
             done = place.step == settings.total
             if done or place.step % settings.between_evaluations == 0:
-                metrics = evaluate(student, stage.validation, accelerator)
+                metrics = evaluate(student, stage.validation, accelerator, stage.side)
                 if tell(parts, "evaluated", metrics, place) or done:
                     break
             asked = agreed(accelerator, interrupt.asked)
@@ -167,13 +168,15 @@ def _step(
 
 
 @torch.no_grad()
-def evaluate(student: nn.Module, examples: Examples, accelerator: Accelerator, rows: int = 256) -> dict[str, float]:
+def evaluate(
+    student: nn.Module, examples: Examples, accelerator: Accelerator, side: str = "student", rows: int = 256
+) -> dict[str, float]:
     """Accuracy and NLL (nats) on all examples as they are; the processes share the rows. The mode is put back."""
     sums = torch.zeros(3, dtype=torch.float64)
     mine = examples.rows[accelerator.process_index :: accelerator.num_processes]
     for ids in torch.split(mine, rows):
         batch = examples.batch(ids, torch.zeros_like(ids))
-        logits = show(student, batch.to(accelerator.device).columns("student"))["logits"].float().cpu()
+        logits = show(student, batch.to(accelerator.device).columns(side))["logits"].float().cpu()
         labels = examples.labels[ids]
         right = (logits.argmax(-1) == labels).sum()
         sums += torch.stack([right, F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(len(ids))]).double()

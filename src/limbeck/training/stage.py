@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Start:
-    """Where a model comes from: a spec and a seed; ``donor``, if its weights are taken from a trained model."""
+    """Where a model comes from: a spec and a seed, and the data and models that it is fitted to."""
 
     spec: Spec
     seed: int
@@ -36,7 +36,8 @@ class Start:
 class Stage:
     """One training of one model.
 
-    ``views``: see `Order`. ``teacher``: who is observed while training, None if no term needs one.
+    ``views``: see `Order`. ``teacher``: who is observed while training, None if no term needs one. ``side``: whose input
+    columns the model reads.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage:
     teacher: Teacher | None
     views: int | None
     seed: int
+    side: str = "student"
 
     def identity(self, initial: nn.Module) -> dict[str, Any]:
         """All that determines the trained weights, no names and no paths; its digest is the arm's key."""
@@ -60,6 +62,7 @@ class Stage:
             "training": self.training.identity(),
             "teacher": self.teacher.fingerprint if self.teacher else None,
             "views": self.views,
+            "side": self.side,
             "seed": self.seed,
             "device": device_kind(),
             "threads": torch.get_num_threads(),

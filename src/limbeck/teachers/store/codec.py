@@ -102,7 +102,8 @@ def gather(name: str, places: tuple[Ints, Ints], columns: Mapping[int, Column], 
     used = [columns[number] for number in np.unique(piece[piece >= 0]).tolist()]
     first = used[0]
     if first.shape is not None and all(column.form == first.form for column in used):
-        if not first.per_token or length is None or first.shape[0] == length:
+        whole = not first.per_token or length is None or first.shape[0] == length
+        if whole:
             return _same(piece, row, columns, first)
     per_token = any(column.per_token for column in used)
     rows = {at: columns[piece[at]].row(row[at]) for at in range(len(piece)) if piece[at] >= 0}
@@ -136,7 +137,7 @@ def _same(piece: Ints, row: Ints, columns: Mapping[int, Column], like: Column) -
     for start, stop in zip(starts, [*starts[1:], len(piece)], strict=True):
         if sorted_piece[start] >= 0:
             raw = columns[int(sorted_piece[start])].raw
-            np.take(raw, sorted_row[start:stop], axis=0, out=out[start:stop], mode="clip")
+            raw.take(sorted_row[start:stop], axis=0, out=out[start:stop], mode="clip")
     if len(starts) > 1:
         back = np.empty_like(order)
         back[order] = np.arange(len(order))

@@ -206,6 +206,12 @@ class Store:
             self._writer.close()
             self._writer = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def shards(self) -> list[Shard]:
         """The committed files."""
         self._list_once()

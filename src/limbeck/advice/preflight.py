@@ -1,0 +1,149 @@
+"""Preflight: a dry batch forward and backward through everything, before anything is spent."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.data.batch import NO_LABEL, REAL, Batch
+from limbeck.data.examples import Examples
+from limbeck.errors import PreflightError
+from limbeck.models.identity import parameters
+from limbeck.objective import Objective
+from limbeck.signals.capture import show
+from limbeck.teachers.local import LocalTeacher
+from limbeck.training.loop import Engine, build_objective
+from limbeck.training.memory import peak_bytes
+from limbeck.training.order import Order, Steps
+from limbeck.training.stage import Stage
+
+_TIMED = 3
+
+
+@dataclass(frozen=True)
+class Dry:
+    """What one stage's dry batch showed.
+
+    ``parts``: each term's mean. ``seconds``: of one step. ``teacher_seconds``: of the teacher's share in it.
+    ``peak``: bytes of memory that the step needed at most, None where that cannot be measured. ``row_bytes``: of the
+    teacher's signals for one row. ``silent``: parameters that got no gradient.
+    """
+
+    parts: dict[str, float]
+    seconds: float
+    teacher_seconds: float
+    peak: int | None
+    row_bytes: int
+    parameters: int
+    silent: tuple[str, ...]
+
+
+def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
+    """One batch of the stage, forward and backward, on copies; nothing is trained.
+
+    Raises:
+        PreflightError: a term is not finite, or exactly zero although its weight is above 0; nothing would be trained.
+        SignalError: a module is not there or never runs; shapes that no projector can join.
+    """
+    _check_batch(stage)
+    student = stage.start.module().to(device)
+    objective = build_objective(stage, student.cpu()).to(device)
+    engine = Engine(student.to(device), objective, stage.side).train()
+    settings = stage.training
+    order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
+    batches = [batch.to(device) for batch in Steps(stage.examples, order, settings.accumulate)[0]]
+    counts = {mask: sum((objective.counts(one)[mask] for one in batches), torch.tensor(0)) for mask in objective.counts(batches[0])}
+    wanted, row_bytes, seconds, asked, parts = objective.needs().teacher, 0, [], [], dict[str, float]()
+    with torch.random.fork_rng(), peak_bytes(device) as peak:
+        for _ in range(_TIMED):
+            engine.zero_grad(set_to_none=True)
+            began, spent, parts = time.perf_counter(), 0.0, {}
+            for batch in batches:
+                before = time.perf_counter()
+                seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else {}
+                spent += time.perf_counter() - before
+                row_bytes = sum(value[0].numel() * value.element_size() for value in seen.values())
+                loss, shown = engine(batch, seen, counts)
+                loss.backward()
+                for name, value in shown.items():
+                    parts[name] = parts.get(name, 0.0) + float(value)
+            seconds.append(time.perf_counter() - began)
+            asked.append(spent)
+    engine.capture.close()
+    _check_terms(objective, parts, batches, counts, teacher_is_student, student)
+    trained = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+    return Dry(
+        parts=parts,
+        seconds=min(seconds),
+        teacher_seconds=min(asked),
+        peak=peak.bytes,
+        row_bytes=row_bytes,
+        parameters=parameters(student),
+        silent=tuple(name for name, p in trained if p.grad is None),
+    )
+
+
+def _check_batch(stage: Stage) -> None:
+    if stage.training.batch_size > len(stage.examples):
+        raise PreflightError(
+            f"batch-size is {stage.training.batch_size}, but {stage.name} has only {len(stage.examples)} training "
+            f"examples: set training.batch-size to {len(stage.examples)} or less."
+        )
+
+
+def _check_terms(
+    objective: Objective,
+    parts: dict[str, float],
+    batches: list[Batch],
+    counts: dict[str, Tensor],
+    teacher_is_student: bool,
+    student: nn.Module,
+) -> None:
+    for name, term in zip(objective.names, objective.terms, strict=True):
+        if name not in parts:
+            continue
+        value, kept = parts[name], int(counts[term.mask])
+        if value != value or value in (float("inf"), float("-inf")):
+            raise PreflightError(
+                f"The term {name!r} is {value} on the first batch: look for NaN or infinities in the inputs, "
+                "the student's initial weights or the teacher's outputs."
+            )
+        if value == 0 and kept and not (term.zero_at_match and teacher_is_student):
+            raise PreflightError(
+                f"The term {name!r} is exactly zero on the first batch although its weight is above 0 and {kept} examples "
+                "count: the student would learn nothing from it. Do student and teacher share the module it reads?"
+            )
+    if not any(p.grad is not None and bool((p.grad != 0).any()) for p in student.parameters()):
+        raise PreflightError("No parameter of the student gets a gradient: the objective does not depend on it.")
+
+
+def check_labels(examples: Examples) -> None:
+    """Labels must be classes.
+
+    Raises:
+        PreflightError: some are not.
+    """
+    labels = examples.labels[examples.rows]
+    wrong = (labels != NO_LABEL) & ((labels < 0) | (labels >= len(examples.classes)))
+    if bool(wrong.any()):
+        first = int(labels[wrong][0])
+        raise PreflightError(
+            f"{int(wrong.sum())} labels are outside 0 to {len(examples.classes) - 1} (the first is {first}): there are "
+            f"{len(examples.classes)} classes."
+        )
+
+
+def accuracy_of(teacher: LocalTeacher, examples: Examples, device: str) -> float:
+    """The teacher's accuracy on ``examples`` as they are."""
+    right = 0
+    for ids in torch.split(examples.rows, 256):
+        batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
+        right += int((teacher.observe(batch, frozenset({"logits"}))["logits"].argmax(-1).cpu() == examples.labels[ids]).sum())
+    return right / len(examples)
+
+
+def chance(examples: Examples) -> float:
+    """The accuracy of always answering the commonest class."""
+    counts = torch.bincount(examples.labels[examples.rows])
+    return float(counts.max() / counts.sum())

@@ -1,0 +1,232 @@
+"""Rows into train, validation and test: balanced by class, the same for one seed everywhere, no input on two sides."""
+
+import heapq
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.data.batch import NO_LABEL
+from limbeck.data.draw import shuffled
+from limbeck.data.examples import Examples, Splits, Table
+from limbeck.data.raw import log
+from limbeck.errors import DataError
+
+_TEST, _VALIDATION, _LIMIT, _LABELLED = range(11, 15)  # salts
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Row numbers, int64, each part ascending. ``supervised``: bool [N], the rows whose label may be seen."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    supervised: Tensor
+
+
+def balanced(rows: Tensor, labels: Tensor, seed: int, salt: int) -> Tensor:
+    """``rows`` (int64 [n]) shuffled so that the first k have every class in its proportion, off by less than one row.
+
+    That holds for every k. ``labels``: int64 [N].
+    """
+    classes, places = labels[rows].numpy(), shuffled(salt, seed, rows).numpy()
+    order = np.lexsort((places, classes))
+    _, start, count = np.unique(classes[order], return_index=True, return_counts=True)
+    rank, count = np.arange(len(rows)) - np.repeat(start, count), np.repeat(count, count)
+    # Row r of a class of c has its turn in [r n / c, (r + 1) n / c); taking the earliest end keeps all those promises.
+    begin, end = rank * len(rows) // count, -((rank + 1) * -len(rows) // count)
+    waiting = sorted(zip(begin.tolist(), end.tolist(), places[order].tolist(), order.tolist(), strict=True))
+    ready: list[tuple[int, float, int]] = []
+    result, following = [], 0
+    for turn in range(len(rows)):
+        while following < len(rows) and waiting[following][0] <= turn:
+            heapq.heappush(ready, waiting[following][1:])
+            following += 1
+        result.append(heapq.heappop(ready)[2])
+    return rows[torch.tensor(result, dtype=torch.int64)]
+
+
+def split(
+    labels: Tensor,
+    classes: Sequence[str],
+    keys: Sequence[Hashable],
+    *,
+    own: Mapping[str, Tensor] | None = None,
+    validation: int | float = 0.1,
+    test: int | float = 0.2,
+    labelled: int | Literal["all"] = "all",
+    limit: int | None = None,
+    seed: int = 0,
+    name: str = "the data",
+) -> Parts:
+    """The parts of N rows.
+
+    ``labels``: int64 [N], ``NO_LABEL`` where unknown; such rows are for training. ``keys``: N; rows with equal keys are
+    one input. ``own``: the rows of the parts ``validation`` and ``test`` that exist already.
+
+    A test input stands in no other part, a validation input not in train, and neither part has an input twice; what is
+    dropped is counted in the log. ``validation``, ``test``: counts, or shares of the labelled inputs that have no part
+    yet, for parts that do not exist. ``limit``: how many training rows are used at most. ``labelled``: how many of those
+    keep their label. A smaller number of either keeps some of what a larger one keeps. ``name``: for errors.
+
+    Raises:
+        DataError: no rows, one class, or too few rows for what is asked.
+    """
+    own = own or {}
+    codes: dict[Hashable, int] = {}
+    inputs = torch.tensor([codes.setdefault(key, len(codes)) for key in keys], dtype=torch.int64)
+    known, free = labels != NO_LABEL, torch.ones(len(labels), dtype=torch.bool)
+    taken = torch.zeros(len(codes), dtype=torch.bool)  # inputs in validation or test
+    parts: dict[str, Tensor] = {}
+    for part in ("test", "validation"):
+        if part in own:
+            parts[part] = _own(own[part], known, inputs, taken, f"{part} part of {name}")
+            taken[inputs[parts[part]]] = True
+            free[own[part]] = False
+    pool = _once((free & known & ~taken[inputs]).nonzero()[:, 0], inputs)
+    _check_pool(labels[pool], classes, 3 - len(own), bool(free.any()), name)
+    sizes = _sizes({part: size for part, size in (("test", test), ("validation", validation)) if part not in own}, pool, name)
+    for part, size in sizes.items():
+        pool = balanced(pool, labels, seed, _TEST if part == "test" else _VALIDATION)
+        parts[part], pool = pool[:size], pool[size:]
+        taken[inputs[parts[part]]] = True
+        free[parts[part]] = False
+    train = (free & ~taken[inputs]).nonzero()[:, 0]
+    _tell(int(free.sum()) - len(train), f"training rows of {name}")
+    if limit is not None and limit < len(train):
+        train = balanced(train, labels, seed, _LIMIT)[:limit]
+    _check_train(labels, train, labels[pool], classes, name)
+    supervised = known.clone()
+    if labelled != "all":
+        supervised[_hidden(labels, train, labelled, classes, seed, name)] = False
+    return Parts(train.sort()[0], parts["validation"].sort()[0], parts["test"].sort()[0], supervised)
+
+
+def split_table(
+    table: Table,
+    labels: Tensor,
+    classes: Sequence[str],
+    *,
+    keys: Sequence[Hashable] | None = None,
+    own: Mapping[str, Tensor] | None = None,
+    validation: int | float = 0.1,
+    test: int | float = 0.2,
+    labelled: int | Literal["all"] = "all",
+    limit: int | None = None,
+    seed: int = 0,
+    mixup: float = 0.0,
+    name: str = "the data",
+) -> Splits:
+    """The three parts of a table that exists already; only train is mixed. For the arguments see `split`.
+
+    ``keys``: None if no two rows are known to be equal.
+
+    Raises:
+        DataError: no rows, one class, or too few rows for what is asked.
+    """
+    parts = split(
+        labels,
+        classes,
+        range(len(labels)) if keys is None else keys,
+        own=own,
+        validation=validation,
+        test=test,
+        labelled=labelled,
+        limit=limit,
+        seed=seed,
+        name=name,
+    )
+    return examples(table, labels, classes, parts, mixup)
+
+
+def examples(table: Table, labels: Tensor, classes: Sequence[str], parts: Parts, mixup: float = 0.0) -> Splits:
+    """``parts`` of ``table``; only train is mixed."""
+    train, validation, test = (
+        Examples(table, rows, labels, parts.supervised, tuple(classes), mixed)
+        for rows, mixed in ((parts.train, mixup), (parts.validation, 0.0), (parts.test, 0.0))
+    )
+    return Splits(train, validation, test)
+
+
+def _once(rows: Tensor, inputs: Tensor) -> Tensor:
+    """The first of ``rows`` with each input."""
+    _, first = np.unique(inputs[rows].numpy(), return_index=True)
+    return rows[torch.from_numpy(np.sort(first))]
+
+
+def _own(rows: Tensor, known: Tensor, inputs: Tensor, taken: Tensor, where: str) -> Tensor:
+    if not bool(known[rows].all()):
+        count = f"{int((~known[rows]).sum())} of {len(rows)}"
+        raise DataError(f"The {where}: {count} rows have no label, so nothing can be measured on them. Leave them out.")
+    once = _once(rows, inputs)
+    kept = once[~taken[inputs[once]]]
+    _tell(len(rows) - len(kept), f"rows of the {where}")
+    if not len(kept):
+        raise DataError(f"The {where} has no rows of its own: it is empty, or the test part holds all of it.")
+    return kept
+
+
+def _tell(lost: int, what: str) -> None:
+    if lost:
+        log.warning("%d %s were dropped, as the same input stands there twice or in a part that comes first", lost, what)
+
+
+def _sizes(wanted: Mapping[str, int | float], pool: Tensor, name: str) -> dict[str, int]:
+    for part, size in wanted.items():
+        if size < 0 or (isinstance(size, float) and not size < 1):
+            raise DataError(f"'{part}: {size}' is no size: give a share from 0 to below 1, or a whole number of rows.")
+    result = {part: round(size * len(pool)) if isinstance(size, float) else size for part, size in wanted.items()}
+    if sum(result.values()) >= len(pool):
+        asked = " and ".join(f"'{part}: {wanted[part]}' ({size} rows)" for part, size in result.items())
+        raise DataError(
+            f"{name}: {asked} would leave nothing to train on, as only {len(pool)} different inputs have a label. Lower "
+            "them, or add rows."
+        )
+    return result
+
+
+def _names(indices: Tensor, classes: Sequence[str]) -> str:
+    found = indices.tolist()
+    return ", ".join(repr(classes[index]) for index in found[:5]) + (", ..." if len(found) > 5 else "")
+
+
+def _check_pool(labels: Tensor, classes: Sequence[str], parts: int, rows: bool, name: str) -> None:
+    if not rows:
+        raise DataError(f"{name} has no rows to train on.")
+    present, counts = labels.unique(return_counts=True)
+    if len(present) < 2:
+        found = f"only the class {_names(present, classes)}" if len(present) else "no label at all"
+        raise DataError(f"{name} has {found} to train on: two classes at least are needed to learn a difference.")
+    if bool((counts < parts).any()):
+        raise DataError(
+            f"{name}: too few different inputs of {_names(present[counts < parts], classes)} to have one in each of "
+            f"{parts} parts. Add rows or leave the class out."
+        )
+
+
+def _check_train(labels: Tensor, train: Tensor, left: Tensor, classes: Sequence[str], name: str) -> None:
+    present = left.unique()
+    everything = torch.cat([present, present.new_empty(0)])
+    missing = everything[~torch.isin(everything, labels[train])]
+    if len(missing):
+        raise DataError(f"{name}: no training row is left of {_names(missing, classes)}. Raise 'limit' or leave it out.")
+
+
+def _hidden(labels: Tensor, train: Tensor, labelled: int, classes: Sequence[str], seed: int, name: str) -> Tensor:
+    """The training rows that lose their label."""
+    seen = train[labels[train] != NO_LABEL]
+    present = labels[seen].unique()
+    if not len(present) <= labelled <= len(seen):
+        raise DataError(
+            f"{name}: 'labelled: {labelled}' is not possible: the {len(seen)} labelled training rows are of "
+            f"{len(present)} classes, so choose from {len(present)} to {len(seen)}, or 'all'."
+        )
+    order = balanced(seen, labels, seed, _LABELLED)
+    bare = present[~torch.isin(present, labels[order[:labelled]])]
+    if len(bare):
+        log.warning("%s: 'labelled: %d' leaves no label of %s", name, labelled, _names(bare, classes))
+    return order[labelled:]

@@ -1,0 +1,202 @@
+"""Conducting an experiment: preflight, teacher, every arm at every seed, evidence, report, delivered student."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from limbeck.errors import PreflightError
+from limbeck.evidence.report import disagreements, write_report
+from limbeck.evidence.schema import Evidence, Provenance, Verdict
+from limbeck.evidence.weigh import weigh
+from limbeck.files import held, home, write_json
+from limbeck.models.saved import load_student, save_student
+from limbeck.models.student import Student
+from limbeck.regimes.arms import arms
+from limbeck.regimes.plan import Plan
+from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.walk import walk
+from limbeck.run import folder as runs
+from limbeck.run.experiment import TEACHER_SEED, Experiment
+from limbeck.run.measure import counts, curve, measure, notes
+from limbeck.run.preflight import Preflight, preflight
+from limbeck.training.moments import Curve
+from limbeck.training.progress import Tracker, Watcher
+from limbeck.training.stage import Stage
+from limbeck.training.workshop import Trained, Workshop
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave. ``student`` is the delivered one: of all seeds, the one that was best on validation."""
+
+    folder: Path
+    evidence: Evidence
+    student: Student = field(repr=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """``helped``, ``did not help`` or ``cannot tell``."""
+        return self.evidence.verdict
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a sentence, with its numbers."""
+        return self.evidence.sentence
+
+    @property
+    def report_path(self) -> Path:
+        """The report, one HTML page."""
+        return self.folder / runs.REPORT
+
+
+def conduct(
+    experiment: Experiment, out: Path, recipe_text: str, command: str | None = None, quiet: bool = False, check: bool = True
+) -> Result:
+    """Runs an experiment into the folder ``out``, or goes on with the one that was begun there.
+
+    Raises:
+        Busy: another process works in ``out``.
+        LimbeckError: ``out`` belongs to another recipe; preflight or training failed.
+        Interrupted: the user stopped it; the same call goes on.
+    """
+    state = PartialState()
+    with ExitStack() as stack:
+        if state.is_main_process:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(out, "a run writes there"))
+            runs.claim(out, experiment.settings, experiment.hash)
+        watcher = stack.enter_context(Watcher(quiet=quiet or not state.is_main_process))
+        workshop = Workshop(home(), _watch(experiment, watcher, out))
+        if check:
+            _announce(watcher, preflight(experiment, home()))
+        plan, teacher = ready(experiment, workshop, out, watcher)
+        trained = _train(experiment, plan, workshop, out, watcher)
+        if state.is_main_process:
+            _weigh(experiment, plan, trained, teacher, out, recipe_text, command)
+        state.wait_for_everyone()
+    best = max(trained["distilled"], key=lambda one: (one.metrics["accuracy"], -one.metrics["nll"]))
+    reader = experiment.splits.reader
+    return Result(out, Evidence.read(out), load_student(out / runs.STUDENT, module=best.start.module(), reader=reader))
+
+
+def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watcher) -> tuple[Plan, Trained | None]:
+    """The plan with its teacher ready, and how the teacher was trained, if it was trained here.
+
+    Raises:
+        PreflightError: the teacher is no better than chance.
+    """
+    plan = experiment.plan(home(), experiment.seeds[0], watcher.labelling)
+    trained = None
+    if plan.teacher_stage is not None:
+        trained = walk(train(plan.teacher_stage), workshop, out / "journal" / "teacher.json")
+        _reused(watcher, trained)
+    plan = walk(plan.taught(), workshop, out / "journal" / "taught.json")
+    _check_teacher(experiment, plan)
+    return plan, trained
+
+
+def _check_teacher(experiment: Experiment, plan: Plan) -> None:
+    from limbeck.advice.preflight import accuracy_of, chance
+
+    if plan.teacher is None or plan.teacher.provides.names is not None:  # a store knows nothing of the validation part
+        return
+    validation = experiment.splits.validation
+    accuracy, floor = accuracy_of(plan.teacher, validation, plan.device), chance(validation)
+    if accuracy <= floor:
+        raise PreflightError(
+            f"The teacher is right on {100 * accuracy:.1f} % of the validation part, and always answering the commonest class "
+            f"on {100 * floor:.1f} %: it knows nothing of these classes. Are they in the order that it was trained with? "
+            "If it still has to be trained on them, give teacher.training."
+        )
+
+
+def _train(
+    experiment: Experiment, plan: Plan, workshop: Workshop, out: Path, watcher: Watcher
+) -> dict[str, list[Trained]]:
+    chosen = arms(experiment.regime, plan)
+    trained: dict[str, list[Trained]] = {name: [] for name in chosen}
+    for seed in experiment.seeds:
+        for name, arm in chosen.items():
+            one: Regime[Trained] = arm(plan.at(seed))
+            trained[name].append(walk(one, workshop, out / "journal" / f"{name}-{seed}.json"))
+            _reused(watcher, trained[name][-1])
+    return trained
+
+
+def _reused(watcher: Watcher, trained: Trained) -> None:
+    if trained.reused:
+        watcher.say(f"{trained.name}: trained before, {100 * trained.metrics['accuracy']:.1f} % on validation")
+
+
+def _announce(watcher: Watcher, found: Preflight) -> None:
+    for what, finding in found.lines():
+        watcher.say(f"{what:<22} {finding}")
+    for warning in found.warnings:
+        watcher.say(f"warning: {warning}")
+
+
+def _watch(experiment: Experiment, watcher: Watcher, out: Path):  # type: ignore[no-untyped-def]
+    """Progress and trackers for each stage."""
+    from accelerate.tracking import filter_trackers
+
+    kinds = filter_trackers(list(experiment.trackers), str(out / "tracking")) if experiment.trackers else []
+    made = [kind(experiment.name, logging_dir=str(out / "tracking")) if kind.requires_logging_directory else kind(experiment.name) for kind in kinds]
+
+    def watch(stage: Stage, drawn: Curve) -> Sequence[object]:
+        return (*watcher.watch(stage, drawn), *(Tracker(one, drawn, stage.name) for one in made))
+
+    return watch
+
+
+def _weigh(
+    experiment: Experiment,
+    plan: Plan,
+    trained: Mapping[str, Sequence[Trained]],
+    teacher: Trained | None,
+    out: Path,
+    recipe_text: str,
+    command: str | None,
+) -> None:
+    measured = measure(experiment, plan, trained, teacher)
+    splits = experiment.splits
+    evidence = weigh(
+        measured.arms,
+        measured.labels,
+        splits.classes,
+        name=experiment.name,
+        metrics=experiment.metrics,
+        data=counts(experiment),
+        smallest_effect=experiment.smallest_effect,
+        margin=experiment.margin,
+        notes=notes(experiment, plan, trained, teacher),
+        provenance=Provenance(
+            recipe_hash=experiment.hash,
+            data_fingerprint=splits.train.table.fingerprint,
+            teacher_fingerprint=plan.teacher.fingerprint if plan.teacher else None,
+            versions=runs.versions(),
+            seeds=experiment.seeds,
+            device=plan.device,
+            threads=torch.get_num_threads(),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            counts={"steps": plan.training.total, "batch size": plan.training.batch_size, "teacher seed": TEACHER_SEED},
+        ),
+    )
+    curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
+    if teacher:
+        curves["teacher"] = [curve(teacher)]
+    best = max(trained["distilled"], key=lambda one: (one.metrics["accuracy"], -one.metrics["nll"]))
+    about = {"recipe_hash": experiment.hash, "name": experiment.name, "validation": best.metrics}
+    save_student(out / runs.STUDENT, best.module(), None, splits.reader, splits.classes, about)
+    test = splits.test
+    examples = disagreements(
+        evidence, measured.arms, measured.labels, splits.classes, lambda position: test.table.show(int(test.rows[position]))
+    )
+    write_json(out / runs.CURVES, curves)
+    write_report(evidence, curves, examples, recipe_text, out / runs.REPORT)
+    write_json(out / runs.EVIDENCE, evidence.plain())  # last: a run with evidence is finished

@@ -1,0 +1,187 @@
+"""What the commands do."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck.data.sources import Data
+from limbeck.errors import LimbeckError
+from limbeck.evidence.quality import quality
+from limbeck.evidence.report import Example, write_report
+from limbeck.evidence.schema import Evidence, Quality
+from limbeck.export import Exported, export
+from limbeck.files import home
+from limbeck.models.saved import load_student
+from limbeck.models.student import Student
+from limbeck.objective import Objective
+from limbeck.recipe import Recipe
+from limbeck.recipe.reading import dump
+from limbeck.regimes.walk import walk
+from limbeck.run import folder as runs
+from limbeck.run.conduct import Result, conduct, ready
+from limbeck.run.experiment import from_recipe
+from limbeck.run.measure import logits_of
+from limbeck.run.preflight import Preflight, preflight
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.store import StoreInfo, describe
+from limbeck.training.progress import Watcher
+from limbeck.training.workshop import Workshop
+
+_SHARE_OF_BUDGET = 0.9  # evaluation, timing and the report take the rest
+
+
+def run(
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    max_minutes: float | None = None,
+    allow_code: bool = False,
+    command: str | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Runs a recipe, or goes on with it where it was interrupted.
+
+    Args:
+        recipe: see `limbeck.recipe.reading.read`.
+        out: the run folder, by default ``runs/<name>``.
+        max_minutes: if the preflight expects more, all budgets are cut by one factor, and the recipe in the run says so.
+        allow_code: whether the recipe may name Python code to run.
+        command: for the record.
+        quiet: no progress.
+
+    Raises:
+        LimbeckError: something that the user can mend.
+    """
+    out = out or Path("runs") / recipe.name
+    if max_minutes is not None:
+        recipe = _within(recipe, out, max_minutes, allow_code)
+    return conduct(from_recipe(recipe, allow_code), out, dump(recipe), command, quiet)
+
+
+def _within(recipe: Recipe, out: Path, minutes: float, allow_code: bool) -> Recipe:
+    if (out / runs.RECIPE).exists():  # going on: the budgets were cut when the run began
+        known = Recipe.model_validate_json(json.dumps(runs.read(out)["recipe"]))
+        if known.data == recipe.data and known.student == recipe.student:
+            return known
+    experiment = from_recipe(recipe, allow_code)
+    expected = preflight(experiment, home()).seconds
+    share = _SHARE_OF_BUDGET * 60 * minutes / expected
+    if share >= 1:
+        return recipe
+    training = experiment.training.resolved(len(experiment.splits.train)).scaled(share)
+    teacher = recipe.teacher
+    if teacher.training:
+        labelled = len(experiment.splits.train.labelled())
+        teacher = teacher.model_copy(update={"training": teacher.training.resolved(labelled).scaled(share)})
+    return recipe.model_copy(update={"training": training, "teacher": teacher})
+
+
+def check(recipe: Recipe, *, allow_code: bool = False) -> Preflight:
+    """The preflight alone.
+
+    Raises:
+        PreflightError: the run cannot work; says why.
+    """
+    return preflight(from_recipe(recipe, allow_code), home())
+
+
+def label(recipe: Recipe, *, allow_code: bool = False) -> StoreInfo:
+    """Trains the teacher if it has to be, and stores its outputs for every training row and view.
+
+    Raises:
+        LimbeckError: the recipe asks its teacher live, or replays a store.
+    """
+    experiment = from_recipe(recipe, allow_code)
+    if not experiment.store:
+        raise LimbeckError("This recipe stores nothing: it has teacher.store: false, or replays outputs with teacher.stored.")
+    place = home() / "labelling" / experiment.hash
+    with Watcher() as watcher:
+        workshop = Workshop(home(), watcher.watch)
+        plan, _ = ready(experiment, workshop, place, watcher)
+        teacher = walk(plan.labelled(), workshop, place / "journal" / "label.json")
+        assert isinstance(teacher, CachedTeacher)
+        return describe(teacher.store)
+
+
+def load(folder: Path | str, module: torch.nn.Module | None = None) -> Student:
+    """The delivered student of a run, or of a folder that ``limbeck export --to safetensors`` wrote.
+
+    ``module``: one like it, if it was given in memory.
+
+    Raises:
+        LimbeckError: there is none, or it was altered.
+    """
+    folder = Path(folder)
+    return load_student(folder / runs.STUDENT if (folder / runs.STUDENT).is_dir() else folder, module)
+
+
+def _recipe_of(folder: Path) -> Recipe:
+    found = runs.read(folder)["recipe"]
+    if "limbeck" not in found:
+        raise LimbeckError(f"{folder} was run from objects in memory, which are not in the folder: use Python for this.")
+    return Recipe.model_validate_json(json.dumps(found))
+
+
+def evaluate(folder: Path, data: Data | None = None) -> Quality:
+    """The delivered student's quality on other data of the same classes, or on the run's own test part.
+
+    Args:
+        folder: the run.
+        data: a source in the form of a recipe's ``data``; every labelled row of it is used.
+
+    Raises:
+        LimbeckError: the classes are others, or the data cannot be read.
+    """
+    recipe, student = _recipe_of(folder), load(folder)
+    if data is None:
+        test = from_recipe(recipe, code=True).splits.test
+        labels, logits = test.labels[test.rows], logits_of(student.module, test, "student", "cpu")
+    else:
+        raw = data.source.load()
+        if unknown := sorted(set(raw.classes) - set(student.classes)):
+            raise LimbeckError(f"{raw.name} has classes that the student does not know: {', '.join(unknown[:5])}.")
+        place = torch.tensor([student.classes.index(name) for name in raw.classes])
+        rows = (raw.labels >= 0).nonzero().flatten()
+        labels = place[raw.labels[rows]]
+        logits = student.logits([raw.items[row] for row in rows.tolist()]).numpy()
+    return quality(logits, labels.numpy(), recipe.evidence.metrics, student.classes)
+
+
+def report(folder: Path) -> Path:
+    """Writes the report of a finished run again, with this version's layout.
+
+    Raises:
+        LimbeckError: the run is not finished.
+    """
+    evidence = Evidence.read(folder)
+    stored = runs.read(folder)
+    curves: dict[str, Any] = json.loads((folder / runs.CURVES).read_text())
+    path = folder / runs.REPORT
+    write_report(evidence, curves, [Example(**one) for one in runs.examples(folder)], runs.text(stored), path)
+    return path
+
+
+def export_run(folder: Path, to: str, out: Path | None = None, samples: int = 32) -> Exported:
+    """Exports the delivered student, proven equal on real inputs from the run's test part.
+
+    Raises:
+        LimbeckError: the format does not suit the model, or the export answers otherwise than the student.
+    """
+    student, raw = load(folder), runs.samples(folder)
+    return export(student, to, out or folder / f"export-{to}", raw[:samples])  # type: ignore[arg-type]
+
+
+def quick(recipe: Recipe) -> Recipe:
+    """A tenth of the steps, at least 20, and 2 seeds: to see that everything works, not to conclude anything."""
+    teacher = recipe.teacher
+    if teacher.training:
+        teacher = teacher.model_copy(update={"training": teacher.training.scaled(0.1)})
+    return recipe.model_copy(
+        update={"teacher": teacher, "training": recipe.training.scaled(0.1), "seeds": min(2, recipe.seeds)}
+    )
+
+
+_ = replace

@@ -1,0 +1,143 @@
+"""`Experiment`: the parts of one run, built from a recipe or from objects in memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from limbeck.config import digest
+from limbeck.data.batch import Batch
+from limbeck.data.examples import Splits
+from limbeck.errors import LimbeckError
+from limbeck.evidence.verdict import SMALLEST_EFFECT
+from limbeck.models.identity import of_module
+from limbeck.models.specs import BuildContext, Spec, allow_code, build
+from limbeck.objective import Labels, Term
+from limbeck.recipe import Recipe
+from limbeck.regimes.offline import Offline
+from limbeck.regimes.plan import Plan
+from limbeck.teachers.cached import StoredTeacher
+from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.teacher import Teacher
+from limbeck.training.settings import Training
+from limbeck.training.stage import Stage, Start
+
+TEACHER_SEED = 0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run consists of.
+
+    ``settings``: what names the run and is shown in its report. ``teacher``: if it knows the classes already; otherwise
+    ``teacher_spec`` is trained as ``teacher_training`` says.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    splits: Splits
+    student: Spec
+    terms: tuple[Term, ...]
+    training: Training
+    teacher: Teacher | None = None
+    teacher_spec: Spec | None = None
+    teacher_training: Training | None = None
+    teacher_smoothing: float = 0.0
+    store: bool = True
+    views: int | None = 0
+    vocabulary: int | None = None
+    regime: Offline = field(default_factory=Offline)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    metrics: tuple[str, ...] = ()
+    smallest_effect: float = SMALLEST_EFFECT
+    margin: float = 0.02
+    trackers: tuple[str, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """Names the run: all its settings, but for its name and its trackers."""
+        return digest({key: value for key, value in self.settings.items() if key not in ("name", "trackers")})
+
+    def sample(self, rows: int = 4) -> Batch:
+        """A few training rows as they are."""
+        ids = self.splits.train.rows[:rows]
+        return self.splits.train.batch(ids, torch.zeros_like(ids))
+
+    def context(self, side: str) -> BuildContext:
+        """What a model of this side is built from."""
+        names = self.splits.classes
+        donor = self.teacher.module if side == "student" and isinstance(self.teacher, LocalTeacher) else None
+        return BuildContext(len(names), self.sample().columns(side), names, donor=donor, vocabulary=self.vocabulary)
+
+    def plan(self, home: Path, seed: int, on_label: Callable[[int, int], None] = lambda done, total: None) -> Plan:
+        """The plan of one seed."""
+        return Plan(
+            splits=self.splits,
+            student=self.student,
+            terms=self.terms,
+            training=self.training.resolved(len(self.splits.train)),
+            teacher=self.teacher,
+            teacher_stage=self.teacher_stage(),
+            views=self.views,
+            seed=seed,
+            context=self.context("student"),
+            store=home / "stores" if self.store else None,
+            device=str(PartialState().device),
+            on_label=on_label,
+        )
+
+    def teacher_stage(self) -> Stage | None:
+        """How the teacher is trained; None if it knows the classes already."""
+        if self.teacher_spec is None or self.teacher_training is None:
+            return None
+        labelled = self.splits.train.labelled()
+        return Stage(
+            name="teacher",
+            start=Start(self.teacher_spec, TEACHER_SEED, self.context("teacher")),
+            terms=(Labels(smoothing=self.teacher_smoothing),),
+            examples=labelled,
+            validation=self.splits.validation,
+            training=self.teacher_training.resolved(len(labelled)),
+            teacher=None,
+            views=self.views,
+            seed=TEACHER_SEED,
+            side="teacher",
+        )
+
+
+def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
+    """The parts that a recipe names. ``code``: whether the recipe may name Python code to run.
+
+    Raises:
+        LimbeckError: data or a model cannot be loaded.
+    """
+    with allow_code(code):
+        part = recipe.teacher
+        theirs = part.model.tokenizer if part.model else None
+        own = recipe.student.tokenizer or theirs
+        splits = recipe.data.load(tokenizer=own, teacher_tokenizer=theirs)
+        parts = Experiment(
+            name=recipe.name,
+            settings=recipe.plain(),
+            splits=splits,
+            student=recipe.student,
+            terms=recipe.objective,
+            training=recipe.training,
+            teacher_spec=part.model,
+            teacher_training=part.training,
+            teacher_smoothing=part.smoothing,
+            teacher=StoredTeacher(Path(part.stored)) if part.stored else None,
+            store=part.store and not part.stored,
+            views=recipe.data.looks,
+            vocabulary=getattr(splits.reader, "vocabulary", None),
+            regime=recipe.regime,
+            seeds=tuple(range(recipe.seeds)),
+            metrics=recipe.evidence.metrics,
+            smallest_effect=recipe.evidence.smallest_effect,
+            margin=recipe.evidence.margin,
+            trackers=recipe.trackers,
+        )
+    return parts

@@ -1,0 +1,71 @@
+"""The run folder: the resolved recipe and its hash, a journal of every arm, evidence, report, student."""
+
+import json
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import LimbeckError
+from limbeck.files import write_json
+
+RECIPE, EVIDENCE, REPORT, STUDENT, CURVES = "recipe.json", "evidence.json", "report.html", "student", "curves.json"
+_PACKAGES = ("limbeck", "torch", "accelerate", "numpy", "transformers", "datasets")
+
+
+def claim(folder: Path, settings: Mapping[str, Any], recipe_hash: str) -> None:
+    """Writes the resolved recipe into a new run folder, or makes sure that it is that of an old one.
+
+    Raises:
+        LimbeckError: the folder holds a run of another recipe, or something that is no run.
+    """
+    path = folder / RECIPE
+    if path.exists():
+        known = read(folder)
+        if known["hash"] != recipe_hash:
+            changed = _changed(known["recipe"], dict(settings))
+            raise LimbeckError(
+                f"{folder} holds a run of another recipe (hash {known['hash'][:12]}, this one is {recipe_hash[:12]}; "
+                f"what differs: {', '.join(changed) or 'data or models in memory'}). Choose another --out, or delete it."
+            )
+        return
+    strangers = [item.name for item in folder.iterdir() if item.name != ".lock"] if folder.exists() else []
+    if strangers:
+        raise LimbeckError(f"{folder} is not empty and holds no run (it has {strangers[0]!r}): choose another --out.")
+    write_json(path, {"hash": recipe_hash, "began": datetime.now(UTC).isoformat(timespec="seconds"), "recipe": dict(settings)})
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What `claim` wrote.
+
+    Raises:
+        LimbeckError: there is no run.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / RECIPE).read_text())
+        found["hash"], found["recipe"]  # noqa: B018 - both must be there
+    except OSError:
+        raise LimbeckError(f"{folder} is not a run: it has no {RECIPE}. `limbeck runs` lists runs.") from None
+    except (ValueError, KeyError, TypeError):
+        raise LimbeckError(f"{folder / RECIPE} is damaged.") from None
+    return found
+
+
+def _changed(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [one for key in keys for one in _changed(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))]
+    return [] if old == new else [path]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,149 @@
+"""From trained arms to evidence: every arm is asked about the test part once, and timed beside the teacher."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from limbeck.data.examples import Examples
+from limbeck.evidence.efficiency import compare_efficiency
+from limbeck.evidence.schema import Counts, Efficiency
+from limbeck.evidence.weigh import ArmResult, ArmResults
+from limbeck.regimes.plan import Plan
+from limbeck.run.experiment import Experiment
+from limbeck.signals.capture import show
+from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.teacher import Teacher
+from limbeck.training.workshop import Trained
+
+_ROWS, _BULK = 256, 64
+
+
+@torch.no_grad()
+def logits_of(module: nn.Module, examples: Examples, side: str, device: str) -> NDArray[np.float32]:
+    """Logits, float32 [len(examples), classes], of the rows as they are."""
+    module.to(device)
+    found = []
+    for ids in torch.split(examples.rows, _ROWS):
+        batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
+        found.append(show(module, batch.columns(side))["logits"].float().cpu())
+    return np.asarray(torch.cat(found).numpy())
+
+
+def teacher_logits(teacher: Teacher, examples: Examples, device: str) -> NDArray[np.float32]:
+    """The teacher's logits, float32 [len(examples), classes], of the rows as they are."""
+    found = []
+    for ids in torch.split(examples.rows, _ROWS):
+        batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
+        found.append(teacher.observe(batch, frozenset({"logits"}))["logits"].float().cpu())
+    return np.asarray(torch.cat(found).numpy())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Results of all arms on the test part, and its labels, int64 [N]."""
+
+    arms: ArmResults
+    labels: NDArray[np.int64]
+
+
+def measure(
+    experiment: Experiment, plan: Plan, trained: Mapping[str, Sequence[Trained]], teacher: Trained | None
+) -> Measured:
+    """Asks every arm about the test part, and times the first students and the teacher in turns.
+
+    ``trained``: by arm, one a seed. ``teacher``: how the teacher was trained, if it was trained here; ``plan`` has it.
+    """
+    test, device = experiment.splits.test, plan.device
+    costs = _costs(experiment, plan, {name: one[0].module() for name, one in trained.items()})
+    results = {
+        name: ArmResult(
+            logits=[logits_of(one.module(), test, "student", device) for one in arms],
+            seeds=experiment.seeds,
+            curves=[curve(one) for one in arms],
+            seconds=[one.seconds for one in arms],
+            efficiency=costs.get(name),
+        )
+        for name, arms in trained.items()
+    }
+    if plan.teacher is not None and (plan.teacher.provides.names is None):
+        results["teacher"] = ArmResult(
+            logits=[teacher_logits(plan.teacher, test, device)],
+            curves=[curve(teacher)] if teacher else (),
+            seconds=[teacher.seconds] if teacher else (),
+            efficiency=costs.get("teacher"),
+        )
+    return Measured(ArmResults(**results), test.labels[test.rows].numpy())
+
+
+def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -> dict[str, Efficiency]:
+    test = experiment.splits.test
+    few = test.batch(test.rows[:_BULK], torch.zeros_like(test.rows[:_BULK]))
+
+    def placed(module: nn.Module, side: str) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+        columns = few.columns(side)
+        return module, {name: value[:1] for name, value in columns.items()}, columns
+
+    models = {"distilled": placed(students["distilled"], "student")}
+    if isinstance(plan.teacher, LocalTeacher):
+        models["teacher"] = placed(plan.teacher.module, "teacher")
+    costs = compare_efficiency(models, device=plan.device)
+    # the other arms are the same architecture: what the student costs is measured once
+    return costs | {name: costs["distilled"] for name in students}
+
+
+def curve(trained: Trained) -> list[dict[str, Any]]:
+    """The learning curve as the report reads it."""
+    own = ("step", "loss", "parts")
+    return [
+        {name: point[name] for name in own} | {"validation": {k: v for k, v in point.items() if k not in own}}
+        for point in trained.points
+    ]
+
+
+def counts(experiment: Experiment) -> Counts:
+    """How much data there was."""
+    splits = experiment.splits
+    return Counts(
+        train=len(splits.train),
+        labelled=len(splits.train.labelled()),
+        validation=len(splits.validation),
+        test=len(splits.test),
+        classes=len(splits.classes),
+    )
+
+
+def notes(experiment: Experiment, plan: Plan, trained: Mapping[str, Sequence[Trained]], teacher: Trained | None) -> list[str]:
+    """What a reader must know to read the figures rightly."""
+    splits = experiment.splits
+    labelled, every = len(splits.train.labelled()), len(splits.train)
+    said = []
+    if every > labelled:
+        said.append(
+            f"Every student saw the same {labelled:,} labels. The distilled student and the one of hard pseudo-labels also "
+            f"saw {every - labelled:,} training examples without their labels, through the teacher's answers; the control "
+            "could not use them. The attribution separates what the further data did from what the soft targets did."
+        )
+    else:
+        said.append(f"Every student saw all {every:,} training examples with their labels.")
+    origin = f"trained here on the same {labelled:,} labels" if teacher else "given"
+    said.append(
+        f"The teacher is one fixed model, {origin}; the interval over seeds speaks of the students' initial weights and "
+        "orders of data, not of other teachers or other data."
+    )
+    if teacher and "control" in trained:
+        best = max(one.metrics["accuracy"] for one in trained["control"])
+        if teacher.metrics["accuracy"] <= best:
+            said.append(
+                f"The teacher is no better than the control on validation ({100 * teacher.metrics['accuracy']:.1f} % against "
+                f"{100 * best:.1f} %): there may be nothing to learn from it."
+            )
+    if len(splits.train.labelled()) < experiment.training.batch_size:
+        said.append("The control has fewer labelled examples than a batch, so each of its batches repeats some of them.")
+    if plan.context.donor is not None and len({one.fingerprint for one in trained["distilled"]}) < len(experiment.seeds):
+        said.append("Some seeds gave the same weights: nothing in this training depends on the seed.")
+    return said

@@ -1,0 +1,122 @@
+"""Preflight of a whole experiment: what a run would do, what it would cost, and whether it can work at all."""
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from limbeck.advice.preflight import Dry, check_labels, dry_run
+from limbeck.errors import PreflightError
+from limbeck.models.specs import Spec
+from limbeck.regimes.arms import arms
+from limbeck.regimes.plan import Plan
+from limbeck.run.experiment import Experiment
+from limbeck.teachers.local import LocalTeacher
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the preflight found. ``seconds``, ``store_bytes``: estimates from the dry batch, for the whole run."""
+
+    found: tuple[tuple[str, str], ...]
+    seconds: float
+    store_bytes: int
+    warnings: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Pairs (what, finding) for a person."""
+        return list(self.found)
+
+
+def preflight(experiment: Experiment, home: Path) -> Preflight:
+    """A dry batch through teacher, objective and student.
+
+    Raises:
+        PreflightError, SignalError: the run cannot work; says why.
+    """
+    splits = experiment.splits
+    for part in (splits.train, splits.validation, splits.test):
+        check_labels(part)
+    plan = replace(experiment.plan(home, experiment.seeds[0]), store=None)
+    teaching: Dry | None = None
+    if plan.teacher_stage is not None:
+        teaching = dry_run(plan.teacher_stage, plan.device)
+        # an untrained copy shows the same signals, which is all that a dry batch needs of it
+        untrained = LocalTeacher(plan.teacher_stage.start.module(), "untrained")
+        plan = replace(plan, teacher=untrained, context=replace(plan.context, donor=untrained.module))
+    assert plan.teacher is not None
+    labelled = len(splits.train.labelled())
+    if plan.training.batch_size > len(splits.train):
+        raise PreflightError(
+            f"training.batch-size is {plan.training.batch_size}, but there are only {len(splits.train)} training examples: "
+            f"set it to {len(splits.train)} or less."
+        )
+    same = experiment.teacher_spec is not None and _same(experiment.student, experiment.teacher_spec, experiment.seeds)
+    dry = dry_run(plan.stage("student", teacher=plan.teacher), plan.device, teacher_is_student=same)
+    return _budget(experiment, plan, dry, teaching, labelled)
+
+
+def _same(student: Spec, teacher: Spec, seeds: tuple[int, ...]) -> bool:
+    return student == teacher and seeds[0] == 0
+
+
+def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, labelled: int) -> Preflight:
+    splits, steps = experiment.splits, plan.training.total
+    count = len(arms(experiment.regime, plan))
+    rows = len(splits.train) * len(plan.needed_views)
+    student = (dry.seconds - dry.teacher_seconds) * steps * count * len(experiment.seeds)
+    per_row = dry.teacher_seconds / plan.training.batch_size
+    asked = per_row * rows if experiment.store else dry.teacher_seconds * steps * len(experiment.seeds)
+    taught = teaching.seconds * plan.teacher_stage.training.total if teaching and plan.teacher_stage else 0.0
+    store = rows * dry.row_bytes if experiment.store else 0
+    seconds = student + asked + taught
+    unused = len(splits.train) - labelled
+    found = [
+        ("data", f"{len(splits.train):,} training rows, {labelled:,} with label; {len(splits.validation):,} validation, "
+         f"{len(splits.test):,} test; {len(splits.classes)} classes"),
+        ("student", f"{dry.parameters:,} parameters" + (f", the teacher {teaching.parameters:,}" if teaching else "")),
+        ("first batch", ", ".join(f"{name} {value:.4g}" for name, value in dry.parts.items())),
+        ("training", f"{steps:,} steps, {count} arms, {len(experiment.seeds)} seeds: about {duration(seconds)}"),
+        ("teacher's outputs", f"{rows:,} rows, {size(store)}" if experiment.store else "asked live, nothing stored"),
+    ]
+    peak = max(filter(None, (dry.peak, teaching.peak if teaching else None)), default=None)
+    if peak is not None:
+        found.append(("memory", f"{size(peak)} more than now for a training step"))
+    warnings = []
+    if dry.silent:
+        warnings.append(
+            f"{len(dry.silent)} parameters of the student get no gradient and stay as they are: {', '.join(dry.silent[:3])}"
+            + (", ..." if len(dry.silent) > 3 else "")
+        )
+    free = shutil.disk_usage(_existing(plan.store or Path.cwd())).free
+    if store > free:
+        raise PreflightError(
+            f"The teacher's outputs would take {size(store)}, but only {size(free)} are free: choose fewer data.views, "
+            "or another place with LIMBECK_HOME, or ask the teacher live with teacher.store: false."
+        )
+    if unused and not any(term.needs().teacher for term in plan.terms):
+        warnings.append(f"{unused:,} rows without label are not used: no term of the objective reads the teacher.")
+    if len(splits.test) < 200:
+        warnings.append(f"With {len(splits.test)} test rows only large differences can be told from chance.")
+    if len(experiment.seeds) < 3:
+        warnings.append("With fewer than 3 seeds the verdict will hardly be certain.")
+    return Preflight(tuple(found), seconds, store, warnings)
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """``512 B``, ``3.2 MB``; powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
