@@ -213,7 +213,8 @@ def test_flipped_bits_and_truncations_are_detected(tmp_path, caplog):
 
 
 @pytest.mark.faults
-def test_1000_flipped_bits_and_truncations_are_detected(tmp_path):
+def test_1000_flipped_bits_and_truncations_are_detected(tmp_path, caplog):
+    caplog.set_level(logging.CRITICAL)
     damage(tmp_path, 1000)
 
 
@@ -329,3 +330,19 @@ def test_a_file_that_is_no_shard_is_set_aside(tmp_path):
             verify(folder / f"9999{number}-abc.safetensors")
     assert StoredTeacher(tmp_path).observe(batch_of(DATA, [1]), LOGITS)["logits"][0, 0] == 1
     assert describe(StoredTeacher(tmp_path).store).aside == 3
+
+
+def test_a_shard_that_the_system_does_not_let_be_read_is_not_set_aside(tmp_path, monkeypatch):
+    with CachedTeacher(Named(), tmp_path, "inputs") as cached:
+        cached.observe(batch_of(DATA, [1]), LOGITS)
+    path = cached.store.shards()[0].path
+
+    def refuse(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    for place in ("limbeck.teachers.store.shard.safe_open", "pathlib.Path.open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, refuse)
+            with pytest.raises(LimbeckError, match="Too many open files"):
+                CachedTeacher(Named(), tmp_path, "inputs").observe(batch_of(DATA, [1]), LOGITS)
+    assert path.exists()

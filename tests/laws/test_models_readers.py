@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from limbeck.data.tensors import TensorReader
-from limbeck.data.text import TextReader
+from limbeck.data.text import TextReader, library, quiet
 from limbeck.export import FORMATS, export
-from limbeck.models.huggingface import library, quiet
 from limbeck.models.readers import load_reader, save_reader
 from limbeck.models.saved import load_student, save_student
 from limbeck.models.specs import BuildContext, SmallTransformer, build
@@ -47,6 +46,7 @@ def test_a_delivered_tokenizer_gives_the_same_tokens_and_no_path(tmp_path, reade
 
 
 def test_readers_without_files(tmp_path):
-    told = json.loads(json.dumps(save_reader(TensorReader(), tmp_path)))
-    assert load_reader(told, tmp_path, None) == TensorReader()
+    reader = TensorReader.of({"x": torch.rand(4), "y2": torch.tensor([1, 2])})
+    told = json.loads(json.dumps(save_reader(reader, tmp_path)))
+    assert load_reader(told, tmp_path, None) == reader
     assert list(tmp_path.iterdir()) == []

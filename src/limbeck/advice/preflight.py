@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from limbeck.data.batch import NO_LABEL, REAL, Batch
+from limbeck.data.batch import NO_LABEL, Batch
 from limbeck.data.examples import Examples
 from limbeck.errors import PreflightError
 from limbeck.models.identity import parameters
 from limbeck.objective import Objective
-from limbeck.signals.capture import show
-from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.teacher import Teacher
 from limbeck.training.loop import Engine, build_objective
 from limbeck.training.memory import peak_bytes
 from limbeck.training.order import Order, Steps
@@ -53,7 +52,7 @@ def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
     settings = stage.training
     order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
     batches = [batch.to(device) for batch in Steps(stage.examples, order, settings.accumulate)[0]]
-    counts = {mask: sum((objective.counts(one)[mask] for one in batches), torch.tensor(0)) for mask in objective.counts(batches[0])}
+    counts = objective.total_counts(batches)
     wanted, row_bytes, seconds, asked, parts = objective.needs().teacher, 0, [], [], dict[str, float]()
     with torch.random.fork_rng(), peak_bytes(device) as peak:
         for _ in range(_TIMED):
@@ -134,12 +133,14 @@ def check_labels(examples: Examples) -> None:
         )
 
 
-def accuracy_of(teacher: LocalTeacher, examples: Examples, device: str) -> float:
+def accuracy_of(teacher: Teacher, examples: Examples, device: str) -> float:
     """The teacher's accuracy on ``examples`` as they are."""
     right = 0
     for ids in torch.split(examples.rows, 256):
         batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
-        right += int((teacher.observe(batch, frozenset({"logits"}))["logits"].argmax(-1).cpu() == examples.labels[ids]).sum())
+        right += int(
+            (teacher.observe(batch, frozenset({"logits"}))["logits"].argmax(-1).cpu() == examples.labels[ids]).sum()
+        )
     return right / len(examples)
 
 

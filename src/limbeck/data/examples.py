@@ -42,6 +42,13 @@ class Table(Protocol):
         """Input columns for rows ``ids`` seen under ``views``: the same pair always gives the same input."""
         ...
 
+    def raw(self, row: int) -> Any:
+        """The row as the reader takes it: ``reader.encode([raw(row)])`` is what ``read`` gives under view 0.
+
+        Plain values and tensors only: a text, an image (uint8 tensor [channels, height, width]), columns by name.
+        """
+        ...
+
     def show(self, row: int) -> Any:
         """The row for a person: a text, or an image array (uint8, [height, width] or [height, width, 3])."""
         ...

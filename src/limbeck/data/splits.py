@@ -88,8 +88,11 @@ def split(
             taken[inputs[parts[part]]] = True
             free[own[part]] = False
     pool = _once((free & known & ~taken[inputs]).nonzero()[:, 0], inputs)
-    _check_pool(labels[pool], classes, 3 - len(own), bool(free.any()), name)
-    sizes = _sizes({part: size for part, size in (("test", test), ("validation", validation)) if part not in own}, pool, name)
+    if not bool(free.any()):
+        raise DataError(f"{name} has no rows to train on.")
+    drawn = {part: size for part, size in (("test", test), ("validation", validation)) if part not in own}
+    sizes = _sizes(drawn, labels[pool], classes, name)
+    present = _classes(labels[pool])
     for part, size in sizes.items():
         pool = balanced(pool, labels, seed, _TEST if part == "test" else _VALIDATION)
         parts[part], pool = pool[:size], pool[size:]
@@ -99,7 +102,9 @@ def split(
     _tell(int(free.sum()) - len(train), f"training rows of {name}")
     if limit is not None and limit < len(train):
         train = balanced(train, labels, seed, _LIMIT)[:limit]
-    _check_train(labels, train, labels[pool], classes, name)
+    missing = present[~torch.isin(present, labels[train])]
+    if len(missing):
+        raise DataError(f"{name}: no training row is left of {_names(missing, classes)}: raise 'limit' or add rows.")
     supervised = known.clone()
     if labelled != "all":
         supervised[_hidden(labels, train, labelled, classes, seed, name)] = False
@@ -152,6 +157,11 @@ def examples(table: Table, labels: Tensor, classes: Sequence[str], parts: Parts,
     return Splits(train, validation, test)
 
 
+def _classes(labels: Tensor) -> Tensor:
+    """The classes that occur, ascending."""
+    return torch.from_numpy(np.unique(labels.numpy()))
+
+
 def _once(rows: Tensor, inputs: Tensor) -> Tensor:
     """The first of ``rows`` with each input."""
     _, first = np.unique(inputs[rows].numpy(), return_index=True)
@@ -175,18 +185,30 @@ def _tell(lost: int, what: str) -> None:
         log.warning("%d %s were dropped, as the same input stands there twice or in a part that comes first", lost, what)
 
 
-def _sizes(wanted: Mapping[str, int | float], pool: Tensor, name: str) -> dict[str, int]:
+def _sizes(wanted: Mapping[str, int | float], labels: Tensor, classes: Sequence[str], name: str) -> dict[str, int]:
+    """How many rows each part takes of those with ``labels``; checks that there are enough."""
+    present = _classes(labels)
+    counts = torch.bincount(labels)[present]
+    if len(present) < 2:
+        found = f"only the class {_names(present, classes)}" if len(present) else "no label at all"
+        raise DataError(f"{name} has {found} to train on: two classes at least are needed to learn a difference.")
     for part, size in wanted.items():
         if size < 0 or (isinstance(size, float) and not size < 1):
             raise DataError(f"'{part}: {size}' is no size: give a share from 0 to below 1, or a whole number of rows.")
-    result = {part: round(size * len(pool)) if isinstance(size, float) else size for part, size in wanted.items()}
-    if sum(result.values()) >= len(pool):
-        asked = " and ".join(f"'{part}: {wanted[part]}' ({size} rows)" for part, size in result.items())
+    sizes = {part: round(size * len(labels)) if isinstance(size, float) else size for part, size in wanted.items()}
+    if sum(sizes.values()) >= len(labels):
+        asked = " and ".join(f"'{part}: {wanted[part]}' ({size} rows)" for part, size in sizes.items())
         raise DataError(
-            f"{name}: {asked} would leave nothing to train on, as only {len(pool)} different inputs have a label. Lower "
+            f"{name}: {asked} would leave nothing to train on, as only {len(labels)} different inputs have a label. Lower "
             "them, or add rows."
         )
-    return result
+    few = present[counts < 1 + sum(size > 0 for size in sizes.values())]
+    if len(few):
+        raise DataError(
+            f"{name}: there are too few different inputs of {_names(few, classes)} to have one to train on and one in "
+            f"each of {', '.join(part for part, size in sizes.items() if size)}. Add rows or leave the class out."
+        )
+    return sizes
 
 
 def _names(indices: Tensor, classes: Sequence[str]) -> str:
@@ -194,32 +216,10 @@ def _names(indices: Tensor, classes: Sequence[str]) -> str:
     return ", ".join(repr(classes[index]) for index in found[:5]) + (", ..." if len(found) > 5 else "")
 
 
-def _check_pool(labels: Tensor, classes: Sequence[str], parts: int, rows: bool, name: str) -> None:
-    if not rows:
-        raise DataError(f"{name} has no rows to train on.")
-    present, counts = labels.unique(return_counts=True)
-    if len(present) < 2:
-        found = f"only the class {_names(present, classes)}" if len(present) else "no label at all"
-        raise DataError(f"{name} has {found} to train on: two classes at least are needed to learn a difference.")
-    if bool((counts < parts).any()):
-        raise DataError(
-            f"{name}: too few different inputs of {_names(present[counts < parts], classes)} to have one in each of "
-            f"{parts} parts. Add rows or leave the class out."
-        )
-
-
-def _check_train(labels: Tensor, train: Tensor, left: Tensor, classes: Sequence[str], name: str) -> None:
-    present = left.unique()
-    everything = torch.cat([present, present.new_empty(0)])
-    missing = everything[~torch.isin(everything, labels[train])]
-    if len(missing):
-        raise DataError(f"{name}: no training row is left of {_names(missing, classes)}. Raise 'limit' or leave it out.")
-
-
 def _hidden(labels: Tensor, train: Tensor, labelled: int, classes: Sequence[str], seed: int, name: str) -> Tensor:
     """The training rows that lose their label."""
     seen = train[labels[train] != NO_LABEL]
-    present = labels[seen].unique()
+    present = _classes(labels[seen])
     if not len(present) <= labelled <= len(seen):
         raise DataError(
             f"{name}: 'labelled: {labelled}' is not possible: the {len(seen)} labelled training rows are of "

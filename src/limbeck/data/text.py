@@ -19,6 +19,7 @@ from torch import Tensor
 
 from limbeck.config import Config, digest
 from limbeck.data import fingerprint
+from limbeck.data.examples import Reader
 from limbeck.errors import DataError
 
 PACKAGE: Final = "package:"
@@ -75,7 +76,7 @@ class TextTable:
     def __init__(self, texts: Sequence[str], reader: TextReader, teacher: TextReader | None = None) -> None:
         if not len(texts):
             raise DataError("There are no texts to learn from.")
-        self.reader = reader
+        self.reader: Reader = reader
         self.teacher = teacher if teacher is not None and teacher.fingerprint != reader.fingerprint else None
         self._texts = texts
         self._sides = {"": _Tokens(texts, reader)}
@@ -96,6 +97,10 @@ class TextTable:
         return {
             side + name: column for side, tokens in self._sides.items() for name, column in tokens.padded(ids).items()
         }
+
+    def raw(self, row: int) -> str:
+        """The text."""
+        return self._texts[row]
 
     def show(self, row: int) -> str:
         """The text."""

@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from limbeck.config import digest
+from limbeck.data.text import library, quiet
 from limbeck.errors import LimbeckError
 from limbeck.models import identity
-from limbeck.models.huggingface import forget_origin, library, quiet
+from limbeck.models.huggingface import forget_origin
 from limbeck.models.nets import NETS, again
 from limbeck.models.python import Python
 from limbeck.models.shrink import take_layers

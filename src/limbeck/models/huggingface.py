@@ -1,10 +1,5 @@
 """Models of the transformers library, from a folder, an installed package or the hub."""
 
-import importlib.util
-import logging
-import os
-import socket
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +7,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from limbeck.data.text import PACKAGE, library, quiet, resolve, unreachable
 from limbeck.errors import LimbeckError
 from limbeck.models.spec import BuildContext, Spec
-
-PACKAGE = "package:"
 
 
 class HuggingFace(Spec):
@@ -43,7 +37,7 @@ class HuggingFace(Spec):
         place, auto = resolve(self.path), auto_class(context)
         options: dict[str, Any] = {"revision": self.revision} if self.revision else {}
         with reading(self.path):
-            if not Path(place).is_dir() and _unreachable():
+            if not Path(place).is_dir() and unreachable():
                 options["local_files_only"] = True  # else the hub client waits for half a minute
             config = library().AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
             written = dict(getattr(config, "id2label", None) or {})
@@ -59,43 +53,6 @@ class HuggingFace(Spec):
             _demand_head(self.path, info, written, context.names)
         forget_origin(module)
         return module  # type: ignore[no-any-return]
-
-
-def resolve(path: str) -> str:
-    """A model's or tokenizer's folder or hub name; ``package:<name>/<folder>`` is found without importing the package.
-
-    Raises:
-        LimbeckError: the package is not installed, or the folder does not exist.
-    """
-    if path.startswith(PACKAGE):
-        package, _, inside = path[len(PACKAGE) :].partition("/")
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-        if spec is None or not spec.submodule_search_locations:
-            command = f"pip install {package.replace('_', '-')}"
-            raise LimbeckError(f"{path!r}: the package {package!r} is not installed. Install it with: {command}")
-        folder = Path(next(iter(spec.submodule_search_locations))) / inside
-        if not folder.is_dir():
-            raise LimbeckError(f"{path!r}: the package {package!r} has no folder {inside!r}.")
-        return str(folder)
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise LimbeckError(f"There is no folder {path!r} to read a model from.")
-    return path
-
-
-def library() -> Any:
-    """The transformers library, imported when it is first needed.
-
-    Raises:
-        LimbeckError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise LimbeckError(f'This needs transformers ({error}): pip install "limbeck[text]"') from error
-    return transformers
 
 
 def auto_class(context: BuildContext) -> Any:
@@ -132,30 +89,6 @@ def forget_origin(module: nn.Module) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars, loading reports or warnings from transformers and the hub client; put back afterwards."""
-    transformers = library()
-    hub = logging.getLogger("huggingface_hub")
-    level, bars, before = (
-        transformers.logging.get_verbosity(),
-        transformers.logging.is_progress_bar_enabled(),
-        hub.level,
-    )
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    hub.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        hub.setLevel(before)
-        if bars:
-            transformers.logging.enable_progress_bar()
-
-
-@contextmanager
 def reading(path: str) -> Iterator[None]:
     """Quiet reading of ``path``; what goes wrong becomes one paragraph that names it."""
     with quiet():
@@ -171,19 +104,7 @@ def reading(path: str) -> Iterator[None]:
                     "network, or name a folder."
                 )
             )
-            raise LimbeckError(f"The model {path!r} could not be read: {reason[:400]}{advice}") from error
-
-
-def _unreachable() -> bool:
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return False
-    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    host = address.partition("://")[2].partition("/")[0].partition(":")[0]
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return True
-    return False
+            raise LimbeckError(f"{path!r} could not be read: {reason[:400]}{advice}") from error
 
 
 def _demand_head(path: str, info: dict[str, Any], written: dict[int, str], names: tuple[str, ...]) -> None:

@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from limbeck.data.text import library
 from limbeck.errors import LimbeckError
 from limbeck.models import nets
+from limbeck.models.huggingface import labels
 from limbeck.models.spec import BuildContext, Integers, Spec
 
 Positive = Annotated[int, Field(gt=0)]
@@ -80,8 +82,6 @@ class SmallTransformer(Spec):
 
     def create(self, context: BuildContext) -> nn.Module:
         """A BERT classifier over ``input_ids``."""
-        from limbeck.models.huggingface import labels, library
-
         if "input_ids" not in context.sample:
             raise LimbeckError(f"The model {self.name!r} reads text, but the data has {sorted(context.sample)}.")
         vocabulary = self.vocabulary or context.vocabulary

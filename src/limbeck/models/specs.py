@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from limbeck.config import choice
+from limbeck.data.text import resolve
 from limbeck.errors import LimbeckError
 from limbeck.models.given import Given
-from limbeck.models.huggingface import HuggingFace, resolve
+from limbeck.models.huggingface import HuggingFace
 from limbeck.models.python import Python, allow_code, code_allowed
 from limbeck.models.seeded import seeded
 from limbeck.models.shrink import TeacherLayers

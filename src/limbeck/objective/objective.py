@@ -88,6 +88,14 @@ class Objective(nn.Module):
         """How many rows count for each mask; summed over micro-batches and processes they are the denominators."""
         return {term.mask: _kept(term, batch).sum() for term in self.terms}
 
+    def total_counts(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """`counts` over several micro-batches."""
+        totals: dict[str, Tensor] = {}
+        for batch in batches:
+            for mask, count in self.counts(batch).items():
+                totals[mask] = totals.get(mask, torch.zeros_like(count)) + count
+        return totals
+
     def forward(
         self, student: Signals, teacher: Signals | None, batch: Batch, counts: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -59,7 +59,7 @@ class Node:
         return next((one for one in (key, dashed(key), key.replace("-", "_")) if one in self.value), None)
 
 
-class Mistake(Exception):
+class Mistake(ValueError):  # noqa: N818 - the user's, not ours
     """Something is wrong at ``line``; whoever knows the file's name says so."""
 
     def __init__(self, line: int, message: str) -> None:
@@ -181,12 +181,12 @@ def _built(text: str) -> Node:
     anchors: dict[str, Node] = {}
     root: Node | None = None
     for event in yaml.parse(text, Loader=_LOADER):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.DocumentStartEvent) and root is not None:
             raise Mistake(line, "a second document begins here (---); a recipe is one")
-        if getattr(event, "tag", None) is not None:
-            raise Mistake(line, f"tags such as {_cut(str(event.tag))} are not read: write the plain value")
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise Mistake(line, f"tags such as {_cut(str(tag))} are not read: write the plain value")
         if isinstance(event, yaml.ScalarEvent) and stack and stack[-1].wants_key:
             stack[-1].key(_text(event, line), line)
             if anchor is not None:

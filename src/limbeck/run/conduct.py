@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 
 from limbeck.errors import PreflightError
 from limbeck.evidence.report import disagreements, write_report
@@ -24,10 +26,13 @@ from limbeck.run import folder as runs
 from limbeck.run.experiment import TEACHER_SEED, Experiment
 from limbeck.run.measure import counts, curve, measure, notes
 from limbeck.run.preflight import Preflight, preflight
+from limbeck.training.loop import Watch
 from limbeck.training.moments import Curve
 from limbeck.training.progress import Tracker, Watcher
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained, Workshop
+
+_PROOFS = 32  # real inputs that are kept to prove exports on
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,12 @@ class Result:
 
 
 def conduct(
-    experiment: Experiment, out: Path, recipe_text: str, command: str | None = None, quiet: bool = False, check: bool = True
+    experiment: Experiment,
+    out: Path,
+    recipe_text: str,
+    command: str | None = None,
+    quiet: bool = False,
+    check: bool = True,
 ) -> Result:
     """Runs an experiment into the folder ``out``, or goes on with the one that was begun there.
 
@@ -140,12 +150,13 @@ def _announce(watcher: Watcher, found: Preflight) -> None:
         watcher.say(f"warning: {warning}")
 
 
-def _watch(experiment: Experiment, watcher: Watcher, out: Path):  # type: ignore[no-untyped-def]
+def _watch(experiment: Experiment, watcher: Watcher, out: Path) -> Watch:
     """Progress and trackers for each stage."""
     from accelerate.tracking import filter_trackers
 
     kinds = filter_trackers(list(experiment.trackers), str(out / "tracking")) if experiment.trackers else []
-    made = [kind(experiment.name, logging_dir=str(out / "tracking")) if kind.requires_logging_directory else kind(experiment.name) for kind in kinds]
+    places = [{"logging_dir": str(out / "tracking")} if kind.requires_logging_directory else {} for kind in kinds]
+    made = [kind(experiment.name, **place) for kind, place in zip(kinds, places, strict=True)]
 
     def watch(stage: Stage, drawn: Curve) -> Sequence[object]:
         return (*watcher.watch(stage, drawn), *(Tracker(one, drawn, stage.name) for one in made))
@@ -195,8 +206,19 @@ def _weigh(
     save_student(out / runs.STUDENT, best.module(), None, splits.reader, splits.classes, about)
     test = splits.test
     examples = disagreements(
-        evidence, measured.arms, measured.labels, splits.classes, lambda position: test.table.show(int(test.rows[position]))
+        evidence,
+        measured.arms,
+        measured.labels,
+        splits.classes,
+        lambda position: test.table.show(int(test.rows[position])),
     )
-    write_json(out / runs.CURVES, curves)
+    shown = [{**vars(one), "content": tensor(one.content)} for one in examples]
+    runs.keep(out, runs.SHOWN, {"curves": curves, "examples": shown, "recipe": recipe_text})
+    runs.keep(out, runs.INPUTS, [test.table.raw(row) for row in test.rows[:_PROOFS].tolist()])
     write_report(evidence, curves, examples, recipe_text, out / runs.REPORT)
     write_json(out / runs.EVIDENCE, evidence.plain())  # last: a run with evidence is finished
+
+
+def tensor(content: str | NDArray[np.uint8]) -> str | torch.Tensor:
+    """An image as a tensor, a text as it is: what can be kept."""
+    return content if isinstance(content, str) else torch.from_numpy(np.ascontiguousarray(content))

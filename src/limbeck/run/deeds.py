@@ -1,9 +1,7 @@
 """What the commands do."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,7 +14,6 @@ from limbeck.export import Exported, export
 from limbeck.files import home
 from limbeck.models.saved import load_student
 from limbeck.models.student import Student
-from limbeck.objective import Objective
 from limbeck.recipe import Recipe
 from limbeck.recipe.reading import dump
 from limbeck.regimes.walk import walk
@@ -96,7 +93,9 @@ def label(recipe: Recipe, *, allow_code: bool = False) -> StoreInfo:
     """
     experiment = from_recipe(recipe, allow_code)
     if not experiment.store:
-        raise LimbeckError("This recipe stores nothing: it has teacher.store: false, or replays outputs with teacher.stored.")
+        raise LimbeckError(
+            "This recipe stores nothing: it has teacher.store: false, or replays outputs with teacher.stored."
+        )
     place = home() / "labelling" / experiment.hash
     with Watcher() as watcher:
         workshop = Workshop(home(), watcher.watch)
@@ -121,7 +120,9 @@ def load(folder: Path | str, module: torch.nn.Module | None = None) -> Student:
 def _recipe_of(folder: Path) -> Recipe:
     found = runs.read(folder)["recipe"]
     if "limbeck" not in found:
-        raise LimbeckError(f"{folder} was run from objects in memory, which are not in the folder: use Python for this.")
+        raise LimbeckError(
+            f"{folder} was run from objects in memory, which are not in the folder: use Python for this."
+        )
     return Recipe.model_validate_json(json.dumps(found))
 
 
@@ -157,31 +158,18 @@ def report(folder: Path) -> Path:
         LimbeckError: the run is not finished.
     """
     evidence = Evidence.read(folder)
-    stored = runs.read(folder)
-    curves: dict[str, Any] = json.loads((folder / runs.CURVES).read_text())
+    kept = runs.kept(folder, runs.SHOWN)
+    examples = [Example(**{**one, "content": runs.image(one["content"])}) for one in kept["examples"]]
     path = folder / runs.REPORT
-    write_report(evidence, curves, [Example(**one) for one in runs.examples(folder)], runs.text(stored), path)
+    write_report(evidence, kept["curves"], examples, kept["recipe"], path)
     return path
 
 
-def export_run(folder: Path, to: str, out: Path | None = None, samples: int = 32) -> Exported:
+def export_run(folder: Path, to: str, out: Path | None = None) -> Exported:
     """Exports the delivered student, proven equal on real inputs from the run's test part.
 
     Raises:
         LimbeckError: the format does not suit the model, or the export answers otherwise than the student.
     """
-    student, raw = load(folder), runs.samples(folder)
-    return export(student, to, out or folder / f"export-{to}", raw[:samples])  # type: ignore[arg-type]
-
-
-def quick(recipe: Recipe) -> Recipe:
-    """A tenth of the steps, at least 20, and 2 seeds: to see that everything works, not to conclude anything."""
-    teacher = recipe.teacher
-    if teacher.training:
-        teacher = teacher.model_copy(update={"training": teacher.training.scaled(0.1)})
-    return recipe.model_copy(
-        update={"teacher": teacher, "training": recipe.training.scaled(0.1), "seeds": min(2, recipe.seeds)}
-    )
-
-
-_ = replace
+    student, raw = load(folder), runs.kept(folder, runs.INPUTS)
+    return export(student, to, out or folder / f"export-{to}", raw)  # type: ignore[arg-type]

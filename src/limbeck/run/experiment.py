@@ -11,10 +11,8 @@ from accelerate import PartialState
 from limbeck.config import digest
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Splits
-from limbeck.errors import LimbeckError
 from limbeck.evidence.verdict import SMALLEST_EFFECT
-from limbeck.models.identity import of_module
-from limbeck.models.specs import BuildContext, Spec, allow_code, build
+from limbeck.models.specs import BuildContext, Spec, allow_code
 from limbeck.objective import Labels, Term
 from limbeck.recipe import Recipe
 from limbeck.regimes.offline import Offline
@@ -119,7 +117,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
         theirs = part.model.tokenizer if part.model else None
         own = recipe.student.tokenizer or theirs
         splits = recipe.data.load(tokenizer=own, teacher_tokenizer=theirs)
-        parts = Experiment(
+        return Experiment(
             name=recipe.name,
             settings=recipe.plain(),
             splits=splits,
@@ -140,4 +138,3 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             margin=recipe.evidence.margin,
             trackers=recipe.trackers,
         )
-    return parts

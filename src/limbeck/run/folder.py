@@ -8,10 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import LimbeckError
-from limbeck.files import write_json
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-RECIPE, EVIDENCE, REPORT, STUDENT, CURVES = "recipe.json", "evidence.json", "report.html", "student", "curves.json"
+from limbeck.errors import LimbeckError
+from limbeck.files import whole_folder, write_json
+from limbeck.training.checkpoint import flatten, unflatten
+
+RECIPE, EVIDENCE, REPORT, STUDENT = "recipe.json", "evidence.json", "report.html", "student"
+SHOWN, INPUTS = "shown", "inputs"  # what the report shows; real inputs that exports are proven on
 _PACKAGES = ("limbeck", "torch", "accelerate", "numpy", "transformers", "datasets")
 
 
@@ -34,7 +39,9 @@ def claim(folder: Path, settings: Mapping[str, Any], recipe_hash: str) -> None:
     strangers = [item.name for item in folder.iterdir() if item.name != ".lock"] if folder.exists() else []
     if strangers:
         raise LimbeckError(f"{folder} is not empty and holds no run (it has {strangers[0]!r}): choose another --out.")
-    write_json(path, {"hash": recipe_hash, "began": datetime.now(UTC).isoformat(timespec="seconds"), "recipe": dict(settings)})
+    write_json(
+        path, {"hash": recipe_hash, "began": datetime.now(UTC).isoformat(timespec="seconds"), "recipe": dict(settings)}
+    )
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = json.loads((folder / RECIPE).read_text())
-        found["hash"], found["recipe"]  # noqa: B018 - both must be there
+        found["hash"], found["recipe"]
     except OSError:
         raise LimbeckError(f"{folder} is not a run: it has no {RECIPE}. `limbeck runs` lists runs.") from None
     except (ValueError, KeyError, TypeError):
@@ -53,10 +60,40 @@ def read(folder: Path) -> dict[str, Any]:
     return found
 
 
+def keep(folder: Path, name: str, tree: Any) -> None:
+    """Keeps a nest of plain values and tensors in the run folder."""
+    plain, tensors = flatten(tree)
+    with whole_folder(folder / name) as draft:
+        save_file(tensors, draft / "tensors.safetensors")
+        (draft / "plain.json").write_text(json.dumps(plain))
+
+
+def kept(folder: Path, name: str) -> Any:
+    """What `keep` kept.
+
+    Raises:
+        LimbeckError: it is not there: the run is not finished.
+    """
+    try:
+        plain = json.loads((folder / name / "plain.json").read_text())
+        return unflatten(plain, load_file(folder / name / "tensors.safetensors"))
+    except OSError:
+        raise LimbeckError(
+            f"{folder} has no {name}: the run is not finished. The same `limbeck run` goes on with it."
+        ) from None
+
+
+def image(content: Any) -> Any:
+    """An image as the report takes it, from a kept tensor; a text as it is."""
+    return content.numpy() if isinstance(content, Tensor) else content
+
+
 def _changed(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        return [one for key in keys for one in _changed(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))]
+        return [
+            one for key in keys for one in _changed(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
     return [] if old == new else [path]
 
 

@@ -93,7 +93,7 @@ def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -
         models["teacher"] = placed(plan.teacher.module, "teacher")
     costs = compare_efficiency(models, device=plan.device)
     # the other arms are the same architecture: what the student costs is measured once
-    return costs | {name: costs["distilled"] for name in students}
+    return costs | dict.fromkeys(students, costs["distilled"])
 
 
 def curve(trained: Trained) -> list[dict[str, Any]]:
@@ -117,7 +117,9 @@ def counts(experiment: Experiment) -> Counts:
     )
 
 
-def notes(experiment: Experiment, plan: Plan, trained: Mapping[str, Sequence[Trained]], teacher: Trained | None) -> list[str]:
+def notes(
+    experiment: Experiment, plan: Plan, trained: Mapping[str, Sequence[Trained]], teacher: Trained | None
+) -> list[str]:
     """What a reader must know to read the figures rightly."""
     splits = experiment.splits
     labelled, every = len(splits.train.labelled()), len(splits.train)
@@ -143,7 +145,11 @@ def notes(experiment: Experiment, plan: Plan, trained: Mapping[str, Sequence[Tra
                 f"{100 * best:.1f} %): there may be nothing to learn from it."
             )
     if len(splits.train.labelled()) < experiment.training.batch_size:
-        said.append("The control has fewer labelled examples than a batch, so each of its batches repeats some of them.")
-    if plan.context.donor is not None and len({one.fingerprint for one in trained["distilled"]}) < len(experiment.seeds):
+        said.append(
+            "The control has fewer labelled examples than a batch, so each of its batches repeats some of them."
+        )
+    if plan.context.donor is not None and len({one.fingerprint for one in trained["distilled"]}) < len(
+        experiment.seeds
+    ):
         said.append("Some seeds gave the same weights: nothing in this training depends on the seed.")
     return said

@@ -71,8 +71,11 @@ def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, 
     seconds = student + asked + taught
     unused = len(splits.train) - labelled
     found = [
-        ("data", f"{len(splits.train):,} training rows, {labelled:,} with label; {len(splits.validation):,} validation, "
-         f"{len(splits.test):,} test; {len(splits.classes)} classes"),
+        (
+            "data",
+            f"{len(splits.train):,} training rows, {labelled:,} with label; {len(splits.validation):,} validation, "
+            f"{len(splits.test):,} test; {len(splits.classes)} classes",
+        ),
         ("student", f"{dry.parameters:,} parameters" + (f", the teacher {teaching.parameters:,}" if teaching else "")),
         ("first batch", ", ".join(f"{name} {value:.4g}" for name, value in dry.parts.items())),
         ("training", f"{steps:,} steps, {count} arms, {len(experiment.seeds)} seeds: about {duration(seconds)}"),

@@ -138,10 +138,7 @@ def _step(
     """One optimiser step over micro-batches; denominators are counted over all of them, and all processes, first."""
     objective: Objective = bare(model).objective  # type: ignore[assignment]
     wanted = objective.needs().teacher
-    counts: dict[str, Tensor] = {}
-    for batch in batches:
-        for mask, count in objective.counts(batch).items():
-            counts[mask] = counts.get(mask, torch.zeros_like(count)) + count
+    counts = objective.total_counts(batches)
     if accelerator.num_processes > 1:
         counts = {mask: accelerator.reduce(count, "sum") for mask, count in counts.items()}
     total, shown = 0.0, dict[str, float]()

@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from limbeck.objective.schedules import Place
 from limbeck.training.moments import Curve, Metrics
@@ -134,5 +142,3 @@ class Tracker:
 
     def _log(self, values: Mapping[str, float], place: Place) -> None:
         self._tracker.log({f"{self._name}/{name}": value for name, value in values.items()}, step=place.step)
-
-

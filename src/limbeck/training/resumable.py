@@ -30,7 +30,9 @@ class Resumable:
         self, folder: Path, accelerator: Accelerator, engine: nn.Module, optimiser: Any, parts: Sequence[object]
     ) -> None:
         self._folder, self._accelerator, self._engine, self._optimiser = folder, accelerator, engine, optimiser
-        self._parts = [part for part in parts if hasattr(part, "state_dict") and not isinstance(part, nn.Module)]
+        self._parts: list[Any] = [
+            part for part in parts if hasattr(part, "state_dict") and not isinstance(part, nn.Module)
+        ]
         self._saved = time.monotonic()
 
     def due(self, place: Place, every: int | None) -> bool:
@@ -51,7 +53,7 @@ class Resumable:
                 "optimizer": self._optimiser.state_dict(),
                 "scaler": scaler.state_dict() if scaler else None,
                 "randomness": randomness,
-                "parts": [part.state_dict() for part in self._parts],  # type: ignore[attr-defined]
+                "parts": [part.state_dict() for part in self._parts],
             }
             checkpoint.save(self._folder, place.step, tree)
         self._accelerator.wait_for_everyone()

@@ -92,6 +92,15 @@ class Training(Config):
             update={"steps": max(1, round(self.epochs * examples / self.batch_size)), "epochs": None}
         )
 
+    def scaled(self, share: float, least: int = 20) -> Self:
+        """The same settings with a share of the budget, but no fewer than ``least`` steps if it is in steps."""
+        if self.steps is not None:
+            update = {"steps": min(self.steps, max(least, round(self.steps * share)))}
+        else:
+            assert self.epochs is not None
+            update = {"epochs": self.epochs * share}  # type: ignore[dict-item]
+        return self.model_copy(update=update)
+
     @property
     def total(self) -> int:
         """Optimiser steps in all."""

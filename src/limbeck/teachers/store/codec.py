@@ -1,5 +1,6 @@
 """The codec `full`: exact bits and dtype of every signal; rows of unequal shape are packed one after another."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,9 +86,16 @@ def packed(ids: Ints, views: Ints, columns: Mapping[str, Column]) -> bytes:
         tensors[f"{number}.values"] = column.values.contiguous()
         if column.offsets is not None and column.shapes is not None:
             tensors[f"{number}.offsets"], tensors[f"{number}.shapes"] = column.offsets, column.shapes
-    header = {"codec": NAME, "version": VERSION, "signals": signals}
+    header = {"codec": NAME, "version": VERSION, "signals": signals, "index": index_digest(ids, views, signals)}
     content: bytes = save(tensors, {"limbeck": json.dumps(header)})
     return content
+
+
+def index_digest(ids: Ints, views: Ints, signals: Sequence[Mapping[str, Any]]) -> str:
+    """A checksum of what is read on opening; the file's own is verified only when values are read."""
+    seen = hashlib.sha256(json.dumps([len(ids), *signals]).encode())
+    seen.update(ids.tobytes() + views.tobytes())
+    return seen.hexdigest()
 
 
 def gather(name: str, places: tuple[Ints, Ints], columns: Mapping[int, Column], length: int | None) -> Tensor:

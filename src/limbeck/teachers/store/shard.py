@@ -62,11 +62,15 @@ class Shard(Piece):
                 parts = (tensors.get(f"{number}.{part}") for part in ("offsets", "shapes"))
                 columns[str(signal["name"])] = Column(tensors[f"{number}.values"], bool(signal["per_token"]), *parts)
             ids, views = _ints(tensors["ids"]), _ints(tensors["views"])
-            if ids.shape != views.shape or any(codec.rows_of(column) != len(ids) for column in columns.values()):
+            if header["index"] != codec.index_digest(ids, views, header["signals"]):
+                raise ValueError("the index has a wrong checksum")
+            if any(codec.rows_of(column) != len(ids) for column in columns.values()):
                 raise ValueError("columns of unequal length")
         except FileNotFoundError:
             raise DamagedError(f"{path} is gone") from None
-        except (SafetensorError, ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        except OSError as error:  # too many open files, no permission: the shard itself may be whole
+            raise LimbeckError(f"{path} cannot be read: {error}.") from error
+        except (SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
             raise DamagedError(f"{path} cannot be read ({error})") from error
         super().__init__(ids, views, columns)
 
@@ -91,13 +95,16 @@ def verify(path: Path) -> None:
     """Compares a shard's bytes with the checksum in its name.
 
     Raises:
-        DamagedError: they differ, or the file cannot be read.
+        DamagedError: they differ, or the file is gone.
+        LimbeckError: the system does not let it be read.
     """
     try:
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is gone") from None
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read ({error.strerror})") from error
+        raise LimbeckError(f"{path} cannot be read: {error.strerror}.") from error
     if path.name.removesuffix(SUFFIX).rpartition("-")[2] != found:
         raise DamagedError(f"{path} has a wrong checksum")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from limbeck.config import Config
-from limbeck.data.raw import Raw, named, rows_of, whole_texts
+from limbeck.data.raw import Raw, existing, named, rows_of, whole_texts
 from limbeck.errors import DataError, nearest
 
-_DELIMITERS: Final = "\t,;|"
+_DELIMITERS: Final = ",;|\t"  # the first wins a draw
 
 
 class TextFile(Config):
@@ -44,23 +44,19 @@ class TextFile(Config):
         lengths = []
         for place in (self.path, self.test):
             if place is not None:
-                some, their = whole_texts(*self._columns(Path(place).expanduser()), place)
+                some, their = whole_texts(*self._columns(existing(place)), place)
                 texts += some
                 labels += their
                 lengths.append(len(some))
         numbers, classes = named(labels, self.path)
         test = rows_of(lengths)[1] if len(lengths) > 1 else None
-        return Raw("texts", texts, numbers, classes, test=test, where=self.path)
+        return Raw("texts", texts, numbers, classes, test=test, name=self.path)
 
     def _columns(self, path: Path) -> tuple[list[Any], list[Any]]:
-        if not path.is_file():
-            beside = sorted(item.name for item in path.parent.glob("*")) if path.parent.is_dir() else []
-            hint = nearest(path.name, beside)
-            raise DataError(f"There is no file {path}{'; ' + hint if hint else ''}.")
         if path.suffix == ".parquet":
             return self._parquet(path)
         content = self._decoded(path)
-        if path.suffix in (".jsonl", ".ndjson"):
+        if path.suffix in (".jsonl", ".ndjson", ".json"):
             rows = self._json_lines(path, content)
             known = sorted({name for row in rows for name in row})
             for column in (self.text, self.label):
@@ -86,9 +82,9 @@ class TextFile(Config):
 
     def _csv(self, path: Path, content: str) -> tuple[list[Any], list[Any]]:
         first = content.partition("\n")[0]
-        delimiter = self.delimiter
+        delimiter: str = self.delimiter
         if delimiter == "auto":
-            delimiter = "\t" if path.suffix == ".tsv" else max(_DELIMITERS[1:] + "\t", key=first.count)
+            delimiter = "\t" if path.suffix == ".tsv" else max(_DELIMITERS, key=first.count)
         try:
             lines = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
             header = next(lines, [])

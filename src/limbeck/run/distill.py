@@ -1,0 +1,121 @@
+"""`distill`: objects in memory in, evidence out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from torch import nn
+
+from limbeck.config import digest
+from limbeck.data.memory import MapTable
+from limbeck.data.sources import Data, in_memory
+from limbeck.models.given import Given
+from limbeck.models.identity import of_module
+from limbeck.objective import Labels, SoftTargets, Term, Terms
+from limbeck.objective.schedules import Fixed
+from limbeck.run.conduct import Result, conduct
+from limbeck.run.experiment import Experiment
+from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.teacher import Teacher
+from limbeck.training.settings import Training
+
+_DEFAULT: tuple[Term, ...] = (Labels(weight=Fixed(value=0.1)), SoftTargets(weight=Fixed(value=0.9)))
+
+
+def distill(
+    teacher: nn.Module | Teacher,
+    student: nn.Module | Callable[[], nn.Module],
+    data: Any,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    objective: Sequence[Term] | Mapping[str, Any] | None = None,
+    training: Training | Mapping[str, Any] | None = None,
+    teacher_training: Training | Mapping[str, Any] | None = None,
+    labelled: int | str = "all",
+    seeds: int = 3,
+    metrics: Sequence[str] = (),
+    name: str = "distilled",
+    out: Path | str | None = None,
+    store: bool = True,
+    quiet: bool = False,
+) -> Result:
+    """Distils ``teacher`` into ``student`` and says, against the same student without it, whether the teacher helped.
+
+    Neither module is altered: copies are trained. If ``student`` is a module, every seed starts from its weights; if it
+    is a function that makes one, each seed starts from weights of its own.
+
+    Args:
+        teacher: any module that gives logits for the classes of ``data``, or any `Teacher`.
+        student: any module, or a function without arguments that makes one.
+        data: any map-style data set of (input, label); labels of None or -100 mean "unlabelled". A fifth of it is set
+            aside to judge by unless ``test`` is given, and a tenth to choose by unless ``validation`` is.
+        test: a map-style data set to judge by.
+        validation: a map-style data set to choose by.
+        objective: terms, or a mapping as in a recipe; by default ``{"labels": 0.1, "soft-targets": 0.9}``.
+        training: budget and optimiser, or a mapping as in a recipe; by default 20 epochs of AdamW.
+        teacher_training: if the teacher has yet to be trained on the labelled rows.
+        labelled: how many training rows keep their label.
+        seeds: how often each student is trained.
+        metrics: further metrics by name, such as ``f1-macro``.
+        name: what the report calls it.
+        out: the run folder; by default ``runs/<name>-<hash>``.
+        store: whether the teacher's outputs are stored first, and read from there.
+        quiet: no progress.
+
+    Raises:
+        LimbeckError: something that the caller can mend.
+    """
+    splits = Data.of_memory(labelled=labelled).load(raw=in_memory(data, validation=validation, test=test))
+    table = splits.train.table
+    spec, settings = Given(student), _training(training) or Training(epochs=20.0)
+    terms = _terms(objective)
+    taught = _training(teacher_training)
+    known = LocalTeacher(teacher, of_module(teacher)) if isinstance(teacher, nn.Module) and not taught else teacher
+    given = {
+        "teacher": of_module(teacher) if isinstance(teacher, nn.Module) else teacher.fingerprint,
+        "teacher-training": taught.plain() if taught else None,
+        "student": spec.plain(),
+        "data": splits.train.fingerprint,
+        "test": splits.test.fingerprint,
+        "objective": [term.plain() for term in terms],
+        "training": settings.plain(),
+        "seeds": seeds,
+        "metrics": list(metrics),
+    }
+    experiment = Experiment(
+        name=name,
+        settings=given,
+        splits=splits,
+        student=spec,
+        terms=terms,
+        training=settings,
+        teacher=None if taught else known,  # type: ignore[arg-type]
+        teacher_spec=Given(teacher) if taught else None,  # type: ignore[arg-type]
+        teacher_training=taught,
+        store=store,
+        views=None if isinstance(table, MapTable) and table.varies else 0,
+        seeds=tuple(range(seeds)),
+        metrics=tuple(metrics),
+    )
+    folder = Path(out) if out else Path("runs") / f"{name}-{digest(given)[:8]}"
+    return conduct(experiment, folder, _described(teacher, student, given), quiet=quiet)
+
+
+def _training(given: Training | Mapping[str, Any] | None) -> Training | None:
+    return given if given is None or isinstance(given, Training) else Training.model_validate(dict(given))
+
+
+def _terms(given: Sequence[Term] | Mapping[str, Any] | None) -> tuple[Term, ...]:
+    if given is None:
+        return _DEFAULT
+    return TypeAdapter(Terms).validate_python(given) if isinstance(given, Mapping) else tuple(given)
+
+
+def _described(teacher: Any, student: Any, given: Mapping[str, Any]) -> str:
+    """What stands where a recipe's text would."""
+    import yaml
+
+    text: str = yaml.safe_dump({**given, "objects": {"teacher": repr(teacher)[:2000], "student": repr(student)[:2000]}})
+    return text
