@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from limbeck.errors import LimbeckError
     from limbeck.objective import Hints, Labels, Objective, SoftTargets
     from limbeck.recipe import Recipe
-    from limbeck.run import Result, distill, load, run
+    from limbeck.run import Result, distill, load
+    from limbeck.run import run as run_recipe
     from limbeck.teachers.cached import CachedTeacher
     from limbeck.teachers.local import LocalTeacher
     from limbeck.teachers.teacher import Teacher
@@ -31,7 +32,7 @@ _HOMES = {
     "Training": "limbeck.training.settings",
     "distill": "limbeck.run",
     "load": "limbeck.run",
-    "run": "limbeck.run",
+    "run_recipe": "limbeck.run",
 }
 
 __all__ = [
@@ -50,7 +51,7 @@ __all__ = [
     "__version__",
     "distill",
     "load",
-    "run",
+    "run_recipe",
 ]
 
 
@@ -58,7 +59,7 @@ def __getattr__(name: str) -> Any:
     """Public names are loaded when they are first used: `import limbeck` and `limbeck --help` stay fast."""
     if name not in _HOMES:
         raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name]), "run" if name == "run_recipe" else name)
 
 
 def __dir__() -> list[str]:

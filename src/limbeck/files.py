@@ -96,5 +96,7 @@ def held(folder: Path, why: str, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise Busy(f"{folder} is in use by another process ({why}): wait for it to end, or choose another.") from None
+            raise Busy(
+                f"{folder} is in use by another process ({why}): wait for it to end, or choose another."
+            ) from None
         yield

@@ -38,6 +38,10 @@ class Served:
     def provides(self) -> Provides:
         return Provides()
 
+    @property
+    def module(self) -> None:
+        return None
+
     def _post(self, path: str, body: dict) -> dict:
         self._connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         answer = self._connection.getresponse()

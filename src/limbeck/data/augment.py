@@ -86,7 +86,8 @@ class Augment(Config):
             start = (place * (length - side + 1)).floor().view(-1, 1)
             pixel = torch.arange(length).view(1, -1)
             outside.append((pixel < start) | (pixel >= start + side))
-        return (outside[0][:, None, :, None] | outside[1][:, None, None, :]).float()
+        kept: Tensor = outside[0][:, None, :, None] | outside[1][:, None, None, :]
+        return kept.float()
 
 
 def partners(examples: "Examples", ids: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,11 +31,14 @@ class Mnist5k(Config):
         path = _path()
         try:
             with gzip.open(path, "rt") as stream:
-                rows = np.loadtxt(stream, dtype=np.uint8, delimiter=",", ndmin=2)
+                lines = stream.read().split() or ["0"]  # numpy warns of an empty file
+            rows = np.loadtxt(lines, dtype=np.uint8, delimiter=",", ndmin=2)
         except (OSError, EOFError, ValueError) as error:
             raise DataError(f"mnist-5k: {path} is damaged ({error}). {_INSTALL}") from error
-        if rows.shape[1] != _SIDE * _SIDE + 1 or not len(rows) or rows[:, -1].max() > 9:
-            raise DataError(f"mnist-5k: {path} does not hold digits of {_SIDE} x {_SIDE} pixels with labels. {_INSTALL}")
+        if rows.shape[1] != _SIDE * _SIDE + 1 or rows[:, -1].max() > 9:
+            raise DataError(
+                f"mnist-5k: {path} does not hold digits of {_SIDE} x {_SIDE} pixels with labels. {_INSTALL}"
+            )
         pixels = torch.from_numpy(np.ascontiguousarray(rows[:, :-1])).view(-1, 1, _SIDE, _SIDE)
         labels = torch.from_numpy(rows[:, -1].astype(np.int64))  # the last column
         return Raw("images", pixels, labels, tuple("0123456789"), name="mnist-5k")

@@ -42,7 +42,9 @@ class ImageFolder(Config):
             raise DataError(f"{top} cannot be read: {error}.") from error
 
     def _read(self, top: Path) -> Raw:
-        parts = {part: next((top / name for name in names if (top / name).is_dir()), None) for part, names in _PARTS.items()}
+        parts = {
+            part: next((top / name for name in names if (top / name).is_dir()), None) for part, names in _PARTS.items()
+        }
         if parts["train"] is None:
             parts = {"train": top, "validation": None, "test": None}
         files: list[Path] = []
@@ -56,7 +58,9 @@ class ImageFolder(Config):
             for name, images in found.items():
                 if name not in (*classes, *_UNLABELLED):
                     hint = nearest(name, classes)
-                    raise DataError(f"{folder}/{name} is a class that 'train' does not have{'; ' + hint if hint else ''}.")
+                    raise DataError(
+                        f"{folder}/{name} is a class that 'train' does not have{'; ' + hint if hint else ''}."
+                    )
                 files += images
                 labels += [None if name in _UNLABELLED else name] * len(images)
             lengths.append(sum(map(len, found.values())))

@@ -81,8 +81,13 @@ class HuggingFace(Config):
         part = found.get(usual) if usual != self.train else None
         if part is None or not len(part):
             return None
-        if label not in part.column_names or set(part[label]) <= {-1, None}:  # benchmarks hide the labels of their tests
-            log.warning("%s: the split %r has no labels and is not used; rows of %r serve", self.path, usual, self.train)
+        if label not in part.column_names or set(part[label]) <= {
+            -1,
+            None,
+        }:  # benchmarks hide the labels of their tests
+            log.warning(
+                "%s: the split %r has no labels and is not used; rows of %r serve", self.path, usual, self.train
+            )
             return None
         return part
 
@@ -118,7 +123,9 @@ def raw_of(
     for key in (chosen, label):
         if any(key not in part.column_names for part in present):
             hint = nearest(key, list(features))
-            raise DataError(f"{name} has no column {key!r}{'; ' + hint if hint else ''}. Its columns: {', '.join(features)}.")
+            raise DataError(
+                f"{name} has no column {key!r}{'; ' + hint if hint else ''}. Its columns: {', '.join(features)}."
+            )
     if not (_is_image(features[chosen]) or _is_text(features[chosen])):
         raise DataError(f"{name}: the column {chosen!r} holds {features[chosen]}, neither images nor texts.")
     known = features[label].names if hasattr(features[label], "names") else classes

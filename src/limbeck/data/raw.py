@@ -132,7 +132,9 @@ def _plain(label: Any, where: str) -> int | str | None:
     if hasattr(label, "item") and not isinstance(label, str):  # tensors, arrays and their scalars
         if math.prod(getattr(label, "shape", ())) != 1:
             shape = tuple(label.shape)
-            raise DataError(f"{where}: a label has the shape {shape}; one class a row is needed, as a number or a name.")
+            raise DataError(
+                f"{where}: a label has the shape {shape}; one class a row is needed, as a number or a name."
+            )
         label = label.item()
     if label is None or label in ("", -1, NO_LABEL) or (isinstance(label, float) and math.isnan(label)):
         return None

@@ -90,6 +90,8 @@ def split(
     pool = _once((free & known & ~taken[inputs]).nonzero()[:, 0], inputs)
     if not bool(free.any()):
         raise DataError(f"{name} has no rows to train on.")
+    if bool((free & known).any()) and not len(pool):
+        raise DataError(f"{name}: every labelled row to train on stands in the validation or test part too.")
     drawn = {part: size for part, size in (("test", test), ("validation", validation)) if part not in own}
     sizes = _sizes(drawn, labels[pool], classes, name)
     present = _classes(labels[pool])
@@ -182,7 +184,9 @@ def _own(rows: Tensor, known: Tensor, inputs: Tensor, taken: Tensor, where: str)
 
 def _tell(lost: int, what: str) -> None:
     if lost:
-        log.warning("%d %s were dropped, as the same input stands there twice or in a part that comes first", lost, what)
+        log.warning(
+            "%d %s were dropped, as the same input stands there twice or in a part that comes first", lost, what
+        )
 
 
 def _sizes(wanted: Mapping[str, int | float], labels: Tensor, classes: Sequence[str], name: str) -> dict[str, int]:

@@ -69,7 +69,9 @@ class TextFile(Config):
             encoding = "utf-8-sig" if self.encoding.lower() in ("utf-8", "utf8") else self.encoding
             return path.read_bytes().decode(encoding)
         except LookupError as error:
-            raise DataError(f"There is no encoding {self.encoding!r}; such are utf-8, latin-1, cp1252, utf-16.") from error
+            raise DataError(
+                f"There is no encoding {self.encoding!r}; such are utf-8, latin-1, cp1252, utf-16."
+            ) from error
         except UnicodeDecodeError as error:
             other = "latin-1" if self.encoding.lower().startswith("utf") else "utf-8"
             line = error.object[: error.start].count(b"\n") + 1
@@ -103,7 +105,9 @@ class TextFile(Config):
                 texts.append(cells[text])
                 labels.append(cells[label].strip())
         except csv.Error as error:
-            raise DataError(f"{path} is no proper CSV file: {error}. JSON lines (.jsonl) are a safer format.") from error
+            raise DataError(
+                f"{path} is no proper CSV file: {error}. JSON lines (.jsonl) are a safer format."
+            ) from error
         return texts, labels
 
     def _json_lines(self, path: Path, content: str) -> list[dict[str, Any]]:

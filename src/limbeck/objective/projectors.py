@@ -42,7 +42,7 @@ class Projector(nn.Module):
         if ours != theirs or always:
             self.linear = nn.Conv2d(ours, theirs, 1) if self.rank == 4 else nn.Linear(ours, theirs)
             nn.init.orthogonal_(self.linear.weight)
-            nn.init.zeros_(self.linear.bias)
+            nn.init.zeros_(self.linear.get_parameter("bias"))
 
     def _reduced(self, value: Tensor) -> Tensor:
         if value.ndim == self.rank:

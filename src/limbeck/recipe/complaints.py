@@ -1,8 +1,8 @@
 """What is wrong with a recipe, in the words and places of whoever wrote it."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args, get_origin
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -10,11 +10,10 @@ from pydantic_core import ErrorDetails
 import limbeck
 from limbeck.config import Config
 from limbeck.errors import RecipeError, nearest
-from limbeck.recipe.marked import Node, dashed
+from limbeck.recipe.marked import Node, cut, dashed
+from limbeck.recipe.places import EXTRA, Spot, fields_of, spot_of, tags_of
 
-Types = tuple[type[Config], ...]
-_TAGS: Final = ("name", "schedule")  # the fields by which a choice is made
-_EXTRA: Final = "extra_forbidden"
+_MOST: Final = 100  # errors that are looked at; a broken recipe can have one for each of its values
 _MAPPINGS: Final = {"model_type", "model_attributes_type", "dict_type", "union_tag_not_found"}
 _PLAIN: Final = {
     "int_type": "a whole number",
@@ -28,37 +27,17 @@ _PLAIN: Final = {
 }
 _BOUNDS: Final = {
     "greater_than": ("above", "gt"),
-    "greater_than_equal": ("at least", "ge"),
+    "greater_than_equal": ("from", "ge"),
     "less_than": ("below", "lt"),
-    "less_than_equal": ("at most", "le"),
+    "less_than_equal": ("up to", "le"),
 }
-
-
-@dataclass
-class _Spot:
-    """A place in a recipe: the keys as they were written, the node there if there is one, and what may stand there."""
-
-    node: Node | None
-    where: int | str
-    types: Types
-    path: list[str] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return ".".join(self.path)
-
-    def step(self, key: str, types: Types, node: Node | None) -> None:
-        self.path.append(key)
-        self.types, self.node = types, node
-        if node is not None:
-            self.where = node.where
 
 
 @dataclass(frozen=True)
 class _Wrong:
     """One thing that is wrong."""
 
-    spot: _Spot
+    spot: Spot
     kind: str
     message: str
     allowed: str | None = None
@@ -67,7 +46,7 @@ class _Wrong:
 
 def refusal(error: ValidationError, root: Node, top: type[Config], file_name: str) -> RecipeError:
     """One paragraph: the first thing that is wrong in full, and the names of the others."""
-    wrongs = _merged([_wrong(detail, root, top) for detail in error.errors(include_url=False)])
+    wrongs = _merged([_wrong(detail, root, top) for detail in error.errors(include_url=False)[:_MOST]])
     first = wrongs[0]
     where = first.spot.where
     place = where if isinstance(where, str) else f"{file_name}, line {where}"
@@ -75,7 +54,7 @@ def refusal(error: ValidationError, root: Node, top: type[Config], file_name: st
     ending = "" if first.message.endswith((".", "?")) else "."
     more = list(dict.fromkeys(wrong.spot.name or "the recipe" for wrong in wrongs[1:]))
     others = f" And {len(more)} more: {', '.join(more[:8])}{', ...' if len(more) > 8 else ''}." if more else ""
-    return RecipeError(f"{place}: {name}{first.message}{ending}{others}")
+    return RecipeError(" ".join(f"{place}: {name}{first.message}{ending}{others}".split()))
 
 
 def _merged(wrongs: list[_Wrong]) -> list[_Wrong]:
@@ -95,12 +74,12 @@ def _merged(wrongs: list[_Wrong]) -> list[_Wrong]:
         result.append(first)
     meant = {wrong.suggested for wrong in result}
     kept = [wrong for wrong in result if wrong.kind != "missing" or wrong.spot.name not in meant]
-    return sorted(kept, key=lambda wrong: wrong.kind != _EXTRA)
+    return sorted(kept, key=lambda wrong: wrong.kind != EXTRA)
 
 
 def _wrong(detail: ErrorDetails, root: Node, top: type[Config]) -> _Wrong:
     kind, context = detail["type"], detail.get("ctx", {})
-    spot = _spot(detail["loc"], kind, root, top)
+    spot = spot_of(detail["loc"], kind, root, top)
     found = _shown(spot.node if spot.node is not None else Node(detail["input"], 1))
     if spot.path == ["limbeck"]:
         version = f"limbeck {limbeck.__version__} reads version 1 of the recipe format: the first line is 'limbeck: 1'"
@@ -109,14 +88,14 @@ def _wrong(detail: ErrorDetails, root: Node, top: type[Config]) -> _Wrong:
         return _Wrong(spot, "too_short", f"found {found}; allowed: more items than these")
     if kind == "missing":
         return _Wrong(spot, kind, "is missing" + _purpose(detail["loc"], root, top))
-    if kind == _EXTRA:
+    if kind == EXTRA:
         return _unknown_key(spot, detail, root, top)
     if kind == "value_error":
         given = spot.node is not None and spot.path and not isinstance(spot.node.value, dict | list | None)
         return _Wrong(spot, kind, f"found {found}: " * bool(given) + str(context.get("error", detail["msg"])))
     if kind == "union_tag_invalid":
-        known = sorted(_tags(spot.types))
-        hint = nearest(str(context["tag"]), known, 1)
+        known = sorted(tags_of(spot.types))
+        hint = nearest(cut(str(context["tag"])), known, 1)
         message = f"unknown name {_shown(Node(context['tag'], 1))}; {_hinted(hint)}llowed: {', '.join(known)}"
         return _Wrong(spot, kind, message)
     allowed = _allowed(kind, context, spot)
@@ -124,16 +103,19 @@ def _wrong(detail: ErrorDetails, root: Node, top: type[Config]) -> _Wrong:
         return _Wrong(spot, kind, f"found {found}: {detail['msg'][:1].lower()}{detail['msg'][1:]}")
     hint = ""
     if kind == "literal_error" and spot.node is not None and isinstance(spot.node.value, str):
-        hint = nearest(spot.node.value, [part.strip(" '") for part in allowed.replace(" or ", ",").split(",")], 1)
+        hint = nearest(cut(spot.node.value), [part.strip(" '") for part in allowed.replace(" or ", ",").split(",")], 1)
     return _Wrong(spot, kind, f"found {found}; {_hinted(hint)}llowed: {allowed}", allowed)
 
 
-def _allowed(kind: str, context: dict[str, Any], spot: _Spot) -> str | None:
+def _allowed(kind: str, context: dict[str, Any], spot: Spot) -> str | None:
+    if spot.path == ["objective"]:
+        known = ", ".join(sorted(tags_of(spot.types)))
+        return f"terms with their weights, such as {{labels: 0.1, soft-targets: 0.9}}, out of {known}"
     if kind in _PLAIN:
         return _PLAIN[kind]
     if kind in _BOUNDS:
         word, key = _BOUNDS[kind]
-        return f"{word} {context[key]:g}"
+        return f"a number {word} {context[key]:g}" + (" up" if word == "from" else "")
     if kind == "literal_error":
         return str(context["expected"])
     if kind == "string_pattern_mismatch":
@@ -141,8 +123,8 @@ def _allowed(kind: str, context: dict[str, Any], spot: _Spot) -> str | None:
             return "up to 64 letters, digits, spaces, '.', '_' and '-', the first one a letter or digit"
         return f"text of the form {context['pattern']}"
     if kind in _MAPPINGS:
-        names = sorted(_tags(spot.types)) if len(spot.types) > 1 else []
-        keys = [] if names else sorted(_fields(spot.types))
+        names = sorted(tags_of(spot.types)) if len(spot.types) > 1 else []
+        keys = [] if names else sorted(fields_of(spot.types))
         if names:
             by_schedule = any("schedule" in one.model_fields for one in spot.types)
             what = "a number, or a mapping whose schedule is" if by_schedule else "a mapping whose name is"
@@ -160,18 +142,18 @@ def _hinted(hint: str) -> str:
     return f"{hint} A" if hint else "a"
 
 
-def _unknown_key(spot: _Spot, detail: ErrorDetails, root: Node, top: type[Config]) -> _Wrong:
-    parent = _spot(detail["loc"][:-1], "", root, top)
-    known = sorted(_fields(parent.types))
-    hint = nearest(dashed(spot.path[-1]), known, 1)
+def _unknown_key(spot: Spot, detail: ErrorDetails, root: Node, top: type[Config]) -> _Wrong:
+    parent = spot_of(detail["loc"][:-1], "", root, top)
+    known = sorted(fields_of(parent.types))
+    hint = nearest(cut(dashed(spot.path[-1])), known, 1)
     message = f"unknown key; {_hinted(hint)}llowed here: {', '.join(known)}"
     suggested = ".".join([*spot.path[:-1], hint.split("'")[1]]) if hint else None
-    return _Wrong(spot, _EXTRA, message, suggested=suggested)
+    return _Wrong(spot, EXTRA, message, suggested=suggested)
 
 
 def _purpose(loc: Sequence[int | str], root: Node, top: type[Config]) -> str:
     """What a missing field is for, from its own description."""
-    parent = _spot(loc[:-1], "", root, top)
+    parent = spot_of(loc[:-1], "", root, top)
     told = [
         info.description
         for one in parent.types
@@ -182,99 +164,11 @@ def _purpose(loc: Sequence[int | str], root: Node, top: type[Config]) -> str:
     return f": {first[:1].lower()}{first[1:]}" if first else ""
 
 
-def _spot(loc: Sequence[int | str], kind: str, root: Node, top: type[Config]) -> _Spot:
-    """From pydantic's place, which names the branches of unions too, to the keys as they were written."""
-    spot = _Spot(root, root.where, (top,))
-    for index, part in enumerate(loc):
-        last = index == len(loc) - 1
-        inside = spot.node.value if spot.node is not None else None
-        if isinstance(part, int):
-            _item(spot, part)
-            continue
-        tagged = tuple(one for one in spot.types if part in _tags((one,)))
-        if len(spot.types) > 1 and tagged:
-            spot.types = tagged
-            continue
-        known = _fields(spot.types)
-        written = spot.node.find(part) if spot.node is not None else None
-        if written is not None:
-            assert spot.node is not None
-            spot.step(written, known.get(dashed(part), ()), spot.node.value[written])
-        elif dashed(part) in known:
-            short = inside is not None and not isinstance(inside, dict | list)
-            if short and kind != "missing":  # `labels: -1` is short for a mapping that nobody wrote
-                spot.types = known[dashed(part)]
-            else:
-                spot.step(part, known[dashed(part)], None)
-        elif last and kind == _EXTRA:
-            spot.step(part, (), None)
-    return spot
-
-
-def _item(spot: _Spot, index: int) -> None:
-    inside = spot.node.value if spot.node is not None else None
-    if isinstance(inside, dict) and spot.path == ["objective"]:  # a mapping of terms is read as their list
-        flat = [
-            (key, place, node)
-            for key, given in inside.items()
-            for place, node in (enumerate(given.value) if isinstance(given.value, list) else [(None, given)])
-        ]
-        if index < len(flat):
-            key, place, node = flat[index]
-            spot.step(key, spot.types, inside[key])
-            if place is not None:
-                spot.step(str(place), spot.types, node)
-    elif isinstance(inside, list) and index < len(inside):
-        spot.step(str(index), spot.types, inside[index])
-
-
-def default_at(top: type[Config], path: Sequence[str]) -> Any:
-    """What stands at ``path`` where a recipe is silent, as far as a setting can build on it: a choice's name, or a list."""
-    types: Types = (top,)
-    default: Any = None
-    for part in path:
-        infos = [info for one in types for info in one.model_fields.values() if info.alias == dashed(part)]
-        default = next((info.get_default() for info in infos if not info.is_required()), None)
-        types = _fields(types).get(dashed(part), ())
-    if isinstance(default, Config):
-        return {name: value for name, value in default.plain().items() if name in _TAGS}
-    return [one.plain() for one in default if isinstance(one, Config)] if isinstance(default, tuple) else None
-
-
-def _fields(types: Iterable[type[Config]]) -> dict[str, Types]:
-    """Every key that these types take, and the configs that its value may be."""
-    found: dict[str, Types] = {}
-    for one in types:
-        for name, info in one.model_fields.items():
-            key = info.alias or dashed(name)
-            found[key] = tuple(dict.fromkeys((*found.get(key, ()), *_configs(info.annotation))))
-    return found
-
-
-def _configs(annotation: Any) -> Iterable[type[Config]]:
-    if isinstance(annotation, type) and not get_args(annotation):
-        if issubclass(annotation, Config):
-            yield annotation
-        return
-    for part in get_args(annotation):
-        yield from _configs(part)
-
-
-def _tags(types: Iterable[type[Config]]) -> set[str]:
-    return {
-        value
-        for one in types
-        for name in _TAGS
-        if name in one.model_fields and get_origin(one.model_fields[name].annotation) is Literal
-        for value in get_args(one.model_fields[name].annotation)
-    }
-
-
 def _shown(node: Node | None) -> str:
     """A value in a few words."""
     value = None if node is None else node.value
     if isinstance(value, dict):
-        keys = ", ".join(map(str, list(value)[:4]))
+        keys = ", ".join(cut(str(key)) for key in list(value)[:4])
         return f"a mapping with {keys}{', ...' if len(value) > 4 else ''}" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}" if value else "an empty list"

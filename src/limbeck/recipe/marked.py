@@ -59,7 +59,7 @@ class Node:
         return next((one for one in (key, dashed(key), key.replace("-", "_")) if one in self.value), None)
 
 
-class Mistake(ValueError):  # noqa: N818 - the user's, not ours
+class Mistake(ValueError):
     """Something is wrong at ``line``; whoever knows the file's name says so."""
 
     def __init__(self, line: int, message: str) -> None:
@@ -86,7 +86,9 @@ class _Open:
         if key == "<<":
             raise Mistake(line, "merge keys (<<) are not read: write the keys out")
         if dashed(key) in self.lines:
-            raise Mistake(line, f"{_cut(key)!r} is given twice, first in line {self.lines[dashed(key)]}: keep one of them")
+            raise Mistake(
+                line, f"{cut(key)!r} is given twice, first in line {self.lines[dashed(key)]}: keep one of them"
+            )
         self.lines[dashed(key)] = line
         self.keys.append(key)
 
@@ -123,12 +125,12 @@ def scalar(text: str) -> str | int | float | bool | None:
     if _INT.fullmatch(text) or _BASED.fullmatch(text):
         number = int(text, 0 if text[1:2] in ("o", "x") else 10) if len(text) <= 64 else 2**64
         if abs(number) >= 2**63:
-            raise ValueError(f"the number {_cut(text)} has more than 63 bits")
+            raise ValueError(f"the number {cut(text)} has more than 63 bits")
         return number
     if _FLOAT.fullmatch(text):
         real = float(text)
         if math.isinf(real):
-            raise ValueError(f"the number {_cut(text)} is too large")
+            raise ValueError(f"the number {cut(text)} is too large")
         return real
     if _SPECIAL.fullmatch(text):
         raise ValueError(f"{text} is no number that a recipe can hold")
@@ -186,7 +188,7 @@ def _built(text: str) -> Node:
         if isinstance(event, yaml.DocumentStartEvent) and root is not None:
             raise Mistake(line, "a second document begins here (---); a recipe is one")
         if (tag := getattr(event, "tag", None)) is not None:
-            raise Mistake(line, f"tags such as {_cut(str(tag))} are not read: write the plain value")
+            raise Mistake(line, f"tags such as {cut(str(tag))} are not read: write the plain value")
         if isinstance(event, yaml.ScalarEvent) and stack and stack[-1].wants_key:
             stack[-1].key(_text(event, line), line)
             if anchor is not None:
@@ -203,7 +205,7 @@ def _built(text: str) -> Node:
             if stack and stack[-1].wants_key:
                 raise Mistake(line, "a key must be a word, not an alias")
             if anchor not in anchors:
-                raise Mistake(line, f"the alias *{_cut(str(anchor))} stands for nothing that is written before it")
+                raise Mistake(line, f"the alias *{cut(str(anchor))} stands for nothing that is written before it")
             node = anchors[anchor].at(line)
         elif isinstance(event, yaml.ScalarEvent):
             node = Node(_value(event, line), line)
@@ -224,7 +226,7 @@ def _built(text: str) -> Node:
 def _text(event: yaml.ScalarEvent, line: int) -> str:
     value: str = event.value
     if any((ord(letter) < 32 and letter not in "\n\t") or "\ud800" <= letter <= "\udfff" for letter in value):
-        raise Mistake(line, f"holds a control character: {_cut(repr(value))}")
+        raise Mistake(line, f"holds a control character: {cut(repr(value))}")
     return value
 
 
@@ -238,5 +240,6 @@ def _value(event: yaml.ScalarEvent, line: int) -> Any:
         raise Mistake(line, str(error)) from None
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """As much of a text as a message needs to name it."""
     return text if len(text) <= 40 else text[:37] + "..."

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from limbeck.errors import RecipeError
-from limbeck.recipe.marked import Mistake, Node, dashed, tree
+from limbeck.recipe.marked import Mistake, Node, cut, dashed, tree
 
 Default = Callable[[Sequence[str]], Any]
 _EITHER: Final = (("steps", "epochs"), ("model", "stored"))
@@ -21,7 +21,7 @@ def overridden(root: Node, overrides: Sequence[str], default: Default) -> Node:
         RecipeError: an override is not ``key=value``, or its key leads through something that has no parts.
     """
     for text in overrides:
-        where = f"--set {text}"
+        where = f"--set {text if len(text) <= 80 else text[:77] + '...'}"
         name, sign, given = text.partition("=")
         path = [part.strip() for part in name.split(".")]
         if not sign or not all(path):
@@ -77,11 +77,11 @@ def _opened(node: Node | None, above: tuple[str, ...], key: str, where: str) -> 
         return _by_name(node)
     if isinstance(node.value, dict | list):
         return node
-    if len(above) == 2 and above[0] == "objective":
+    if above[0] == "objective" and (len(above) == 2 or above[-1].isdecimal()) and not isinstance(node.value, str):
         return Node({"weight": node}, node.where)
     if isinstance(node.value, str):
         return Node({"name": node}, node.where)
-    raise Mistake(1, f"{'.'.join(above)} is {node.value!r}, which has no part to set; give it as a whole")
+    raise Mistake(1, f"{'.'.join(above)} is {cut(repr(node.value))}, which has no part to set; give it as a whole")
 
 
 def _by_name(terms: Node) -> Node:

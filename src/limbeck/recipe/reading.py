@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from limbeck.errors import RecipeError, nearest
 from limbeck.recipe import Recipe
-from limbeck.recipe.complaints import default_at, refusal
+from limbeck.recipe.complaints import refusal
 from limbeck.recipe.marked import MOST_BYTES, Mistake, scalar, text_of, tree
 from limbeck.recipe.overrides import overridden
+from limbeck.recipe.places import default_at
 from limbeck.training.settings import Training
 
 

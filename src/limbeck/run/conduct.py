@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 
+from limbeck.advice.preflight import accuracy_of, chance
 from limbeck.errors import PreflightError
 from limbeck.evidence.report import disagreements, write_report
 from limbeck.evidence.schema import Evidence, Provenance, Verdict
@@ -111,9 +112,7 @@ def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watche
 
 
 def _check_teacher(experiment: Experiment, plan: Plan) -> None:
-    from limbeck.advice.preflight import accuracy_of, chance
-
-    if plan.teacher is None or plan.teacher.provides.names is not None:  # a store knows nothing of the validation part
+    if plan.teacher is None or not plan.teacher.provides.unseen:
         return
     validation = experiment.splits.validation
     accuracy, floor = accuracy_of(plan.teacher, validation, plan.device), chance(validation)

@@ -18,7 +18,6 @@ from limbeck.recipe import Recipe
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.teachers.cached import StoredTeacher
-from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage, Start
@@ -67,7 +66,7 @@ class Experiment:
     def context(self, side: str) -> BuildContext:
         """What a model of this side is built from."""
         names = self.splits.classes
-        donor = self.teacher.module if side == "student" and isinstance(self.teacher, LocalTeacher) else None
+        donor = self.teacher.module if side == "student" and self.teacher else None
         return BuildContext(len(names), self.sample().columns(side), names, donor=donor, vocabulary=self.vocabulary)
 
     def plan(self, home: Path, seed: int, on_label: Callable[[int, int], None] = lambda done, total: None) -> Plan:

@@ -16,7 +16,6 @@ from limbeck.evidence.weigh import ArmResult, ArmResults
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.signals.capture import show
-from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.workshop import Trained
 
@@ -70,7 +69,7 @@ def measure(
         )
         for name, arms in trained.items()
     }
-    if plan.teacher is not None and (plan.teacher.provides.names is None):
+    if plan.teacher is not None and plan.teacher.provides.unseen:
         results["teacher"] = ArmResult(
             logits=[teacher_logits(plan.teacher, test, device)],
             curves=[curve(teacher)] if teacher else (),
@@ -89,7 +88,7 @@ def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -
         return module, {name: value[:1] for name, value in columns.items()}, columns
 
     models = {"distilled": placed(students["distilled"], "student")}
-    if isinstance(plan.teacher, LocalTeacher):
+    if plan.teacher and plan.teacher.module is not None:
         models["teacher"] = placed(plan.teacher.module, "teacher")
     costs = compare_efficiency(models, device=plan.device)
     # the other arms are the same architecture: what the student costs is measured once

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Hashable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ def _parameters(kind: Hashable) -> tuple[frozenset[str], bool]:
 
 def accepts(module: nn.Module, name: str) -> bool:
     """Whether the module's ``forward`` takes an argument of this name."""
-    return name in _parameters(type(module))[0]
+    return name in _parameters(cast(Hashable, type(module)))[0]
 
 
 def call(module: nn.Module, columns: Mapping[str, Tensor], bare: nn.Module | None = None, **options: Any) -> Any:
@@ -31,7 +31,7 @@ def call(module: nn.Module, columns: Mapping[str, Tensor], bare: nn.Module | Non
     Raises:
         SignalError: several columns, and ``forward`` does not say which is which.
     """
-    named, takes_any = _parameters(type(bare or module))
+    named, takes_any = _parameters(cast(Hashable, type(bare or module)))
     by_name = {name: value for name, value in columns.items() if name in named}
     if by_name or (takes_any and len(columns) > 1):
         return module(**(by_name or dict(columns)), **options)

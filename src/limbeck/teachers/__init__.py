@@ -1,0 +1,1 @@
+"""Who knows: models, servers and stores, behind one method."""

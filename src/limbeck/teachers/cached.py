@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.data.batch import REAL, TOKENS, Batch
 from limbeck.data.examples import Examples
@@ -56,6 +56,11 @@ class CachedTeacher:
     def provides(self) -> Provides:
         """The teacher's own."""
         return self.teacher.provides
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The teacher's own."""
+        return self.teacher.module
 
     def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:
         """The needed signals; see `Teacher.observe`.
@@ -182,8 +187,13 @@ class StoredTeacher:
 
     @property
     def provides(self) -> Provides:
-        """The signals that are stored."""
-        return Provides(names=self.store.names)
+        """The signals that are stored, for the rows that are stored."""
+        return Provides(names=self.store.names, unseen=False)
+
+    @property
+    def module(self) -> None:
+        """None: only its outputs are here."""
+        return None
 
     def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:
         """The needed signals; see `Teacher.observe`.

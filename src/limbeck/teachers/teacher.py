@@ -4,6 +4,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from torch import nn
+
 from limbeck.data.batch import Batch
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Offer
@@ -13,12 +15,14 @@ from limbeck.signals.logits import Offer
 class Provides:
     """What a teacher can show: ``names`` of signals (None: any that its model has), and how much of its logits.
 
-    ``classes``: how many the logits have, None where that is only known by asking.
+    ``classes``: how many the logits have, None where that is only known by asking. ``unseen``: whether it answers for
+    inputs that it was never asked about before.
     """
 
     names: frozenset[str] | None = None
     offers: Offer = Offer.MATRIX
     classes: int | None = None
+    unseen: bool = True
 
     def lacking(self, needs: AbstractSet[str]) -> frozenset[str]:
         """The needed names that are not provided."""
@@ -37,6 +41,11 @@ class Teacher(Protocol):
     @property
     def provides(self) -> Provides:
         """What it can show."""
+        ...
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The model in memory, if that is what it is: for its layers, its size and its speed."""
         ...
 
     def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:

@@ -2,14 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from pydantic import TypeAdapter
 from torch import nn
+from torch.utils.data import ConcatDataset
 
 from limbeck.config import digest
+from limbeck.data.examples import Splits
 from limbeck.data.memory import MapTable
-from limbeck.data.sources import Data, in_memory
+from limbeck.data.raw import named
+from limbeck.data.splits import split_table
+from limbeck.data.tensors import parted
+from limbeck.data.text import TextReader, TextTable
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module
 from limbeck.objective import Labels, SoftTargets, Term, Terms
@@ -33,7 +39,8 @@ def distill(
     objective: Sequence[Term] | Mapping[str, Any] | None = None,
     training: Training | Mapping[str, Any] | None = None,
     teacher_training: Training | Mapping[str, Any] | None = None,
-    labelled: int | str = "all",
+    labelled: int | Literal["all"] = "all",
+    tokenizer: str | None = None,
     seeds: int = 3,
     metrics: Sequence[str] = (),
     name: str = "distilled",
@@ -57,6 +64,7 @@ def distill(
         training: budget and optimiser, or a mapping as in a recipe; by default 20 epochs of AdamW.
         teacher_training: if the teacher has yet to be trained on the labelled rows.
         labelled: how many training rows keep their label.
+        tokenizer: a folder or name on the hub, if the inputs are texts.
         seeds: how often each student is trained.
         metrics: further metrics by name, such as ``f1-macro``.
         name: what the report calls it.
@@ -67,7 +75,7 @@ def distill(
     Raises:
         LimbeckError: something that the caller can mend.
     """
-    splits = Data.of_memory(labelled=labelled).load(raw=in_memory(data, validation=validation, test=test))
+    splits = _split(data, validation, test, labelled, tokenizer)
     table = splits.train.table
     spec, settings = Given(student), _training(training) or Training(epochs=20.0)
     terms = _terms(objective)
@@ -101,6 +109,25 @@ def distill(
     )
     folder = Path(out) if out else Path("runs") / f"{name}-{digest(given)[:8]}"
     return conduct(experiment, folder, _described(teacher, student, given), quiet=quiet)
+
+
+def _split(data: Any, validation: Any, test: Any, labelled: int | Literal["all"], tokenizer: str | None) -> Splits:
+    """The parts of one table that holds all rows."""
+    given = {"train": data, "validation": validation, "test": test}
+    parts = {name: part for name, part in given.items() if part is not None}
+    rows, first = {}, 0
+    for name, part in parts.items():
+        rows[name] = torch.arange(first, first + len(part))
+        first += len(part)
+    rows.pop("train")
+    whole = data if len(parts) == 1 else ConcatDataset(list(parts.values()))
+    if tokenizer is None:
+        found = MapTable(whole)
+        return split_table(found, found.labels, found.classes, own=rows, labelled=labelled, keys=found.keys)
+    texts, labels = zip(*(parted(whole[row]) for row in range(len(whole))), strict=True)
+    indices, classes = named(labels, "the data set")
+    table = TextTable(texts, TextReader(tokenizer=tokenizer))
+    return split_table(table, indices, classes, own=rows, labelled=labelled, keys=texts)
 
 
 def _training(given: Training | Mapping[str, Any] | None) -> Training | None:

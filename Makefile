@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM = false
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: install demo test check bench faults gallery docs lint clean
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# The demonstration needs less than the tests do; each has a stamp of its own.
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@ .venv/.demo
+
+install: .venv/.dev ## everything, for work on limbeck itself
+
+demo: .venv/.demo ## distil a digit classifier on real data, offline, and say whether the teacher helped
+	$(BIN)/limbeck run recipes/digits.yaml --out runs/digits
+
+lint: .venv/.dev ## style, types and the one-way imports
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# One thread a process: tests run side by side, and torch processes with two threads ruin each other.
+test: lint ## lint, types, import contracts and the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered -m "not faults"
+
+check: lint ## lint, then the quick tests only
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/laws tests/oracles tests/contracts -m "not faults"
+
+faults: .venv/.dev ## kills, full disks, bit flips in numbers (about half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults --durations=0
+
+bench: .venv/.dev ## ratios against floors, written to benchmarks/results
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+
+gallery: .venv/.dev ## the bundled recipes in full, written to docs/gallery.md
+	$(BIN)/python -m benchmarks.gallery
+
+docs: .venv/.dev ## run what the documents say
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/journeys -k "tutorial or readme"
+
+clean: ## remove the environment and caches, never runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info

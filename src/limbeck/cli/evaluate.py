@@ -1,0 +1,66 @@
+"""``limbeck evaluate``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limbeck.cli import options, tell
+
+if TYPE_CHECKING:
+    from limbeck.data.sources import Data
+
+
+def evaluate(
+    run: options.RunFolder,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Other data of the same classes, every labelled row of it.", show_default="the run's test part"
+        ),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="The column of texts of a table.", show_default="guessed")] = None,
+    label: Annotated[str | None, typer.Option(help="The column of labels of a table.", show_default="guessed")] = None,
+) -> None:
+    """Measure a run's student, on other data if you like."""
+    from limbeck.run import evaluate as measure
+
+    found = measure(run, None if data is None else _data(run, data, text, label))
+    rows = [
+        ("examples", f"{found.examples:,}"),
+        ("accuracy", f"{100 * found.accuracy:.1f} %"),
+        ("NLL", f"{found.nll:.3f}"),
+        ("ECE", f"{found.ece:.3f}"),
+        ("Brier", f"{found.brier:.3f}"),
+        *((name, "–" if value is None else f"{value:.3f}") for name, value in found.metrics.items()),
+    ]
+    tell.pairs(rows)
+    if found.per_class:
+        tell.raw("")
+        shares = [(name, "–" if value is None else f"{100 * value:.1f} %") for name, value in found.per_class.items()]
+        tell.table(("class", "accuracy"), shares, right=(1,))
+
+
+def _data(run: Path, path: Path, text: str | None, label: str | None) -> "Data":
+    """The data at ``path``; what cannot be seen from it (columns, encoding) is taken from the run's own source."""
+    from pydantic import ValidationError
+
+    from limbeck.data.sources import Data
+    from limbeck.errors import LimbeckError
+    from limbeck.recipe.looking import look
+    from limbeck.run.folder import read
+
+    known = read(run)["recipe"].get("data", {}).get("source", {})
+    if known.get("name") in ("table", "image-folder"):
+        source = {**known, "path": str(path)}
+        source.pop("test", None)
+    else:
+        source = look(path).source
+    if source["name"] == "table":
+        source |= {key: value for key, value in (("text", text), ("label", label)) if value is not None}
+    elif text or label:
+        raise LimbeckError(f"{path} is no table: --text and --label name columns of a table.")
+    try:
+        return Data.model_validate({"source": source})
+    except ValidationError as error:
+        raise LimbeckError(f"{path} cannot be read like the run's own data: {error.errors()[0]['msg']}.") from None

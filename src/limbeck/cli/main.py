@@ -1,0 +1,114 @@
+"""The command ``limbeck``: one function a command, errors as one paragraph, nothing heavy before it is needed."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Final
+
+import typer
+
+from limbeck import __version__
+from limbeck.cli import check, compare, evaluate, export, init, label, methods, recipes, report, run, runs, tell
+from limbeck.errors import Interrupted, LimbeckError
+
+_HELP: Final = """Knowledge distillation that says whether the teacher helped.
+
+A recipe names data, a teacher, a student and an objective. Begin with `limbeck run digits`, or with `limbeck init` for
+your own data.
+"""
+_DEBUG: Final = "--debug"
+
+app = typer.Typer(
+    name="limbeck",
+    help=_HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+app.command("run")(run.run)
+app.command("init")(init.init)
+app.command("check")(check.check)
+app.command("label")(label.label)
+app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
+app.command("compare")(compare.compare)
+app.command("runs")(runs.runs)
+app.command("export")(export.export)
+app.command("recipes")(recipes.recipes)
+app.command("methods")(methods.methods)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        tell.raw(f"limbeck {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Show where an error comes from.")] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 1 a fault of ours, 2 something to mend, 130 stopped by the user."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    debug = _DEBUG in typed
+    typed = [one for one in typed if one != _DEBUG]  # it may stand anywhere, as it is added after an error
+    command = shlex.join(["limbeck", *typed])
+    try:
+        app(args=typed, prog_name="limbeck", obj=command)
+    except SystemExit as stop:
+        _flush()
+        if stop.code == 130:
+            tell.note("Stopped.")
+        raise
+    except BrokenPipeError:
+        _silence()
+        sys.exit(141)  # as if the signal had ended it
+    except Interrupted as stop:
+        tell.note(str(stop), "stopped", "bold yellow")
+        tell.note(f"The same command goes on: {command}")
+        sys.exit(130)
+    except LimbeckError as error:
+        if debug:
+            raise
+        tell.note(str(error), "error", "bold red")
+        sys.exit(2)
+    except Exception as error:
+        if debug:
+            raise
+        reason = " ".join(str(error).split())[:600]
+        what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        tell.note(
+            f"This should not have happened, and is no fault of yours. {what.rstrip('.')}. {_DEBUG} shows where; "
+            "with that a report helps to mend it.",
+            "error",
+            "bold red",
+        )
+        sys.exit(1)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
+        sys.exit(141)
+
+
+def _silence() -> None:
+    """Nobody reads any more: what is still to be written goes nowhere, so that Python's own exit does not complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""``limbeck run``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limbeck.cli import options, tell
+
+if TYPE_CHECKING:
+    from limbeck.evidence.schema import Arm, Evidence
+
+
+def run(
+    context: typer.Context,
+    recipe: options.Source,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder.", show_default="runs/<name>")] = None,
+    settings: options.Overrides = None,
+    quick: options.Quick = False,
+    max_minutes: Annotated[
+        float | None, typer.Option("--max-minutes", min=0.1, help="Cut all budgets so that it takes no longer.")
+    ] = None,
+    allow_code: options.AllowCode = False,
+) -> None:
+    """Train teacher, student and the student without a teacher; say whether the teacher helped.
+
+    An interrupted run goes on where it was when the same command is given again.
+    """
+    from limbeck.recipe import reading
+
+    chosen = reading.read(recipe, settings or ())
+    if quick:
+        chosen = reading.quick(chosen)
+        tell.note(f"A quick run: a tenth of the steps, seeds: {chosen.seeds}. Its verdict is not the recipe's.")
+    from limbeck.run import run as conduct
+
+    folder = out or Path("runs") / chosen.name.replace(" ", "-")
+    result = conduct(chosen, folder, max_minutes=max_minutes, allow_code=allow_code, command=context.obj)
+    show(result.evidence)
+    if quick:
+        tell.say("This was a quick run: the verdict speaks of a tenth of the training, not of the recipe.")
+    tell.say(f"Report: {result.report_path}")
+
+
+def show(evidence: "Evidence") -> None:
+    """The arms, the verdict, and what would settle it."""
+    from limbeck.evidence.tables import NAMES
+
+    columns = ("", "accuracy", "NLL", "ECE", "parameters", "one example", "training")
+    rows = [(NAMES[name], *_cells(arm)) for name, arm in evidence.arms.present().items()]
+    tell.raw("")
+    tell.table(columns, rows, right=range(1, 7))
+    tell.raw("")
+    colour = {"helped": "green", "did not help": "red"}.get(evidence.verdict, "yellow")
+    tell.say(evidence.sentence, f"bold {colour}")
+    if evidence.advice:
+        tell.say(evidence.advice)
+    tell.raw("")
+
+
+def _cells(arm: "Arm") -> tuple[str | None, ...]:
+    from limbeck.evidence.tables import number, short
+    from limbeck.evidence.verdict import percent
+
+    spread = arm.sd.get("accuracy")
+    cost, times = arm.efficiency, arm.training_seconds
+    mean = sum(times) / len(times) if times else None
+    return (
+        percent(arm.mean.accuracy) + (f" ± {100 * spread:.1f}" if spread is not None else ""),
+        number(arm.mean.nll),
+        number(arm.mean.ece),
+        short(cost.parameters) if cost else None,
+        f"{short(cost.latency.p50_ms)} ms" if cost and cost.latency else None,
+        None if mean is None else f"{mean / 60:.1f} min" if mean >= 120 else f"{mean:.1f} s",
+    )

