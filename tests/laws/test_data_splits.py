@@ -35,8 +35,9 @@ def parts_of(labels, keys=None, **settings):
 def test_every_run_of_the_shuffle_has_the_classes_in_their_proportion_within_one_row(counts, seed, salt):
     labels = labels_of(counts, seed % 1000)
     rows = torch.arange(len(labels))
-    order = balanced(rows, labels, seed, salt)
+    order = balanced(rows, labels, len(rows), seed, salt)
     assert torch.equal(order.sort()[0], rows)
+    assert torch.equal(balanced(rows, labels, len(rows) // 3, seed, salt), order[: len(rows) // 3])
     seen = torch.nn.functional.one_hot(labels[order], len(counts)).cumsum(0).double()
     due = torch.arange(1, len(rows) + 1).double()[:, None] * torch.tensor(counts) / len(rows)
     assert float((seen - due).abs().max()) < 1

@@ -28,10 +28,10 @@ class Parts:
     supervised: Tensor
 
 
-def balanced(rows: Tensor, labels: Tensor, seed: int, salt: int) -> Tensor:
-    """``rows`` (int64 [n]) shuffled so that the first k have every class in its proportion, off by less than one row.
+def balanced(rows: Tensor, labels: Tensor, size: int, seed: int, salt: int) -> Tensor:
+    """``size`` of ``rows`` (int64 [n]) with every class in its proportion, off by less than one row; in random order.
 
-    That holds for every k. ``labels``: int64 [N].
+    A smaller size gives the beginning of what a larger one gives. ``labels``: int64 [N].
     """
     classes, places = labels[rows].numpy(), shuffled(salt, seed, rows).numpy()
     order = np.lexsort((places, classes))
@@ -39,11 +39,12 @@ def balanced(rows: Tensor, labels: Tensor, seed: int, salt: int) -> Tensor:
     rank, count = np.arange(len(rows)) - np.repeat(start, count), np.repeat(count, count)
     # Row r of a class of c has its turn in [r n / c, (r + 1) n / c); taking the earliest end keeps all those promises.
     begin, end = rank * len(rows) // count, -((rank + 1) * -len(rows) // count)
-    waiting = sorted(zip(begin.tolist(), end.tolist(), places[order].tolist(), order.tolist(), strict=True))
+    coming = np.lexsort((end, begin))[: np.searchsorted(np.sort(begin), size)]
+    waiting = list(zip(*(each[coming].tolist() for each in (begin, end, places[order], order)), strict=True))
     ready: list[tuple[int, float, int]] = []
     result, following = [], 0
-    for turn in range(len(rows)):
-        while following < len(rows) and waiting[following][0] <= turn:
+    for turn in range(size):
+        while following < len(waiting) and waiting[following][0] <= turn:
             heapq.heappush(ready, waiting[following][1:])
             following += 1
         result.append(heapq.heappop(ready)[2])
@@ -96,20 +97,21 @@ def split(
     sizes = _sizes(drawn, labels[pool], classes, name)
     present = _classes(labels[pool])
     for part, size in sizes.items():
-        pool = balanced(pool, labels, seed, _TEST if part == "test" else _VALIDATION)
-        parts[part], pool = pool[:size], pool[size:]
+        parts[part] = balanced(pool, labels, size, seed, _TEST if part == "test" else _VALIDATION)
         taken[inputs[parts[part]]] = True
         free[parts[part]] = False
+        pool = pool[free[pool]]
     train = (free & ~taken[inputs]).nonzero()[:, 0]
     _tell(int(free.sum()) - len(train), f"training rows of {name}")
     if limit is not None and limit < len(train):
-        train = balanced(train, labels, seed, _LIMIT)[:limit]
+        train = balanced(train, labels, limit, seed, _LIMIT)
     missing = present[~torch.isin(present, labels[train])]
     if len(missing):
         raise DataError(f"{name}: no training row is left of {_names(missing, classes)}: raise 'limit' or add rows.")
     supervised = known.clone()
     if labelled != "all":
-        supervised[_hidden(labels, train, labelled, classes, seed, name)] = False
+        supervised[train] = False
+        supervised[_kept(labels, train, labelled, classes, seed, name)] = True
     return Parts(train.sort()[0], parts["validation"].sort()[0], parts["test"].sort()[0], supervised)
 
 
@@ -220,8 +222,8 @@ def _names(indices: Tensor, classes: Sequence[str]) -> str:
     return ", ".join(repr(classes[index]) for index in found[:5]) + (", ..." if len(found) > 5 else "")
 
 
-def _hidden(labels: Tensor, train: Tensor, labelled: int, classes: Sequence[str], seed: int, name: str) -> Tensor:
-    """The training rows that lose their label."""
+def _kept(labels: Tensor, train: Tensor, labelled: int, classes: Sequence[str], seed: int, name: str) -> Tensor:
+    """The training rows that keep their label."""
     seen = train[labels[train] != NO_LABEL]
     present = _classes(labels[seen])
     if not len(present) <= labelled <= len(seen):
@@ -229,8 +231,8 @@ def _hidden(labels: Tensor, train: Tensor, labelled: int, classes: Sequence[str]
             f"{name}: 'labelled: {labelled}' is not possible: the {len(seen)} labelled training rows are of "
             f"{len(present)} classes, so choose from {len(present)} to {len(seen)}, or 'all'."
         )
-    order = balanced(seen, labels, seed, _LABELLED)
-    bare = present[~torch.isin(present, labels[order[:labelled]])]
+    kept = balanced(seen, labels, labelled, seed, _LABELLED)
+    bare = present[~torch.isin(present, labels[kept])]
     if len(bare):
         log.warning("%s: 'labelled: %d' leaves no label of %s", name, labelled, _names(bare, classes))
-    return order[labelled:]
+    return kept

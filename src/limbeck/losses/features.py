@@ -15,9 +15,8 @@ def hint(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor
         teacher: the teacher's feature, detached here.
         mask: boolean, [B, L] for features [B, L, d]: positions that count; an example with none is zero.
     """
-    gap = (student - teacher.detach()).square()
+    gap = student - teacher.detach()
     if mask is None:
-        return gap.flatten(1).mean(1)
-    per_token = gap.flatten(2).mean(2)
-    kept = torch.where(mask, per_token, 0.0).sum(1)
-    return kept / mask.sum(1).clamp_min(1)
+        return gap.square().flatten(1).mean(1)
+    gap = torch.where(mask.unsqueeze(-1), gap, 0.0)  # before the square, whose gradient would be 0 * nan
+    return gap.square().mean(2).sum(1) / mask.sum(1).clamp_min(1)

@@ -68,7 +68,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     """
     log_q = F.log_softmax(logits, -1)
     if labels.is_floating_point():
-        hard = -(labels.to(log_q.dtype) * log_q).sum(-1)
+        # a class without a share may have a logit of minus infinity, and 0 * inf is not a number
+        hard = -torch.where(labels > 0, labels.to(log_q.dtype) * log_q, 0.0).sum(-1)
         known = labels.sum(-1) > 0
     else:
         known = labels >= 0

@@ -42,8 +42,18 @@ class Hints(Weighted):
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.hint`."""
         assert part is not None
-        ours, theirs = part(student[self.student], teacher[self.teacher])
+        ours, theirs = student[self.student], teacher[self.teacher]
+        seen, shown = _counted(batch, "student", ours), _counted(batch, "teacher", theirs)
+        ours, theirs = part(ours, theirs, seen, shown)
+        if ours.ndim != 3:
+            seen = shown = None
         if self.normalise:
-            ours, theirs = normalised(ours), normalised(theirs)
-        tokens = batch.masks.get(TOKENS)
-        return losses.hint(ours, theirs, tokens if ours.ndim == 3 else None)
+            ours, theirs = normalised(ours, seen), normalised(theirs, shown)
+        return losses.hint(ours, theirs, seen)
+
+
+def _counted(batch: Batch, side: str, value: Tensor) -> Tensor | None:
+    """The positions of a feature that count, [B, L]; None where it has no position for each token."""
+    own = batch.inputs.get(f"{side}.attention_mask")
+    mask = batch.masks.get(TOKENS) if own is None else own.bool()
+    return mask if mask is not None and value.ndim == 3 and mask.shape == value.shape[:2] else None

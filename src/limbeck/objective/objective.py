@@ -73,7 +73,7 @@ class Objective(nn.Module):
             SignalError: two sides cannot be joined.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # parts are made on the CPU; `torch.manual_seed` would reach further
             for name, term in zip(self.names, self.terms, strict=True):
                 part = term.build(student, teacher)
                 if part is not None:
@@ -110,6 +110,8 @@ class Objective(nn.Module):
         if not self._built and any(term.needs().teacher for term in self.terms):
             self.build(student, teacher or {})
             if any(True for _ in self.parts.parameters()):
+                self.parts.clear()
+                self._built = False
                 raise SignalError("This objective trains a projector: call objective.build(...) before the optimiser.")
         counts = self.counts(batch) if counts is None else counts
         parts: dict[str, Tensor] = {}
@@ -127,6 +129,8 @@ class Objective(nn.Module):
                 mean = kept / counts[term.mask].clamp_min(1)
                 parts[name] = mean.detach()
                 loss = loss + weight * mean
+            if not parts:  # all terms rest: a zero that can still be differentiated
+                loss = loss + next(iter(ours.values())).flatten()[:0].sum()
         return loss, parts
 
 

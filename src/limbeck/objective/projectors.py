@@ -17,7 +17,7 @@ class Projector(nn.Module):
     """Joins two features of the same kind, or reduces the richer one to a vector first.
 
     Maps are averaged to the smaller of the two heights and widths; maps and tokens are averaged to vectors where the
-    other side is one; then a bias-carrying linear map (1 x 1 for maps) takes the student's width to the teacher's.
+    other side is one, over the tokens that count; then a bias-carrying linear map (1 x 1 for maps) takes the student's width to the teacher's.
     With equal widths and ``always`` False there is no linear map, so the loss is zero at a match.
 
     Raises:
@@ -44,20 +44,34 @@ class Projector(nn.Module):
             nn.init.orthogonal_(self.linear.weight)
             nn.init.zeros_(self.linear.get_parameter("bias"))
 
-    def _reduced(self, value: Tensor) -> Tensor:
+    def _reduced(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:  # what stands in the padding is not the same live and from a store
+            value = torch.where(mask.unsqueeze(-1), value, 0.0)
         if value.ndim == self.rank:
             return value
-        return value.mean(1) if value.ndim == 3 else value.mean((2, 3))
+        if value.ndim == 4:
+            return value.mean((2, 3))
+        return value.mean(1) if mask is None else value.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Both features in one shape, the student's projected."""
-        student, teacher = self._reduced(student), self._reduced(teacher)
+    def forward(
+        self, student: Tensor, teacher: Tensor, seen: Tensor | None = None, shown: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Both features in one shape, the student's projected; ``seen`` and ``shown``: each side's tokens that count."""
+        student, teacher = self._reduced(student, seen), self._reduced(teacher, shown)
         if self.rank == 4:
             size = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
             student, teacher = F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
         return self.linear(student), teacher
 
 
-def normalised(value: Tensor) -> Tensor:
-    """Each example's feature divided by its root mean square, so that layers of any scale can be matched."""
-    return value * torch.rsqrt(value.flatten(1).square().mean(1) + 1e-6).reshape(-1, *[1] * (value.ndim - 1))
+def normalised(value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Each example's feature divided by its root mean square, so that layers of any scale can be matched.
+
+    ``mask``: boolean [B, L] for tokens [B, L, d]: the mean is taken over those that count; the others become zero.
+    """
+    if mask is None:
+        mean = value.flatten(1).square().mean(1)
+    else:
+        value = torch.where(mask.unsqueeze(-1), value, 0.0)
+        mean = value.square().mean(2).sum(1) / mask.sum(1).clamp_min(1)
+    return value * torch.rsqrt(mean + 1e-6).reshape(-1, *[1] * (value.ndim - 1))

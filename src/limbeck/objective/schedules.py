@@ -1,7 +1,7 @@
 """Weights and temperatures over the course of training: numbers or schedules."""
 
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, isfinite, pi
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, field_validator
@@ -109,24 +109,24 @@ Schedule = Annotated[_Any, BeforeValidator(_number, json_schema_input_type=float
 
 
 def non_negative(schedule: Any) -> Any:
-    """A validator: no value of the schedule is below zero.
+    """A validator: every value of the schedule is finite and none is below zero.
 
     Raises:
         ValueError: one is.
     """
-    if min(schedule.turns) < 0:
-        raise ValueError("must not be negative")
+    if not all(isfinite(value) and value >= 0 for value in schedule.turns):
+        raise ValueError("must be a finite number, not negative")
     return schedule
 
 
 def positive(schedule: Any) -> Any:
-    """A validator: every value of the schedule is above zero.
+    """A validator: every value of the schedule is finite and above zero.
 
     Raises:
         ValueError: one is not.
     """
-    if min(schedule.turns) <= 0:
-        raise ValueError("must be above 0")
+    if not all(isfinite(value) and value > 0 for value in schedule.turns):
+        raise ValueError("must be a finite number above 0")
     return schedule
 
 

@@ -150,6 +150,14 @@ def _file(path: Path) -> Found | None:
     return _table(path, rows, count - (path.suffix in (".csv", ".tsv")), extra)
 
 
+def _number(value: Any) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _json(line: str) -> Any:
     try:
         return json.loads(line)
@@ -179,7 +187,7 @@ def _table(path: Path, rows: Sequence[Row], count: int, extra: dict[str, Any]) -
     texts = {
         name: sum(len(str(one)) for one in given) / len(given)
         for name, given in values.items()
-        if given and all(isinstance(one, str) for one in given)
+        if given and all(isinstance(one, str) for one in given) and not all(map(_number, given))
     }
     text = next((name for word in _TEXT for name in texts if name.lower() == word and name != label), None)
     text = text or max((name for name in texts if name != label), key=lambda name: texts[name], default=None)
