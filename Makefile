@@ -31,10 +31,10 @@ lint: .venv/.dev ## style, types and the one-way imports
 
 # One thread a process: tests run side by side, and torch processes with two threads ruin each other.
 test: lint ## lint, types, import contracts and the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered -m "not faults"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 check: lint ## lint, then the quick tests only
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/laws tests/oracles tests/contracts -m "not faults"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/laws tests/oracles tests/contracts
 
 faults: .venv/.dev ## kills, full disks, bit flips in numbers (about half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults --durations=0

@@ -49,7 +49,9 @@ SETTINGS = [
 
 
 def same(text, other, *overrides):
-    return parse(text, overrides=overrides) == parse(other) and parse(text, overrides=overrides).hash == parse(other).hash
+    return (
+        parse(text, overrides=overrides) == parse(other) and parse(text, overrides=overrides).hash == parse(other).hash
+    )
 
 
 @pytest.mark.parametrize("name", list(bundled()))
@@ -121,7 +123,14 @@ def test_settings_win_and_the_last_wins():
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("no", "no"), ("on", "on"), ("2024-01-01", "2024-01-01"), ("1_000", "1_000"), ("12:30", "12:30"), ("'1e3'", "1e3")],
+    [
+        ("no", "no"),
+        ("on", "on"),
+        ("2024-01-01", "2024-01-01"),
+        ("1_000", "1_000"),
+        ("12:30", "12:30"),
+        ("'1e3'", "1e3"),
+    ],
 )
 def test_words_that_yaml_1_1_would_alter_stay_words(written, meant):
     text = BASE.replace("student: mlp", f"student: {{name: python, target: 'a:b', arguments: {{x: {written}}}}}")
@@ -129,7 +138,9 @@ def test_words_that_yaml_1_1_would_alter_stay_words(written, meant):
     assert parse(dump(parse(text))) == parse(text)
 
 
-@pytest.mark.parametrize(("written", "meant"), [("1e-3", 1e-3), ("1E5", 1e5), ("0x1F", 31), ("0o17", 15), ("+.5", 0.5), ("~", None)])
+@pytest.mark.parametrize(
+    ("written", "meant"), [("1e-3", 1e-3), ("1E5", 1e5), ("0x1F", 31), ("0o17", 15), ("+.5", 0.5), ("~", None)]
+)
 def test_numbers_are_those_of_yaml_1_2(written, meant):
     text = BASE.replace("student: mlp", f"student: {{name: python, target: 'a:b', arguments: {{x: {written}}}}}")
     assert parse(text).student.arguments == {"x": meant}
@@ -157,7 +168,7 @@ def own(tmp_path):
         writer = csv.DictWriter(stream, list(rows[0]), delimiter=";")
         writer.writeheader()
         writer.writerows(rows)
-    (tmp_path / "latin.tsv").write_bytes("text\tlabel\n".encode() + b"caf\xe9 noir\ta\ncaf\xe9 cr\xe8me\tb\n" * 20)
+    (tmp_path / "latin.tsv").write_bytes(b"text\tlabel\n" + b"caf\xe9 noir\ta\ncaf\xe9 cr\xe8me\tb\n" * 20)
     (tmp_path / "set").mkdir()
     lines = "".join(json.dumps({"q": f"hello {row}", "intent": "abc"[row % 3]}) + "\n" for row in range(40))
     (tmp_path / "set" / "train.jsonl").write_text(lines)
@@ -168,7 +179,12 @@ def own(tmp_path):
 
 def test_a_starting_recipe_knows_the_data(own):
     pets = parse(starting(own / "pets"))
-    assert (pets.data.source.name, pets.data.source.size, pets.student.name, pets.name) == ("image-folder", 64, "small-cnn", "pets")
+    assert (pets.data.source.name, pets.data.source.size, pets.student.name, pets.name) == (
+        "image-folder",
+        64,
+        "small-cnn",
+        "pets",
+    )
     assert pets.training.batch_size <= 7  # no more than are left to train on
     reviews = parse(starting(own / "reviews.csv")).data.source
     assert (reviews.text, reviews.label, reviews.delimiter) == ("what they wrote", "stars", ";")
@@ -180,7 +196,9 @@ def test_a_starting_recipe_knows_the_data(own):
         assert jsonl.data.source.test.endswith("test.jsonl")
 
 
-@pytest.mark.parametrize("name", ["small-cnn", "mlp", "teacher-layers", "my.models:tiny", "google/vit-base-patch16-224"])
+@pytest.mark.parametrize(
+    "name", ["small-cnn", "mlp", "teacher-layers", "my.models:tiny", "google/vit-base-patch16-224"]
+)
 def test_a_starting_recipe_takes_any_model(own, name):
     for place in (None, own / "pets", own / "reviews.csv"):
         recipe = parse(starting(place, name, name))

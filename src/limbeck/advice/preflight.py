@@ -12,6 +12,7 @@ from limbeck.errors import PreflightError
 from limbeck.models.identity import parameters
 from limbeck.objective import Objective
 from limbeck.teachers.teacher import Teacher
+from limbeck.training.guard import explained
 from limbeck.training.loop import Engine, build_objective
 from limbeck.training.memory import peak_bytes
 from limbeck.training.order import Order, Steps
@@ -54,7 +55,7 @@ def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
     batches = [batch.to(device) for batch in Steps(stage.examples, order, settings.accumulate)[0]]
     counts = objective.total_counts(batches)
     wanted, row_bytes, seconds, asked, parts = objective.needs().teacher, 0, [], [], dict[str, float]()
-    with torch.random.fork_rng(), peak_bytes(device) as peak:
+    with torch.random.fork_rng(), explained(settings), peak_bytes(device) as peak:
         for _ in range(_TIMED):
             engine.zero_grad(set_to_none=True)
             began, spent, parts = time.perf_counter(), 0.0, {}

@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as stop:
         _flush()
         if stop.code == 130:
-            tell.note("Stopped.")
+            goes_on = f" The same command goes on: {command}" if typed[:1] in (["run"], ["label"]) else ""
+            tell.note(f"Stopped.{goes_on}")
         raise
     except BrokenPipeError:
         _silence()

@@ -66,16 +66,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | None]], right: S
 
 
 def pairs(rows: Sequence[tuple[str, str]], indent: int = 0) -> None:
-    """Names and what they are, one a line, the long ones wrapped beside their name."""
-    from rich.padding import Padding
-    from rich.table import Table
+    """Names and what they are, one a line, the long ones wrapped beside their name; paths are never broken."""
+    from rich.text import Text
 
-    shown = Table.grid(padding=(0, 2))
-    shown.add_column(style="bold" if not indent else "cyan", no_wrap=True)
-    shown.add_column(overflow="fold")
+    here = console()
+    column = indent + max((len(name) for name, _ in rows), default=0) + 2
     for name, value in rows:
-        shown.add_row(clean(name), clean(value))
-    _print(Padding(shown, (0, 0, 0, indent)), width())
+        shown = textwrap.indent(wrapped(value, column), " " * column)[column:]
+        label = f"{' ' * indent}{clean(name)}".ljust(column)
+        here.print(Text.assemble((label, "cyan" if indent else "bold"), shown), soft_wrap=True)
 
 
 def heading(name: str, text: str) -> None:
@@ -84,13 +83,13 @@ def heading(name: str, text: str) -> None:
     console().print(textwrap.indent(wrapped(text, less=2), "  "), soft_wrap=True)
 
 
-def _print(shown: "RenderableType", columns: int | None = None) -> None:
+def _print(shown: "RenderableType") -> None:
     here = console()
     if here.is_terminal:
-        here.print(shown, width=columns)
+        here.print(shown)
         return
-    with here.capture() as captured:
-        here.print(shown, width=columns)
+    with here.capture() as captured:  # without the spaces that fill a line up
+        here.print(shown)
     raw("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

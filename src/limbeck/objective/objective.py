@@ -73,7 +73,7 @@ class Objective(nn.Module):
             SignalError: two sides cannot be joined.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # parts are made on the CPU; `torch.manual_seed` would reach further
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: parts are made there, and moved
             for name, term in zip(self.names, self.terms, strict=True):
                 part = term.build(student, teacher)
                 if part is not None:

@@ -16,9 +16,9 @@ _KINDS = {
 class Projector(nn.Module):
     """Joins two features of the same kind, or reduces the richer one to a vector first.
 
-    Maps are averaged to the smaller of the two heights and widths; maps and tokens are averaged to vectors where the
-    other side is one, over the tokens that count; then a bias-carrying linear map (1 x 1 for maps) takes the student's width to the teacher's.
-    With equal widths and ``always`` False there is no linear map, so the loss is zero at a match.
+    Maps are averaged to the smaller of the two heights and widths; maps and tokens (those that count) are averaged to
+    vectors where the other side is one; then a bias-carrying linear map (1 x 1 for maps) takes the student's width to
+    the teacher's. With equal widths and ``always`` False there is no linear map, so the loss is zero at a match.
 
     Raises:
         SignalError: the shapes cannot be joined.

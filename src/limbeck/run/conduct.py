@@ -120,7 +120,7 @@ def _check_teacher(experiment: Experiment, plan: Plan) -> None:
         raise PreflightError(
             f"The teacher is right on {100 * accuracy:.1f} % of the validation part, and always answering the commonest class "
             f"on {100 * floor:.1f} %: it knows nothing of these classes. Are they in the order that it was trained with? "
-            "If it still has to be trained on them, give teacher.training."
+            "If it still has to be trained on them, give teacher.training (in Python teacher_training)."
         )
 
 

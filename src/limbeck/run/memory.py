@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.utils.data import ConcatDataset
 
@@ -16,6 +16,7 @@ from limbeck.data.raw import named
 from limbeck.data.splits import split_table
 from limbeck.data.tensors import parted
 from limbeck.data.text import TextReader, TextTable
+from limbeck.errors import RecipeError
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module
 from limbeck.objective import Labels, SoftTargets, Term, Terms
@@ -77,9 +78,9 @@ def distill(
     """
     splits = _split(data, validation, test, labelled, tokenizer)
     table = splits.train.table
-    spec, settings = Given(student), _training(training) or Training(epochs=20.0)
+    spec, settings = Given(student), _training(training, "training") or Training(epochs=20.0)
     terms = _terms(objective)
-    taught = _training(teacher_training)
+    taught = _training(teacher_training, "teacher_training")
     known = LocalTeacher(teacher, of_module(teacher)) if isinstance(teacher, nn.Module) and not taught else teacher
     given = {
         "teacher": of_module(teacher) if isinstance(teacher, nn.Module) else teacher.fingerprint,
@@ -130,14 +131,24 @@ def _split(data: Any, validation: Any, test: Any, labelled: int | Literal["all"]
     return split_table(table, indices, classes, own=rows, labelled=labelled, keys=texts)
 
 
-def _training(given: Training | Mapping[str, Any] | None) -> Training | None:
-    return given if given is None or isinstance(given, Training) else Training.model_validate(dict(given))
+def _training(given: Training | Mapping[str, Any] | None, argument: str) -> Training | None:
+    return _read(Training, given, argument) if isinstance(given, Mapping) else given
 
 
 def _terms(given: Sequence[Term] | Mapping[str, Any] | None) -> tuple[Term, ...]:
     if given is None:
         return _DEFAULT
-    return TypeAdapter(Terms).validate_python(given) if isinstance(given, Mapping) else tuple(given)
+    terms: tuple[Term, ...] = _read(Terms, given, "objective") if isinstance(given, Mapping) else tuple(given)
+    return terms
+
+
+def _read(kind: Any, given: Mapping[str, Any], argument: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in (argument, *first["loc"]))
+        raise RecipeError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]} (found {first['input']!r}).") from None
 
 
 def _described(teacher: Any, student: Any, given: Mapping[str, Any]) -> str:

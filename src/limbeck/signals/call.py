@@ -11,15 +11,23 @@ from limbeck.errors import SignalError
 
 
 @lru_cache(maxsize=256)
-def _parameters(kind: Hashable) -> tuple[frozenset[str], bool]:
-    found = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+def _parameters(kind: Hashable) -> tuple[frozenset[str], bool, bool]:
+    found = dict(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
+    found.pop("self", None)
     named = frozenset(name for name, one in found.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
-    return named - {"self"}, any(one.kind is one.VAR_KEYWORD for one in found.values())
+    by_name_only = all(one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD) for one in found.values())
+    return named, any(one.kind is one.VAR_KEYWORD for one in found.values()), by_name_only
 
 
 def accepts(module: nn.Module, name: str) -> bool:
     """Whether the module's ``forward`` takes an argument of this name."""
     return name in _parameters(cast(Hashable, type(module)))[0]
+
+
+def shows_hidden(module: nn.Module) -> bool:
+    """Whether ``output_hidden_states`` may be asked: a parameter or, since transformers 5, any keyword and the config."""
+    configured = hasattr(getattr(module, "config", None), "output_hidden_states")
+    return accepts(module, "output_hidden_states") or (configured and _parameters(cast(Hashable, type(module)))[1])
 
 
 def call(module: nn.Module, columns: Mapping[str, Tensor], bare: nn.Module | None = None, **options: Any) -> Any:
@@ -31,9 +39,9 @@ def call(module: nn.Module, columns: Mapping[str, Tensor], bare: nn.Module | Non
     Raises:
         SignalError: several columns, and ``forward`` does not say which is which.
     """
-    named, takes_any = _parameters(cast(Hashable, type(bare or module)))
+    named, takes_any, by_name_only = _parameters(cast(Hashable, type(bare or module)))
     by_name = {name: value for name, value in columns.items() if name in named}
-    if by_name or (takes_any and len(columns) > 1):
+    if by_name or (takes_any and (by_name_only or len(columns) > 1)):
         return module(**(by_name or dict(columns)), **options)
     if len(columns) == 1:
         return module(*columns.values(), **options)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import SignalError, nearest
-from limbeck.signals.call import accepts, call, logits_of
+from limbeck.signals.call import call, logits_of, shows_hidden
 
 Signals: TypeAlias = Mapping[str, Tensor]
 """What a model shows for one batch: tensors by name, first dimension B. ``logits``; ``hidden.N`` (0 = embeddings) of
@@ -49,8 +49,11 @@ class Capture:
         self.names = frozenset(names)
         self._bare = bare(module)
         self._seen: dict[str, tuple[Tensor, int]] = {}
-        self._hidden = {name: int(name[7:]) for name in self.names if _is_hidden(name)}
-        if self._hidden and not accepts(self._bare, "output_hidden_states"):
+        shows, modules = shows_hidden(self._bare), dict(self._bare.named_modules())
+        self._hidden = {  # a model that shows none may have a module of that name: a list of layers called `hidden`
+            name: int(name[7:]) for name in self.names if _is_hidden(name) and (shows or name not in modules)
+        }
+        if self._hidden and not shows:
             raise SignalError(
                 f"{sorted(self._hidden)[0]!r}: {type(self._bare).__name__} does not take output_hidden_states; "
                 "name a module instead, such as " + _examples(self._bare)
@@ -83,7 +86,9 @@ class Capture:
         output = call(module or self.module, columns, self._bare, **options)
         shown = {"logits": logits_of(output)} if "logits" in self.names else {}
         for name, index in self._hidden.items():
-            states = output.hidden_states
+            states = getattr(output, "hidden_states", None)
+            if states is None:
+                raise SignalError(f"{name!r}: {type(self._bare).__name__} was asked for hidden states and gave none.")
             if index >= len(states):
                 raise SignalError(f"{name!r}: the model shows hidden.0 to hidden.{len(states) - 1}.")
             shown[name] = states[index]

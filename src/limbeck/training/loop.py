@@ -64,8 +64,9 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
     """The stage's objective, its projectors fitted to a few of the stage's own examples."""
     objective = Objective(stage.terms)
     objective.check(stage.teacher.provides if stage.teacher else None)
-    few = stage.examples.rows[: min(rows, len(stage.examples))]
-    batch = stage.examples.batch(few, torch.zeros_like(few))
+    few = stage.examples.rows[:rows]
+    view = Order(few, rows, stage.seed, stage.views).view(0)  # a store may hold none but the views of the training
+    batch = stage.examples.batch(few, torch.full_like(few, view))
     needs = objective.needs()
     seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
     ours = show(student, batch.columns(stage.side), needs.student)

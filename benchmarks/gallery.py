@@ -1,0 +1,61 @@
+"""`make gallery`: every bundled recipe in full, its evidence as a table in docs/gallery.md."""
+
+from pathlib import Path
+
+from limbeck.evidence.schema import Evidence
+from limbeck.evidence.tables import NAMES
+from limbeck.evidence.verdict import points, span
+from limbeck.recipe.reading import bundled, read
+from limbeck.run import run
+
+GALLERY = Path(__file__).parent.parent / "docs" / "gallery.md"
+VARIANTS = {"digits": ("data.labelled=all",)}
+"""Recipes that are also run with other settings: those that show where a teacher does not help."""
+
+
+def section(title: str, command: str, evidence: Evidence) -> str:
+    """One recipe's results with their provenance."""
+    rows = []
+    for name, arm in evidence.arms.present().items():
+        spread = f" ± {100 * arm.sd['accuracy']:.1f}" if arm.sd.get("accuracy") is not None else ""
+        size = f"{arm.efficiency.parameters:,}" if arm.efficiency else ""
+        latency = f"{arm.efficiency.latency.p50_ms:.2f} ms" if arm.efficiency and arm.efficiency.latency else ""
+        quality = f"{100 * arm.mean.accuracy:.1f} %{spread} | {arm.mean.nll:.3f} | {arm.mean.ece:.3f}"
+        rows.append(f"| {NAMES[name]} | {quality} | {size} | {latency} |")
+    steps = "".join(
+        f"\n- {step.step}: {points(step.difference.mean)} points"
+        + (f" (95 % interval {span(step.difference.ci95)})" if step.difference.ci95 else "")
+        for step in evidence.attribution
+    )
+    origin = evidence.provenance
+    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
+    return (
+        f"## {title}\n\n`{command}`\n\n**{evidence.verdict}.** {evidence.sentence}\n\n"
+        "| arm | accuracy | NLL | ECE | parameters | latency, one example |\n|---|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + (f"\n\nWhat each ingredient added:\n{steps}\n" if steps else "\n")
+        + f"\n<sub>recipe {origin.recipe_hash}, data {(origin.data_fingerprint or '')[:16]}, teacher "
+        f"{(origin.teacher_fingerprint or '')[:16]}, seeds {list(origin.seeds)}, {origin.date}, {origin.device}, "
+        f"{origin.threads} threads; {versions}</sub>\n"
+    )
+
+
+def main() -> None:
+    """Runs what has not been run and writes the page."""
+    sections = []
+    for name in bundled():
+        for settings in ((), *((one,) for one in VARIANTS.get(name, ()))):
+            title = " ".join([name, *settings])
+            folder = Path("runs") / "gallery" / title.replace(" ", "-").replace("=", "-")
+            command = " ".join(["limbeck run", name, *(f"--set {one}" for one in settings)])
+            done = (folder / "evidence.json").exists()
+            evidence = Evidence.read(folder) if done else run(read(name, settings), folder, command=command).evidence
+            sections.append(section(title, command, evidence))
+    GALLERY.write_text(
+        "# Gallery\n\nEvery bundled recipe in full, as `make gallery` ran it. Accuracies are of the test part, mean and "
+        "standard deviation over seeds; the control is the same student without the teacher.\n\n" + "\n".join(sections)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""Every term keeps one contract. The types are found by `TERMS`; a new one only needs its least settings below."""
+
+import json
+from typing import NamedTuple
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from limbeck.config import digest
+from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.objective import TERMS, Needs, Objective, Term, Terms
+from limbeck.objective.schedules import Fixed, Place
+from limbeck.signals.logits import Offer
+from limbeck.teachers.teacher import Provides
+
+LEAST = {
+    "labels": [{}, {"smoothing": 0.1}],
+    "soft-targets": [{}, *({"loss": loss} for loss in ("cross-entropy", "probability-mse", "logit-mse"))],
+    "hints": [
+        {"student": "vector", "teacher": "vector"},
+        {"student": "vector", "teacher": "vector", "normalise": True},
+        {"student": "vector", "teacher": "wide"},
+        {"student": "tokens", "teacher": "tokens"},
+        {"student": "tokens", "teacher": "tokens", "normalise": True},
+        {"student": "tokens", "teacher": "wide", "normalise": True},
+        {"student": "map", "teacher": "map:in", "projector": "always"},
+    ],
+}
+"""The settings with which each term is tried, by its name; the first ones are the least it takes."""
+
+SHAPES = {"logits": (5,), "vector": (4,), "wide": (6,), "tokens": (3, 4), "map": (2, 4, 4), "map:in": (3, 2, 2)}
+ROWS = 6
+CASES = [(term, given) for term in TERMS for given in LEAST[term.model_fields["name"].default]]
+PLACE = Place(0, 10)
+
+
+class Case(NamedTuple):
+    term: Term
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+    batch: Batch
+    part: nn.Module | None
+
+    def values(self, student=None, teacher=None, batch=None):
+        ours, theirs = (self.student if student is None else student), (self.teacher if teacher is None else teacher)
+        return self.term.values(ours, theirs, self.batch if batch is None else batch, PLACE, self.part)
+
+    def objective(self):
+        objective = Objective([self.term])
+        objective.build(self.student, self.teacher)
+        return objective.double()
+
+
+def signals(names, seed, rows=ROWS):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(rows, *SHAPES[name], generator=generator, dtype=torch.float64) for name in sorted(names)}
+
+
+def batch_of(rows=ROWS):
+    lengths = torch.tensor([3, 1, 2, 3, 2, 1])[:rows]
+    tokens = torch.arange(3) < lengths[:, None]
+    columns = {"input_ids": torch.ones(rows, 3, dtype=torch.int64), "attention_mask": tokens.long()}
+    return Batch.of(columns, torch.arange(rows) % 5)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0].__name__, *map(str, case[1].values())]))
+def case(request):
+    kind, given = request.param
+    term = kind(**given)
+    needs = term.needs()
+    student, teacher = signals(needs.student, 1), signals(needs.teacher, 2)
+    objective = Objective([term])
+    objective.build(student, teacher)
+    objective.double()
+    return Case(term, student, teacher, batch_of(), next(iter(objective.parts.values()), None))
+
+
+def grads(value, of):
+    leaves = list(of.values())
+    found = torch.autograd.grad(value, leaves, allow_unused=True)
+    return {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(of.items(), found, strict=True)}
+
+
+def leaves(given):
+    return {name: value.clone().requires_grad_() for name, value in given.items()}
+
+
+def test_every_term_has_settings_here_and_a_name_of_its_own():
+    names = [term.model_fields["name"].default for term in TERMS]
+    assert len(set(names)) == len(names)
+    assert set(names) == set(LEAST)
+    assert all(LEAST.values())
+
+
+def test_it_says_what_it_is(case):
+    term = case.term
+    assert isinstance(term, Term)
+    assert term.scope in ("token", "example", "batch")
+    assert term.mask in (REAL, SUPERVISED, TOKENS)
+    assert isinstance(term.reads, Offer)
+    assert isinstance(term.zero_at_match, bool)
+    assert isinstance(term.needs(), Needs)
+    assert term.needs().student
+    assert type(term).__doc__
+    with pytest.raises(ValidationError, match="frozen"):
+        term.weight = Fixed(value=2.0)
+    with pytest.raises(ValidationError):
+        type(term)(**{**term.model_dump(), "nonsense": 1})
+
+
+def test_alone_is_the_same_term_at_weight_one(case):
+    heavy = type(case.term).model_validate(
+        {**case.term.plain(), "weight": {"schedule": "linear", "start": 0, "end": 3}}
+    )
+    assert heavy.alone() == case.term.alone()
+    assert heavy.alone().weight.at(PLACE) == 1
+    assert heavy.weight.at(Place(9, 10)) == 3
+
+
+def test_it_survives_json_and_works_after(case):
+    text = json.dumps(case.term.plain())
+    again = type(case.term).model_validate(json.loads(text))
+    assert again == case.term
+    assert digest(again) == digest(case.term)
+    assert TypeAdapter(Terms).validate_python([json.loads(text)]) == (case.term,)
+    assert torch.equal(again.values(case.student, case.teacher, case.batch, PLACE, case.part), case.values())
+
+
+def test_it_reads_nothing_but_its_needs(case):
+    class Asked(dict):
+        def __init__(self, given):
+            super().__init__(given)
+            self.names = set()
+
+        def __getitem__(self, name):
+            self.names.add(name)
+            return super().__getitem__(name)
+
+    student, teacher = Asked(case.student), Asked(case.teacher)
+    case.values(student, teacher)
+    assert (student.names, teacher.names) == (set(case.term.needs().student), set(case.term.needs().teacher))
+
+
+def test_it_gives_one_finite_value_an_example_and_none_is_negative(case):
+    value = case.values()
+    assert value.dtype == torch.float64
+    assert value.isfinite().all()
+    assert value.min() >= -1e-12  # rounding of T^2 = 16 times sums near 1
+    assert value.max() > 1e-3  # and it sees that these two differ
+    if case.term.scope == "example":
+        assert value.shape == (ROWS,)
+
+
+def test_it_alters_nothing_it_is_given(case):
+    before = [{name: value.clone() for name, value in side.items()} for side in (case.student, case.teacher)]
+    case.values()
+    for side, kept in zip((case.student, case.teacher), before, strict=True):
+        assert all(torch.equal(side[name], kept[name]) for name in side)
+
+
+def test_it_is_zero_with_zero_gradient_at_a_match_if_it_says_so(case):
+    needs, term = case.term.needs(), case.term
+    trained = case.part is not None and any(True for _ in case.part.parameters())
+    if trained or (needs.teacher and needs.teacher != needs.student):
+        pytest.skip("a projector stands between the two sides: there is no match to speak of")
+    ours = leaves(case.student)
+    value = case.values(ours, case.student if needs.teacher else {})
+    slopes = grads(value.sum(), ours)
+    if term.zero_at_match and not (term.name == "soft-targets" and term.loss == "cross-entropy"):
+        # sums of probabilities are 1 to some 1e-16, times T^2
+        assert value.abs().max() < 1e-13
+        assert all(slope.abs().max() < 1e-13 for slope in slopes.values())
+    else:
+        assert value.min() > 1e-3
+
+
+def test_the_order_of_examples_does_not_matter(case):
+    turn = torch.tensor([4, 2, 0, 5, 1, 3])
+    student, teacher = ({name: value[turn] for name, value in side.items()} for side in (case.student, case.teacher))
+    expected, turned = case.values(), case.values(student, teacher, case.batch.select(turn))
+    if case.term.scope == "batch":
+        assert torch.allclose(turned.sum(), expected.sum(), rtol=1e-12)
+    else:
+        assert torch.allclose(turned, expected[turn], rtol=1e-12)
+
+
+def test_an_example_does_not_see_the_others(case):
+    if case.term.scope == "batch":
+        pytest.skip("it compares examples")
+    few = torch.arange(2, 5)
+    student, teacher = ({name: value[few] for name, value in side.items()} for side in (case.student, case.teacher))
+    assert torch.allclose(case.values(student, teacher, case.batch.select(few)), case.values()[few], rtol=1e-12)
+
+
+@pytest.mark.parametrize("mask", [REAL, "own"])
+@pytest.mark.parametrize("worst", [torch.nan, torch.inf, 1e30])
+def test_what_masked_rows_hold_never_reaches_the_loss(case, mask, worst):
+    name = case.term.mask if mask == "own" else REAL
+    kept = torch.tensor([1, 0, 1, 1, 0, 1]).bool()
+    whole = case.batch
+    labels = torch.where(kept, whole.labels[CLASS], NO_LABEL if name == SUPERVISED else whole.labels[CLASS])
+    masked = Batch(whole.inputs, {CLASS: labels}, {**whole.masks, name: kept}, whole.ids, whole.views)
+    objective, results = case.objective(), []
+    for fill, batch, rows in ((None, whole.select(kept), kept), (worst, masked, torch.ones(ROWS, dtype=torch.bool))):
+        sides = []
+        for side in (case.student, case.teacher):
+            dirty = {n: value.clone() for n, value in side.items()}
+            if fill is not None:
+                for value in dirty.values():
+                    value[~kept] = fill
+            sides.append(leaves({n: value[rows] for n, value in dirty.items()}))
+        loss, parts = objective(*sides, batch)
+        slopes = grads(loss, sides[0])
+        results.append((loss, parts, {n: slope if fill is None else slope[kept] for n, slope in slopes.items()}))
+    (loss, parts, slopes), (dirty_loss, dirty_parts, dirty_slopes) = results
+    assert torch.allclose(loss, dirty_loss, rtol=1e-12)
+    assert parts.keys() == dirty_parts.keys()
+    assert all(torch.allclose(slopes[n], dirty_slopes[n], rtol=1e-12) for n in slopes)
+
+
+def test_what_padding_tokens_hold_never_reaches_the_loss(case):
+    padding = ~case.batch.masks[TOKENS]
+    objective = case.objective()
+    clean = leaves(case.student), leaves(case.teacher)
+    dirty = leaves(case.student), leaves(case.teacher)
+    for side in dirty:
+        if "tokens" in side:
+            with torch.no_grad():
+                side["tokens"][padding] = torch.nan
+    results = [objective(*sides, case.batch)[0] for sides in (clean, dirty)]
+    assert torch.equal(*results)
+    slopes = [grads(loss, {**sides[0], **dict(objective.named_parameters())})
+              for loss, sides in zip(results, (clean, dirty), strict=True)]  # fmt: skip
+    assert all(torch.equal(slopes[0][n], slopes[1][n]) for n in slopes[0])
+
+
+def test_nothing_that_counts_is_a_loss_of_zero(case):
+    none = {**case.batch.masks, case.term.mask: torch.zeros(ROWS, dtype=torch.bool)}
+    batch = Batch(case.batch.inputs, case.batch.labels, none, case.batch.ids, case.batch.views)
+    ours = leaves(case.student)
+    loss, _ = case.objective()(ours, case.teacher, batch)
+    assert loss == 0
+    assert all(slope.abs().max() == 0 for slope in grads(loss, ours).values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_half_precision_signals_are_computed_in_single(case, dtype, size):
+    ours, theirs = ({n: (size * v).to(dtype) for n, v in side.items()} for side in (case.student, case.teacher))
+    objective = Objective([case.term])
+    objective.build(ours, theirs)
+    ours = leaves(ours)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # must not reach inside
+        loss, _ = objective(ours, theirs, case.batch)
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    exact, _ = objective({n: v.float() for n, v in ours.items()}, {n: v.float() for n, v in theirs.items()}, case.batch)
+    assert torch.equal(loss, exact)
+    loss.backward()
+    assert all(value.grad.dtype == dtype for value in ours.values())
+
+
+def test_the_gradient_is_the_values_slope(case):
+    ours = leaves(case.student)
+    names, parameters = list(ours), [] if case.part is None else list(case.part.parameters())
+
+    def values(*given):
+        return case.values(dict(zip(names, given, strict=False)))
+
+    assert torch.autograd.gradcheck(values, (*ours.values(), *parameters))
+
+
+def test_the_teachers_side_gets_no_gradient(case):
+    ours, theirs = leaves(case.student), leaves(case.teacher)
+    case.values(ours, theirs).sum().backward()
+    assert all(value.grad is not None for value in ours.values())
+    assert all(value.grad is None for value in theirs.values())
+
+
+def test_its_own_parameters_are_found_and_learn(case):
+    objective = case.objective()
+    loss, _ = objective(case.student, case.teacher, case.batch)
+    for name, slope in grads(loss, dict(objective.named_parameters())).items() if loss.requires_grad else ():
+        assert slope.abs().max() > 0, name
+
+
+def test_resting_it_touches_its_parameters_and_the_student_with_zero(case):
+    resting = type(case.term).model_validate({**case.term.plain(), "weight": 0})
+    objective = Objective([resting])
+    objective.build(case.student, case.teacher)
+    ours = leaves(case.student)
+    loss, parts = objective.double()(ours, case.teacher, case.batch)
+    assert loss == 0
+    assert parts == {}
+    loss.backward()  # every process must be able to
+    assert all(p.grad is not None and p.grad.abs().max() == 0 for p in objective.parameters())
+    assert all(value.grad is None or value.grad.abs().max() == 0 for value in ours.values())
+
+
+def test_what_it_needs_of_a_teacher_is_checked(case):
+    objective, wanted = Objective([case.term]), case.term.needs().teacher
+    objective.check(Provides())
+    objective.check(Provides(wanted, case.term.reads))
+    if not wanted:
+        objective.check(None)
+        return
+    for provides in (None, Provides(frozenset())):
+        with pytest.raises(Exception, match=case.term.name):
+            objective.check(provides)
