@@ -92,11 +92,29 @@ def held(folder: Path, why: str, wait: bool = False) -> Iterator[None]:
         Busy: another process holds it and ``wait`` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    _locks.add(handle)
+    try:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise Busy(
                 f"{folder} is in use by another process ({why}): wait for it to end, or choose another."
             ) from None
         yield
+    finally:
+        if handle in _locks:
+            _locks.remove(handle)
+            os.close(handle)
+
+
+_locks: set[int] = set()
+
+
+def _forked() -> None:
+    """A worker lets go at once: else it would hold the folder for as long as it outlives a parent that was killed."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -256,8 +256,11 @@ def test_half_precision_signals_are_computed_in_single(case, dtype, size):
         loss, _ = objective(ours, theirs, case.batch)
     assert loss.dtype == torch.float32
     assert loss.isfinite()
-    exact, _ = objective({n: v.float() for n, v in ours.items()}, {n: v.float() for n, v in theirs.items()}, case.batch)
-    assert torch.equal(loss, exact)
+    single = [{n: v.float() for n, v in side.items()} for side in (ours, theirs)]
+    part = next(iter(objective.parts.values()), None)
+    values = case.term.values(*single, case.batch, PLACE, part)  # every row counts
+    # the same operations in float32, but for the order in which a mean is taken
+    assert torch.allclose(loss, values.mean(), rtol=1e-6)
     loss.backward()
     assert all(value.grad.dtype == dtype for value in ours.values())
 

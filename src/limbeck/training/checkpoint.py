@@ -33,8 +33,9 @@ def flatten(tree: Any, path: str = "", tensors: dict[str, Tensor] | None = None)
     """
     found = {} if tensors is None else tensors
     if isinstance(tree, Tensor):
-        found[path] = tree.detach().cpu().contiguous()
-        return {"tensor": path}, found
+        name = f"{len(found)}{path}"  # numbered: the keys 1 and "1" make one path
+        found[name] = tree.detach().to("cpu", copy=True).contiguous()  # copied: safetensors refuses tied weights
+        return {"tensor": name}, found
     if isinstance(tree, dict):  # keys of other types than str are kept, so pairs instead of an object
         pairs = [[key, flatten(value, f"{path}/{key}", found)[0]] for key, value in tree.items()]
         return {"dict": pairs}, found
@@ -111,7 +112,9 @@ def save(folder: Path, step: int, tree: Any) -> Path:
             f"Cannot write the checkpoint {path}: {error}. Free some space or choose another place with LIMBECK_HOME; "
             "the earlier checkpoint is intact, and the same command goes on from it."
         ) from error
-    for old in _all(folder)[:-_KEPT]:
+    # a later one is damaged, for training went on from before it: were it kept, it would push out a good one
+    kept = [one for one in _all(folder) if one.name <= path.name][-_KEPT:]
+    for old in set(_all(folder)) - set(kept):
         shutil.rmtree(old, ignore_errors=True)
     sync(folder)
     return path

@@ -46,8 +46,8 @@ def explained(training: Training) -> Iterator[None]:
     try:
         yield
     except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        words = str(error)
-        if not isinstance(error, RuntimeError) or "out of memory" in words or "can't allocate memory" in words:
+        said = any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+        if said or isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
             raise LimbeckError(
                 f"Out of memory with batch-size {training.batch_size} in {training.accumulate} micro-batch(es). "
                 f"Set training.accumulate to {training.accumulate * 2}, which needs less and trains the same, "

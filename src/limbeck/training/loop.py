@@ -114,11 +114,13 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
             tell(parts, "stepped", student, place)
             done = place.step == settings.total
             if done or place.step % settings.between_evaluations == 0:
+                _check_weights(engine, stage, place)
                 metrics = evaluate(student, stage.validation, accelerator, stage.side)
                 if tell(parts, "evaluated", metrics, place) or done:
                     break
             asked = agreed(accelerator, interrupt.asked)
             if asked or resumable.due(place, settings.checkpoint_every):
+                _check_weights(engine, stage, place)
                 resumable.save(place, spent + time.monotonic() - began)
             if asked:
                 raise Interrupted(
@@ -163,6 +165,15 @@ def _step(
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return total, shown
+
+
+def _check_weights(engine: nn.Module, stage: Stage, place: Place) -> None:
+    """A finite gradient can still make an update that is not; such weights are neither saved nor delivered."""
+    if not all(bool(parameter.isfinite().all()) for parameter in engine.parameters()):
+        raise LimbeckError(
+            f"After step {place.step} the weights of {stage.name} are not finite; they were not saved. "
+            "A lower learning rate or a longer warm-up usually helps."
+        )
 
 
 @torch.no_grad()

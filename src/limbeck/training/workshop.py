@@ -112,7 +112,7 @@ class Workshop:
                 result["checksum"] = digest(result)
                 (draft / "result.json").write_text(json.dumps(result))
                 (draft / "stage.json").write_text(json.dumps(identity, indent=2))
-        except OSError as error:
+        except (OSError, safetensors.SafetensorError) as error:
             raise LimbeckError(f"Cannot keep the trained model in {folder}: {error}.") from error
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 

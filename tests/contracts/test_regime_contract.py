@@ -1,0 +1,227 @@
+"""What every regime is held to: it decides and nothing else, and comes to the same decisions again."""
+
+import json
+
+import pytest
+import torch
+
+from limbeck.config import digest
+from limbeck.errors import LimbeckError
+from limbeck.models.given import Given
+from limbeck.objective import Labels
+from limbeck.regimes.arms import arms
+from limbeck.regimes.offline import Offline
+from limbeck.regimes.regime import Make, make, train
+from limbeck.regimes.walk import walk
+from limbeck.training.loop import train as run
+from limbeck.training.stage import Stage
+from limbeck.training.workshop import Workshop
+from tests.fakes.experiments import HINTS, LABELS, SOFT, Net, Watching, plan, stage
+
+REGIMES = [Offline()]
+ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
+
+
+def ready(tmp_path, **changes):
+    return plan(labelled=20, store=tmp_path / "stores", terms=(LABELS, SOFT, HINTS), **changes)
+
+
+def teaching():
+    return stage(terms=(LABELS,), teacher=None, steps=3, seed=0)
+
+
+def answered(regime, answer):
+    """The steps that a regime yields, each answered with ``answer(step)``, and what it returns."""
+    steps, said = [], None
+    while True:
+        try:
+            step = regime.send(said)
+        except StopIteration as end:
+            return steps, end.value
+        steps.append(step)
+        said = answer(step)
+
+
+def known(step):
+    return step.function(**step.arguments) if isinstance(step, Make) else f"trained {step.name}"
+
+
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_regime_never_optimises_nor_draws(regime, arm, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("a regime does not optimise")
+
+    for kind in (torch.optim.AdamW, torch.optim.SGD):
+        monkeypatch.setattr(kind, "step", never)
+    monkeypatch.setattr(torch.Tensor, "backward", never)
+    state = torch.random.get_rng_state()
+    steps, end = answered(getattr(regime, arm)(ready(tmp_path)), known)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(isinstance(step, Stage | Make) for step in steps)
+    assert end == f"trained {steps[-1].name}", "what the last stage gave is what the arm gives"
+
+
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_regime_decides_the_same_again(regime, arm, tmp_path):
+    def marks():
+        steps, _ = answered(getattr(regime, arm)(ready(tmp_path)), known)
+        return [digest(one.identity(one.start.module())) if isinstance(one, Stage) else one.name for one in steps]
+
+    assert marks() == marks()
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_walking_again_loads_what_was_trained(arm, tmp_path):
+    first, again = Watching(), Watching()
+    journal = tmp_path / "journal.json"
+    one = walk(getattr(Offline(), arm)(ready(tmp_path)), Workshop(tmp_path, first), journal)
+    written = journal.read_text()
+    two = walk(getattr(Offline(), arm)(ready(tmp_path)), Workshop(tmp_path, again), journal)
+    assert first.log
+    assert not again.log
+    assert (one.key, one.fingerprint) == (two.key, two.fingerprint)
+    assert journal.read_text() == written
+    assert json.loads(written)[-1] == [one.name, one.key]
+
+
+def test_a_changed_decision_is_named(tmp_path):
+    workshop, journal = Workshop(tmp_path), tmp_path / "journal.json"
+    walk(Offline().control(ready(tmp_path)), workshop, journal)
+    with pytest.raises(LimbeckError, match=r"step 1 is 'control, seed 1'.*was 'control, seed 0'.*journal\.json"):
+        walk(Offline().control(ready(tmp_path, seed=1)), workshop, journal)
+    with pytest.raises(LimbeckError, match="trained from something else"):
+        walk(Offline().control(ready(tmp_path, student=Given(lambda: Net(8)))), workshop, journal)
+
+
+def test_regimes_nest_and_give_what_they_got(tmp_path):
+    def generations(plan):
+        found = []
+        for seed in range(2):
+            trained = yield from train(plan.at(seed).stage(f"generation {seed}", teacher=plan.teacher))
+            found.append((yield from make(f"copy {seed}", lambda trained: trained.as_teacher(), trained=trained)))
+        return found
+
+    def twice(plan):
+        return [(yield from generations(plan)), (yield from generations(plan))]
+
+    journal = tmp_path / "journal.json"
+    one, two = walk(twice(ready(tmp_path)), Workshop(tmp_path), journal)
+    assert [teacher.fingerprint for teacher in one] == [teacher.fingerprint for teacher in two]
+    assert one[0].fingerprint != one[1].fingerprint
+    names = [name for name, _ in json.loads(journal.read_text())]
+    assert names == ["generation 0, seed 0", "copy 0", "generation 1, seed 1", "copy 1"] * 2
+    assert all(not p.requires_grad for p in one[0].module.parameters())
+
+
+def test_a_teacher_that_has_to_be_trained_is_trained_first_in_every_arm(tmp_path):
+    for arm in ARMS:
+        untaught = ready(tmp_path, teacher=None, teacher_stage=teaching())
+        seen = []
+        regime = getattr(Offline(), arm)(untaught)
+        walk(_noted(regime, seen), Workshop(tmp_path), tmp_path / f"{arm}.json")
+        assert seen[0].name == "tiny"
+        assert isinstance(seen[-1], Stage)
+        if seen[-1].teacher:
+            assert seen[-1].teacher.fingerprint == Workshop(tmp_path).train(teaching()).fingerprint
+
+
+def _noted(regime, seen):
+    said = None
+    while True:
+        try:
+            step = regime.send(said)
+        except StopIteration as end:
+            return end.value
+        seen.append(step)
+        said = yield step
+
+
+# --- the offline regime
+
+
+def last(arm, one):
+    return answered(getattr(Offline(), arm)(one), known)[0][-1]
+
+
+def identity(arm, one):
+    found = last(arm, one)
+    return found.identity(found.start.module())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_control_differs_from_the_distilled_student_in_the_teacher_alone(tmp_path, seed):
+    one = ready(tmp_path).at(seed)
+    distilled, control = identity("distilled", one), identity("control", one)
+    differ = {name for name in distilled if distilled[name] != control[name]}
+    assert differ == {"terms", "teacher", "examples"}
+    assert control["teacher"] is None
+    assert [term["name"] for term in control["terms"]] == ["labels"]
+    assert control["terms"][0]["weight"]["value"] == 1.0, "nothing else speaks, so labels have their full weight"
+    examples = last("control", one).examples
+    assert examples.rows.tolist() == list(range(20))
+
+
+def test_where_every_row_has_a_label_the_examples_are_the_same(tmp_path):
+    one = plan(store=tmp_path / "stores")
+    distilled, control = identity("distilled", one), identity("control", one)
+    assert {name for name in distilled if distilled[name] != control[name]} == {"terms", "teacher"}
+
+
+@pytest.mark.parametrize("arm", ["pseudo_labels", "soft_targets"])
+def test_the_other_arms_share_all_but_what_they_are_about(arm, tmp_path):
+    one = ready(tmp_path)
+    distilled, other = identity("distilled", one), identity(arm, one)
+    differ = {name for name in distilled if distilled[name] != other[name]}
+    assert differ == ({"terms", "teacher", "examples"} if arm == "pseudo_labels" else {"terms"})
+
+
+def test_pseudo_labels_are_the_given_ones_where_seen_and_the_teachers_elsewhere(tmp_path):
+    one = ready(tmp_path)
+    examples = last("pseudo_labels", one).examples
+    train_part = one.splits.train
+    assert torch.equal(examples.labels[:20], train_part.labels[:20])
+    unseen = torch.arange(20, 50)
+    shown = one.teacher.observe(train_part.batch(unseen, torch.zeros_like(unseen)), frozenset({"logits"}))["logits"]
+    assert torch.equal(examples.labels[20:50], shown.argmax(-1))
+    assert not torch.equal(examples.labels[20:50], train_part.labels[20:50]), "the hidden labels are not peeked at"
+    assert examples.supervised[:50].all()
+    assert torch.equal(examples.rows, train_part.rows)
+
+
+def test_seeds_share_data_and_differ_in_weights_and_order(tmp_path):
+    zero, one = (identity("control", ready(tmp_path).at(seed)) for seed in (0, 1))
+    assert {name for name in zero if zero[name] != one[name]} == {"initial", "seed"}
+
+
+def test_an_objective_without_labels_has_a_control_that_learns_from_labels(tmp_path):
+    control = last("control", plan(terms=(SOFT,), store=tmp_path))
+    assert control.terms == (Labels(),)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "terms", "wanted"),
+    [
+        (None, (LABELS, SOFT), ["control", "distilled"]),
+        (20, (LABELS, SOFT), ["control", "pseudo_labels", "distilled"]),
+        (None, (LABELS, SOFT, HINTS), ["control", "soft_targets", "distilled"]),
+        (20, (LABELS, SOFT, HINTS), ["control", "pseudo_labels", "soft_targets", "distilled"]),
+        (None, (LABELS, HINTS), ["control", "distilled"]),
+    ],
+)
+def test_which_arms_there_are(labelled, terms, wanted):
+    assert list(arms(Offline(), plan(labelled=labelled, terms=terms))) == wanted
+
+
+@pytest.mark.parametrize("labelled", [None, 20])
+@pytest.mark.parametrize(("views", "different"), [(0, 1), (1, 1), (2, 2), (None, 4)])
+def test_all_that_training_asks_for_is_labelled_before_and_nothing_else(tmp_path, views, different, labelled):
+    one = plan(labelled=labelled, store=tmp_path / "stores", terms=(LABELS, SOFT, HINTS), views=views)
+    steps, _ = answered(Offline().distilled(one), known)
+    cached = steps[-1].teacher
+    as_they_are = labelled is not None and views != 0  # hard pseudo-labels are the teacher's answers to view 0
+    asked = 50 * (different + as_they_are)  # 12 steps of 16 over 50 rows reach into the 4th epoch
+    assert cached.misses == asked
+    run(steps[-1], tmp_path / "training")
+    assert cached.misses == asked

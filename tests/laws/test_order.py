@@ -1,0 +1,123 @@
+"""Laws of the order of data: nothing is drawn, nothing is lost, nothing comes twice."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limbeck.data.batch import CLASS, REAL, SUPERVISED
+from limbeck.training.order import Order, Steps
+from tests.fakes.experiments import examples
+
+COUNTS = st.integers(1, 40)
+
+
+def stream(order, steps):
+    """Ids and views of the first steps, one after the other."""
+    found = [order.step(step) for step in range(steps)]
+    return torch.cat([ids for ids, _ in found]), torch.cat([views for _, views in found])
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=COUNTS, batch=COUNTS, seed=st.integers(0, 2**63 - 1))
+def test_each_epoch_is_a_permutation_under_one_view(rows, batch, seed):
+    some = torch.arange(rows) * 3 + 1
+    ids, views = stream(Order(some, batch, seed), -(-4 * rows // batch))
+    assert len(ids) % batch == 0, "every step is a whole one, however few rows there are"
+    for epoch in range(4):
+        part = slice(epoch * rows, (epoch + 1) * rows)
+        assert torch.equal(ids[part].sort().values, some)
+        assert (views[part] == epoch + 1).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=COUNTS, batch=COUNTS, step=st.integers(0, 10**6), seed=st.integers(0, 2**63 - 1))
+def test_a_step_is_a_pure_function(rows, batch, step, seed):
+    order = Order(torch.arange(rows), batch, seed)
+    first = order.step(step)
+    state = torch.random.get_rng_state()
+    torch.rand(3)
+    order.step(step + 1)
+    again = Order(torch.arange(rows), batch, seed).step(step)
+    torch.random.set_rng_state(state)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_epochs_and_seeds_differ():
+    rows = torch.arange(50)
+    epochs = [Order(rows, 50, seed).step(epoch)[0] for seed in range(3) for epoch in range(3)]
+    assert len({tuple(ids.tolist()) for ids in epochs}) == 9
+    assert all(not torch.equal(ids, rows) for ids in epochs)
+
+
+@pytest.mark.parametrize(
+    ("views", "wanted"), [(None, [1, 2, 3, 4, 5, 6]), (4, [1, 2, 3, 4, 1, 2]), (1, [1] * 6), (0, [0] * 6)]
+)
+def test_the_views_of_the_epochs(views, wanted):
+    order = Order(torch.arange(7), 7, 0, views)
+    assert [order.view(epoch) for epoch in range(6)] == wanted
+    assert [order.step(epoch)[1].unique().tolist() for epoch in range(6)] == [[view] for view in wanted]
+
+
+def test_a_step_across_epochs_has_the_views_of_both():
+    ids, views = Order(torch.arange(5), 8, 0).step(1)
+    assert views.tolist() == [2, 2, 3, 3, 3, 3, 3, 4]
+    assert sorted(ids[2:7].tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_a_batch_wider_than_the_data_goes_round():
+    ids, views = Order(torch.arange(3), 10, 0).step(0)
+    assert sorted(torch.bincount(ids).tolist()) == [3, 3, 4]
+    assert views.tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
+    assert len(set(zip(ids.tolist(), views.tolist(), strict=True))) == 10, "no pair twice"
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=st.integers(1, 24), world=st.integers(1, 5), accumulate=st.integers(1, 5), step=st.integers(0, 9))
+def test_ranks_and_micro_batches_partition_the_step(batch, world, accumulate, step):
+    data = examples(30)
+    order = Order(data.rows, batch, 1)
+    parts = [Steps(data, order, accumulate, rank, world)[step] for rank in range(world)]
+    assert len({len(micro) for part in parts for micro in part}) == 1, "or a process would wait for ever"
+    ids, views = order.step(step)
+    real = [
+        pair
+        for micro in range(accumulate)  # micro by micro, rank by rank: the order of the whole step
+        for part in parts
+        for pair, counts in zip(
+            zip(part[micro].ids.tolist(), part[micro].views.tolist(), strict=True),
+            part[micro].masks[REAL].tolist(),
+            strict=True,
+        )
+        if counts
+    ]
+    assert real == list(zip(ids.tolist(), views.tolist(), strict=True))
+
+
+def test_padding_rows_are_rows_of_the_step_that_do_not_count():
+    data = examples(30)
+    order = Order(data.rows, 4, 0)
+    last = Steps(data, order, accumulate=1, rank=2, world=3)[0][0]
+    assert last.masks[REAL].tolist() == [False, False]
+    assert set(last.ids.tolist()) <= set(order.step(0)[0].tolist()), "no row that a store does not hold"
+    assert last.masks[SUPERVISED].all(), "another mask is not what leaves it out"
+    assert (last.labels[CLASS] >= 0).all()
+    assert last.inputs["x"].isfinite().all()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_reading_ahead_changes_nothing_and_starts_anywhere(workers):
+    data = examples(20)
+    steps = Steps(data, Order(data.rows, 7, 3, views=2), accumulate=2)
+    wanted = [steps[step] for step in range(4, 9)]
+    state = torch.random.get_rng_state()
+    found = list(steps.iterate(4, 9, workers))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert len(found) == 5
+    for ours, theirs in zip(found, wanted, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.equal(one.ids, other.ids)
+            assert torch.equal(one.inputs["x"], other.inputs["x"])
+            assert torch.equal(one.masks[REAL], other.masks[REAL])
