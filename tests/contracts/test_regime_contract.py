@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tests.fakes.experiments import HINTS, LABELS, SOFT, Net, Watching, plan, stage
 
 from limbeck.config import digest
 from limbeck.errors import LimbeckError
@@ -16,7 +17,6 @@ from limbeck.regimes.walk import walk
 from limbeck.training.loop import train as run
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Workshop
-from tests.fakes.experiments import HINTS, LABELS, SOFT, Net, Watching, plan, stage
 
 REGIMES = [Offline()]
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]

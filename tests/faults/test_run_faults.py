@@ -12,20 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.fakes.experiments import LABELS, SOFT, Clouds, Knows, Net, examples, smooth, stage, teacher
 from torch import nn
 
-from limbeck.advice.preflight import dry_run
+from limbeck.advice.preflight import check_labels, dry_run
 from limbeck.cli.main import main
 from limbeck.errors import Busy, LimbeckError, PreflightError, SignalError
 from limbeck.evidence.schema import Evidence
 from limbeck.files import held
 from limbeck.models.identity import of_module
-from limbeck.objective import Hints, Labels, SoftTargets
+from limbeck.objective import Hints, SoftTargets
 from limbeck.run import distill
-from limbeck.run.preflight import preflight
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.loop import train
-from tests.fakes.experiments import CLASSES, LABELS, SOFT, WIDTH, Clouds, Net, examples, smooth, stage, teacher
 
 RECIPE = """
 limbeck: 1
@@ -153,7 +152,7 @@ def test_a_damaged_run_folder_is_named(tmp_path, recipe, capsys, content):
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path, recipe, capsys):
-    slow = ["--set", "training.steps=3000"]
+    slow = ["--set", "training.steps=600", "--set", "training.checkpoint-every=100"]
     process = subprocess.Popen(
         [COMMAND, "run", recipe, "--out", "out", *slow],
         stderr=subprocess.PIPE,
@@ -166,15 +165,18 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path, recipe, ca
     process.send_signal(signal.SIGINT)
     said = " ".join(process.communicate(timeout=60)[1].split())
     assert process.returncode == 130, said
-    assert "of 3000 of control, seed 0; nothing is lost." in said
-    assert f"The same command goes on: limbeck run {recipe} --out out --set training.steps=3000" in said
+    assert "of 600 of control, seed 0; nothing is lost." in said
+    assert (
+        f"The same command goes on: limbeck run {recipe} --out out --set training.steps=600 --set training.checkpoint-every=100"
+        in said
+    )
     assert not (tmp_path / "out" / "evidence.json").exists()
     assert "control, seed 0: goes on after step" in told(capsys, 0, "run", recipe, "--out", "out", *slow)
     assert Evidence.read(tmp_path / "out").verdict == "cannot tell"
 
 
 def test_one_seed_cannot_tell(tmp_path):
-    result = distill(teacher().module, Net(), rows(), training=BRIEF, seeds=1, quiet=True, out=tmp_path / "out")
+    result = distill(Knows(), Net(), rows(), training=BRIEF, seeds=1, quiet=True, out=tmp_path / "out")
     assert result.verdict == "cannot tell"
     assert "seed" in result.sentence
 
@@ -182,13 +184,13 @@ def test_one_seed_cannot_tell(tmp_path):
 # --- a full disk
 
 
-@pytest.mark.parametrize("bytes_", [0, 1000, 2500, 3500, 5000, 9000, 20_000, 30_000, 45_000])
+@pytest.mark.parametrize("bytes_", [0, 1000, 3500, 9000, 20_000])
 def test_a_full_disk_is_said_with_its_place_and_the_run_goes_on_afterwards(tmp_path, bytes_):
     """No file may grow beyond so many bytes: each size stops another write, the report last of all."""
 
     def go():
         return distill(
-            LocalTeacher(Net(64), "given") if False else TEACHER,
+            Knows(),
             smooth,
             rows(),
             training={**BRIEF, "checkpoint-every": 1},
@@ -207,9 +209,6 @@ def test_a_full_disk_is_said_with_its_place_and_the_run_goes_on_afterwards(tmp_p
     assert str(tmp_path) in str(said.value)
     assert not (tmp_path / "out" / "evidence.json").exists()
     assert go().verdict == "cannot tell"
-
-
-TEACHER = teacher().module
 
 
 # --- memory
@@ -262,7 +261,14 @@ def test_other_errors_of_a_model_are_not_called_memory(tmp_path, monkeypatch):
 
 
 def refused(kind, match, **changes):
-    given = {"teacher": teacher().module, "student": Net(), "data": rows(), "training": BRIEF, "seeds": 1, "quiet": True}
+    given = {
+        "teacher": teacher().module,
+        "student": Net(),
+        "data": rows(),
+        "training": BRIEF,
+        "seeds": 1,
+        "quiet": True,
+    }
     with pytest.raises(kind, match=match):
         distill(**{**given, **changes})
     left = list(Path("home").rglob("model.safetensors")) if Path("home").exists() else []
@@ -270,7 +276,11 @@ def refused(kind, match, **changes):
 
 
 def test_a_batch_larger_than_the_data():
-    refused(PreflightError, r"batch-size is 100, but there are only \d+ training examples", training={**BRIEF, "batch-size": 100})
+    refused(
+        PreflightError,
+        r"batch-size is 100, but there are only \d+ training examples",
+        training={**BRIEF, "batch-size": 100},
+    )
 
 
 def test_a_teacher_of_other_classes():
@@ -279,7 +289,9 @@ def test_a_teacher_of_other_classes():
 
 @pytest.mark.parametrize("classes", [1, 2, 4])
 def test_a_student_of_other_classes(classes):
-    refused(LimbeckError, f"gives {classes} logits an example .*but the data has 3 classes", student=Net(classes=classes))
+    refused(
+        LimbeckError, f"gives {classes} logits an example .*but the data has 3 classes", student=Net(classes=classes)
+    )
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
@@ -288,20 +300,12 @@ def test_a_hint_at_a_module_that_is_not_there_suggests_the_nearest(side):
     refused(SignalError, "has no module 'boddy': did you mean 'body'", objective=(LABELS, Hints(**names)))
 
 
-class Wrong(nn.Module):
-    """Knows the clouds, but names them otherwise."""
-
-    def __init__(self):
-        super().__init__()
-        table = Clouds(90)
-        self.centres = nn.Parameter(torch.stack([table.x[table.labels == one].mean(0) for one in range(CLASSES)]))
-
-    def forward(self, x):
-        return -torch.cdist(x, self.centres)[:, [1, 2, 0]]
-
-
 def test_a_teacher_no_better_than_chance():
-    refused(PreflightError, r"The teacher is right on .* % of the validation part.*Are they in the order", teacher=Wrong())
+    refused(
+        PreflightError,
+        r"The teacher is right on .* % of the validation part.*Are they in the order",
+        teacher=Knows(order=(1, 2, 0)),
+    )
 
 
 class Mute(Net):
@@ -320,7 +324,13 @@ def test_a_term_that_is_exactly_zero():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         mute = Mute()
-    refused(PreflightError, "'hints' is exactly zero .*weight is above 0", teacher=mute, student=Mute(), objective=(LABELS, term))
+    refused(
+        PreflightError,
+        "'hints' is exactly zero .*weight is above 0",
+        teacher=mute,
+        student=Mute(),
+        objective=(LABELS, term),
+    )
 
 
 def test_a_student_that_starts_as_its_teacher_may_differ_by_nothing():
@@ -362,8 +372,6 @@ def test_inputs_that_are_no_numbers_are_refused():
 
 @pytest.mark.parametrize("wrong", [3, 99, -7])
 def test_labels_out_of_range(wrong):
-    from limbeck.advice.preflight import check_labels
-
     some = examples(30)
     labels = some.labels.clone()
     labels[4] = wrong
@@ -380,6 +388,3 @@ def test_the_preflight_trains_and_draws_nothing(tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state)
     after = one.teacher.module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert callable(preflight)
-    assert Labels().weight.value == 1
-    assert WIDTH == one.examples.table.x.shape[1]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fakes.experiments import flipped
 
 from limbeck.errors import LimbeckError
 from limbeck.training import checkpoint
 from limbeck.training.checkpoint import flatten, latest, random_state, restore_random_state, save, unflatten, verified
-from tests.fakes.experiments import flipped
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool]
 TENSORS = st.builds(
@@ -81,7 +81,7 @@ def test_tied_and_strided_tensors_are_saved(tmp_path):
 
 
 def test_what_is_neither_tensor_nor_plain_is_refused():
-    with pytest.raises(TypeError, match="/a/0.*object"):
+    with pytest.raises(TypeError, match=r"/a/0.*object"):
         flatten({"a": [object()]})
 
 

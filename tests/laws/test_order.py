@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fakes.experiments import examples
 
 from limbeck.data.batch import CLASS, REAL, SUPERVISED
 from limbeck.training.order import Order, Steps
-from tests.fakes.experiments import examples
 
 COUNTS = st.integers(1, 40)
 

@@ -14,20 +14,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
-
-from limbeck.errors import Interrupted, LimbeckError
-from limbeck.models.nets import SmallCnn
-from limbeck.objective import Hints, Labels, SoftTargets
-from limbeck.objective.schedules import Place
-from limbeck.teachers.cached import CachedTeacher, label
-from limbeck.training import checkpoint
-from limbeck.training.loop import evaluate, train
-from limbeck.training.moments import Best
-from limbeck.training.optimizers import clip, groups, rate
-from limbeck.training.order import derived
-from limbeck.training.settings import AdamW, Training
-from limbeck.training.workshop import Workshop
 from tests.fakes.experiments import (
     HINTS,
     LABELS,
@@ -51,6 +37,20 @@ from tests.fakes.experiments import (
     teacher,
 )
 from tests.fakes.served import serving
+from torch import nn
+
+from limbeck.errors import Interrupted, LimbeckError
+from limbeck.models.nets import SmallCnn
+from limbeck.objective import Hints, Labels, SoftTargets
+from limbeck.objective.schedules import Place
+from limbeck.teachers.cached import CachedTeacher, label
+from limbeck.training import checkpoint
+from limbeck.training.loop import evaluate, train
+from limbeck.training.moments import Best
+from limbeck.training.optimizers import clip, groups, rate
+from limbeck.training.order import derived
+from limbeck.training.settings import AdamW, Training
+from limbeck.training.workshop import Workshop
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,9 @@ def test_two_processes_are_one(tmp_path):
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
     command = [sys.executable, "-m", "tests.fakes.experiments", str(tmp_path)]
     both = [
-        subprocess.Popen(command, env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command, env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
+        )
         for rank in range(2)
     ]
     try:

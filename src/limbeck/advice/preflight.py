@@ -1,6 +1,8 @@
 """Preflight: a dry batch forward and backward through everything, before anything is spent."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +10,10 @@ from torch import Tensor, nn
 
 from limbeck.data.batch import NO_LABEL, Batch
 from limbeck.data.examples import Examples
-from limbeck.errors import PreflightError
+from limbeck.errors import LimbeckError, PreflightError
 from limbeck.models.identity import parameters
 from limbeck.objective import Objective
 from limbeck.teachers.teacher import Teacher
-from limbeck.training.guard import explained
 from limbeck.training.guard import explained
 from limbeck.training.loop import Engine, build_objective
 from limbeck.training.memory import peak_bytes
@@ -49,7 +50,8 @@ def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
     """
     _check_batch(stage)
     student = stage.start.module().to(device)
-    objective = build_objective(stage, student.cpu()).to(device)
+    with _blamed():  # it asks the teacher for shapes; the student was tried when it was built
+        objective = build_objective(stage, student.cpu()).to(device)
     engine = Engine(student.to(device), objective, stage.side).train()
     settings = stage.training
     order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
@@ -62,10 +64,12 @@ def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
             began, spent, parts = time.perf_counter(), 0.0, {}
             for batch in batches:
                 before = time.perf_counter()
-                seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else {}
+                with _blamed():
+                    seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else {}
                 spent += time.perf_counter() - before
                 row_bytes = sum(value[0].numel() * value.element_size() for value in seen.values())
                 loss, shown = engine(batch, seen, counts)
+                _demand_gradient(loss, student)
                 loss.backward()
                 for name, value in shown.items():
                     parts[name] = parts.get(name, 0.0) + float(value)
@@ -85,11 +89,34 @@ def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
     )
 
 
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """Says that it was the teacher."""
+    try:
+        yield
+    except (LimbeckError, torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # the user's module may fail in any way
+        if any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+            raise
+        raise PreflightError(f"The teacher fails on the first batch: {type(error).__name__}: {error}") from error
+
+
+def _demand_gradient(loss: Tensor, student: nn.Module) -> None:
+    if loss.requires_grad:
+        return
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise PreflightError("The student has no parameter that may be trained: it has none, or all are frozen.")
+    raise PreflightError(
+        "No gradient reaches the student: its forward detaches what it gives, or runs without a graph (torch.no_grad)."
+    )
+
+
 def _check_batch(stage: Stage) -> None:
     if stage.training.batch_size > len(stage.examples):
         raise PreflightError(
             f"batch-size is {stage.training.batch_size}, but {stage.name} has only {len(stage.examples)} training "
-            f"examples: set training.batch-size to {len(stage.examples)} or less."
+            f"examples: set {'teacher.' * (stage.name == 'teacher')}training.batch-size to {len(stage.examples)} or less."
         )
 
 

@@ -19,6 +19,7 @@ A recipe names data, a teacher, a student and an objective. Begin with `limbeck 
 your own data.
 """
 _DEBUG: Final = "--debug"
+_NO_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough memory")
 
 app = typer.Typer(
     name="limbeck",
@@ -86,6 +87,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            tell.note(
+                f"Out of memory. {' '.join(str(error).split())[:200]} Choose a smaller model, smaller images, fewer rows or "
+                "a smaller training.batch-size.",
+                "error",
+                "bold red",
+            )
+            sys.exit(2)
+        if isinstance(error, OSError) and error.strerror:
+            place = f"{error.filename}: " if error.filename else ""
+            tell.note(
+                f"A file or folder cannot be used: {place}{error.strerror}. Check --out, LIMBECK_HOME (by default "
+                "~/.cache/limbeck), their permissions and the free space.",
+                "error",
+                "bold red",
+            )
+            sys.exit(2)
         reason = " ".join(str(error).split())[:600]
         what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         tell.note(

@@ -41,18 +41,21 @@ class Batch:
 
     @classmethod
     def of(cls, inputs: Mapping[str, Tensor] | Tensor, labels: Tensor | None = None, ids: Tensor | None = None) -> Self:
-        """A batch from one's own loop: every row is real, and supervised where it has a label."""
+        """A batch from one's own loop, on the inputs' device.
+
+        Every row is real, and supervised where it has a label that is not negative.
+        """
         columns = {"x": inputs} if isinstance(inputs, Tensor) else dict(inputs)
         rows = len(next(iter(columns.values())))
         real = torch.ones(rows, dtype=torch.bool)
-        if labels is None:
-            labels = torch.full((rows,), NO_LABEL)
-        supervised = real.clone() if labels.ndim > 1 else (labels != NO_LABEL).cpu()
+        device = next(iter(columns.values())).device
+        labels = torch.full((rows,), NO_LABEL) if labels is None else labels
+        supervised = real.clone() if labels.ndim > 1 else (labels >= 0).cpu()
         masks = {REAL: real, SUPERVISED: supervised}
         if "attention_mask" in columns:
             masks[TOKENS] = columns["attention_mask"].bool()
         ids = torch.arange(rows) if ids is None else ids
-        return cls(columns, {CLASS: labels}, masks, ids, torch.zeros(rows, dtype=torch.int64)).to(labels.device)
+        return cls(columns, {CLASS: labels}, masks, ids, torch.zeros(rows, dtype=torch.int64)).to(device)
 
     def __reduce__(self) -> tuple[Any, ...]:  # read-only mappings do not travel between processes; dicts do
         return type(self), (dict(self.inputs), dict(self.labels), dict(self.masks), self.ids, self.views)

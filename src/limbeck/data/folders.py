@@ -59,7 +59,7 @@ class ImageFolder(Config):
                 if name not in (*classes, *_UNLABELLED):
                     hint = nearest(name, classes)
                     raise DataError(
-                        f"{folder}/{name} is a class that 'train' does not have{'; ' + hint if hint else ''}."
+                        f"{folder}/{name} is a class that 'train' does not have{'; ' + hint if hint else '.'}"
                     )
                 files += images
                 labels += [None if name in _UNLABELLED else name] * len(images)

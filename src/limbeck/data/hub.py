@@ -72,7 +72,7 @@ class HuggingFace(Config):
         if name not in found:
             hint = nearest(name, list(found))
             there = ", ".join(map(repr, found))
-            raise DataError(f"{self.path} has no split {name!r}{'; ' + hint if hint else ''}. Its splits: {there}.")
+            raise DataError(f"{self.path} has no split {name!r}{'; ' + hint if hint else '.'} Its splits: {there}.")
         return found[name]
 
     def _other(self, found: Mapping[str, Any], name: str | None, usual: str, label: str) -> Any:
@@ -124,7 +124,7 @@ def raw_of(
         if any(key not in part.column_names for part in present):
             hint = nearest(key, list(features))
             raise DataError(
-                f"{name} has no column {key!r}{'; ' + hint if hint else ''}. Its columns: {', '.join(features)}."
+                f"{name} has no column {key!r}{'; ' + hint if hint else '.'} Its columns: {', '.join(features)}."
             )
     if not (_is_image(features[chosen]) or _is_text(features[chosen])):
         raise DataError(f"{name}: the column {chosen!r} holds {features[chosen]}, neither images nor texts.")

@@ -50,7 +50,7 @@ class MapTable:
     """
 
     def __init__(self, dataset: Any, where: str = "the data set") -> None:
-        _demand_rows(dataset, where)
+        demand_rows(dataset, where)
         self.dataset = dataset
         self.where = where
         self.augment = Augment()
@@ -248,7 +248,8 @@ def _random_states() -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def _demand_rows(dataset: Any, where: str) -> None:
+def demand_rows(dataset: Any, where: str) -> None:
+    """Raises a `DataError` for what cannot be read by row, or has no rows."""
     stream = isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
     if stream or not hasattr(dataset, "__len__"):
         raise DataError(

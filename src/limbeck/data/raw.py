@@ -58,13 +58,15 @@ def existing(path: str | Path) -> Path:
         DataError: there is none; names those beside it that are spelt alike.
     """
     file = Path(path).expanduser()
+    if file.is_dir():
+        raise DataError(f"{file} is a folder, but a file is needed here.")
     if not file.is_file():
         try:
             beside = [item.name for item in file.parent.iterdir()]
         except OSError:
             raise DataError(f"There is no file {file}, nor a folder {file.parent} that can be read.") from None
         hint = nearest(file.name, beside)
-        raise DataError(f"There is no file {file}{'; ' + hint if hint else ''}.")
+        raise DataError(f"There is no file {file}{'; ' + hint if hint else '.'}")
     return file
 
 
@@ -116,7 +118,7 @@ def named(labels: Sequence[Any], where: str, classes: Sequence[str] | None = Non
             allowed = f"0 to {len(classes) - 1}" if whole else ", ".join(map(repr, list(classes)[:10]))
             raise DataError(
                 f"{where}: the label {label!r} of row {plain.index(label)} is none of the {len(classes)} classes "
-                f"({allowed}){'; ' + hint if hint else ''}. Mend the label or the list of classes."
+                f"({allowed}){'; ' + hint if hint else '.'} Mend the label or the list of classes."
             )
         names = tuple(classes)
     else:

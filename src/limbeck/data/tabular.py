@@ -118,6 +118,8 @@ class TextFile(Config):
                     row = json.loads(line)
                 except ValueError as error:
                     raise DataError(f"{path}, line {number} is no JSON: {error}") from error
+                except RecursionError:
+                    raise DataError(f"{path}, line {number} is nested too deep to be read.") from None
                 if not isinstance(row, dict):
                     raise DataError(f"{path}, line {number} is no JSON object with named values.")
                 rows.append(row)
@@ -146,5 +148,5 @@ def _check(column: str, known: Sequence[str], path: Path) -> None:
     if column not in known:
         hint = nearest(column, list(known))
         raise DataError(
-            f"{path} has no column {column!r}{'; ' + hint if hint else ''}. Its columns: {', '.join(map(repr, known))}."
+            f"{path} has no column {column!r}{'; ' + hint if hint else '.'} Its columns: {', '.join(map(repr, known))}."
         )

@@ -124,6 +124,10 @@ class _Tokens:
             for row, text in enumerate(chunk, start):
                 if not isinstance(text, str):
                     raise DataError(f"row {row} is a {type(text).__name__}, but a text was expected.")
+                if any("\ud800" <= letter <= "\udfff" for letter in text):
+                    raise DataError(
+                        f"row {row} holds half a character (a lone surrogate): {text[:60]!r}. Mend the text."
+                    )
             with quiet():
                 found = tokenizer(chunk, truncation=True, max_length=reader.max_length, padding=False, verbose=False)
             for row, tokens in enumerate(found["input_ids"], start):

@@ -98,7 +98,7 @@ def compare_latency(
                 times[name].append(perf_counter() - begun)
         return count
 
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: a teacher may still have hooks, which look at tensors' versions
         warmed = rounds(warmup, min(2, warmup))
         for measured in times.values():
             measured.clear()

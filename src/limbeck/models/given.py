@@ -41,7 +41,12 @@ class Given(Spec):
 
     @staticmethod
     def _made(factory: Callable[[], nn.Module]) -> nn.Module:
-        module = factory()
+        try:
+            module = factory()
+        except LimbeckError:
+            raise
+        except Exception as error:  # the user's code may fail in any way
+            raise LimbeckError(f"The function given as a model failed: {type(error).__name__}: {error}") from error
         if not isinstance(module, nn.Module):
             raise LimbeckError(f"The function given as a model returned {type(module).__name__}, not an nn.Module.")
         return module

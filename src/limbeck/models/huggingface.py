@@ -94,7 +94,9 @@ def reading(path: str) -> Iterator[None]:
     with quiet():
         try:
             yield
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except LimbeckError:
+            raise
+        except Exception as error:  # the libraries below raise many kinds
             reason = " ".join(str(error).split()) or type(error).__name__
             advice = (
                 ""

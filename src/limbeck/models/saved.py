@@ -125,7 +125,7 @@ def read_about(path: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         checksum = about.pop("checksum")
         files: dict[str, str] = about["files"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise LimbeckError(f"There is no {path.name} in '{path.parent}': it holds no student.") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise LimbeckError(f"'{path}' is damaged: copy the folder again, or train again.") from None

@@ -34,7 +34,7 @@ class Student:
             LimbeckError: ``raw`` is one thing instead of several.
             DataError: some cannot be read.
         """
-        if isinstance(raw, str | bytes | Mapping):
+        if isinstance(raw, str | bytes | Mapping) or not hasattr(raw, "__len__"):
             raise LimbeckError("Give a list of things to classify, even for a single one.")
         device = next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
         found = [torch.empty(0, len(self.classes))]

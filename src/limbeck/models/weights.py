@@ -50,7 +50,9 @@ def read(path: Path) -> dict[str, Tensor]:
             f"'{path}' is a pickle that holds more than tensors (or is damaged); reading it could run any code, so it "
             f"is not read. {_CONVERT}"
         ) from error
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
         raise LimbeckError(f"'{path}' does not hold tensors by name. {_CONVERT}")
     return dict(found)
 

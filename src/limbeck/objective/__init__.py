@@ -23,7 +23,7 @@ def _listed(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     return tuple(
-        {"name": name, **(one if isinstance(one, Mapping) else {"weight": one})}
+        {**(one if isinstance(one, Mapping) else {"weight": one}), "name": name}
         for name, given in value.items()
         for one in (given if isinstance(given, list | tuple) else (given,))
     )

@@ -107,6 +107,8 @@ class Objective(nn.Module):
             batch: the batch that both saw.
             counts: denominators of the whole step; by default those of this batch.
         """
+        if teacher is None:
+            self.check(None)
         if not self._built and any(term.needs().teacher for term in self.terms):
             self.build(student, teacher or {})
             if any(True for _ in self.parts.parameters()):

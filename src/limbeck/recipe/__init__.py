@@ -1,6 +1,6 @@
 """A recipe: data, teacher, student, objective, training, regime and evidence, as typed values."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 else:
     ModelChoice = ModelSpec
     Regimes = choice(Offline)
+
+
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"
+"""What an experiment may be called."""
 
 
 class TeacherPart(Config):
@@ -59,7 +63,7 @@ class Recipe(Config):
 
     limbeck: Literal[1]
     """The version of the recipe format."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
+    name: Annotated[str, Field(pattern=NAME)]
     """What reports call it."""
     data: Data
     """What is learnt from."""

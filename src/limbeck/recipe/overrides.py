@@ -7,6 +7,7 @@ from limbeck.errors import RecipeError
 from limbeck.recipe.marked import Mistake, Node, cut, dashed, tree
 
 Default = Callable[[Sequence[str]], Any]
+_DEEPEST: Final = 20  # keys
 _EITHER: Final = (("steps", "epochs"), ("model", "stored"))
 """Keys of one mapping of which a recipe gives one: setting the other from the command line takes the place of it."""
 
@@ -24,7 +25,7 @@ def overridden(root: Node, overrides: Sequence[str], default: Default) -> Node:
         where = f"--set {text if len(text) <= 80 else text[:77] + '...'}"
         name, sign, given = text.partition("=")
         path = [part.strip() for part in name.split(".")]
-        if not sign or not all(path):
+        if not sign or not all(path) or len(path) > _DEEPEST:
             raise RecipeError(f"{where}: a setting is given as key=value, such as training.steps=500.")
         try:
             value = _written(tree(given), where)

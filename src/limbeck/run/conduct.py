@@ -12,7 +12,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from limbeck.advice.preflight import accuracy_of, chance
-from limbeck.errors import PreflightError
+from limbeck.errors import LimbeckError, PreflightError
 from limbeck.evidence.report import disagreements, write_report
 from limbeck.evidence.schema import Evidence, Provenance, Verdict
 from limbeck.evidence.weigh import weigh
@@ -76,7 +76,7 @@ def conduct(
         Interrupted: the user stopped it; the same call goes on.
     """
     state = PartialState()
-    with ExitStack() as stack:
+    with runs.writable(out), ExitStack() as stack:
         if state.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held(out, "a run writes there"))
@@ -153,7 +153,10 @@ def _watch(experiment: Experiment, watcher: Watcher, out: Path) -> Watch:
     """Progress and trackers for each stage."""
     from accelerate.tracking import filter_trackers
 
-    kinds = filter_trackers(list(experiment.trackers), str(out / "tracking")) if experiment.trackers else []
+    try:
+        kinds = filter_trackers(list(experiment.trackers), str(out / "tracking")) if experiment.trackers else []
+    except ValueError as error:
+        raise LimbeckError(f"trackers: {error}") from None
     places = [{"logging_dir": str(out / "tracking")} if kind.requires_logging_directory else {} for kind in kinds]
     made = [kind(experiment.name, **place) for kind, place in zip(kinds, places, strict=True)]
 

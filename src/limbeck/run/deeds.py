@@ -12,6 +12,7 @@ from limbeck.evidence.report import Example, write_report
 from limbeck.evidence.schema import Evidence, Quality
 from limbeck.export import Exported, export
 from limbeck.files import home
+from limbeck.models.python import allow_code as code_is_allowed
 from limbeck.models.saved import load_student
 from limbeck.models.student import Student
 from limbeck.recipe import Recipe
@@ -53,9 +54,10 @@ def run(
         LimbeckError: something that the user can mend.
     """
     out = out or Path("runs") / recipe.name
-    if max_minutes is not None:
-        recipe = _within(recipe, out, max_minutes, allow_code)
-    return conduct(from_recipe(recipe, allow_code), out, dump(recipe), command, quiet)
+    with code_is_allowed(allow_code):
+        if max_minutes is not None:
+            recipe = _within(recipe, out, max_minutes, allow_code)
+        return conduct(from_recipe(recipe, allow_code), out, dump(recipe), command, quiet)
 
 
 def _within(recipe: Recipe, out: Path, minutes: float, allow_code: bool) -> Recipe:
@@ -82,7 +84,8 @@ def check(recipe: Recipe, *, allow_code: bool = False) -> Preflight:
     Raises:
         PreflightError: the run cannot work; says why.
     """
-    return preflight(from_recipe(recipe, allow_code), home())
+    with code_is_allowed(allow_code):
+        return preflight(from_recipe(recipe, allow_code), home())
 
 
 def label(recipe: Recipe, *, allow_code: bool = False) -> StoreInfo:
@@ -97,7 +100,7 @@ def label(recipe: Recipe, *, allow_code: bool = False) -> StoreInfo:
             "This recipe stores nothing: it has teacher.store: false, or replays outputs with teacher.stored."
         )
     place = home() / "labelling" / experiment.hash
-    with Watcher() as watcher:
+    with code_is_allowed(allow_code), Watcher() as watcher:
         workshop = Workshop(home(), watcher.watch)
         plan, _ = ready(experiment, workshop, place, watcher)
         teacher = walk(plan.labelled(), workshop, place / "journal" / "label.json")

@@ -11,6 +11,8 @@ from accelerate import PartialState
 from limbeck.config import digest
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Splits
+from limbeck.errors import DataError
+from limbeck.evidence.metrics import check_names
 from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import BuildContext, Spec, allow_code
 from limbeck.objective import Labels, Term
@@ -52,6 +54,14 @@ class Experiment:
     smallest_effect: float = SMALLEST_EFFECT
     margin: float = 0.02
     trackers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            if not len(getattr(self.splits, part)):
+                raise DataError(
+                    f"The {part} part is empty, and nothing works without it: raise data.{part}, or add rows."
+                )
+        check_names(self.metrics)
 
     @property
     def hash(self) -> str:

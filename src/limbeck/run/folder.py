@@ -1,13 +1,16 @@
 """The run folder: the resolved recipe and its hash, a journal of every arm, evidence, report, student."""
 
+import errno
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,6 +23,27 @@ SHOWN, INPUTS = "shown", "inputs"  # what the report shows; real inputs that exp
 _PACKAGES = ("limbeck", "torch", "accelerate", "numpy", "transformers", "datasets")
 
 
+_DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR}
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Says that the disk is full, or that ``folder`` cannot be written.
+
+    Raises:
+        LimbeckError: in place of the system's own error.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in _DISK:
+            raise
+        raise LimbeckError(
+            f"Cannot write to {folder}: {error}. Free some space or choose another --out; what is done already is kept, "
+            "and the same command goes on from it."
+        ) from error
+
+
 def claim(folder: Path, settings: Mapping[str, Any], recipe_hash: str) -> None:
     """Writes the resolved recipe into a new run folder, or makes sure that it is that of an old one.
 
@@ -29,13 +53,17 @@ def claim(folder: Path, settings: Mapping[str, Any], recipe_hash: str) -> None:
     path = folder / RECIPE
     if path.exists():
         known = read(folder)
-        if known["hash"] != recipe_hash:
+        begun = any(item.name not in (RECIPE, ".lock") for item in folder.iterdir())
+        if known["hash"] != recipe_hash and not begun:
+            path.unlink()  # its preflight failed, and the recipe was mended
+        elif known["hash"] != recipe_hash:
             changed = _changed(known["recipe"], dict(settings))
             raise LimbeckError(
                 f"{folder} holds a run of another recipe (hash {known['hash'][:12]}, this one is {recipe_hash[:12]}; "
                 f"what differs: {', '.join(changed) or 'data or models in memory'}). Choose another --out, or delete it."
             )
-        return
+        else:
+            return
     strangers = [item.name for item in folder.iterdir() if item.name != ".lock"] if folder.exists() else []
     if strangers:
         raise LimbeckError(f"{folder} is not empty and holds no run (it has {strangers[0]!r}): choose another --out.")
@@ -80,6 +108,10 @@ def kept(folder: Path, name: str) -> Any:
     except OSError:
         raise LimbeckError(
             f"{folder} has no {name}: the run is not finished. The same `limbeck run` goes on with it."
+        ) from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError):
+        raise LimbeckError(
+            f"{folder / name} is damaged. The same `limbeck run` writes it again, and trains nothing that is trained."
         ) from None
 
 

@@ -1,8 +1,9 @@
 """`distill`: objects in memory in, evidence out."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -11,22 +12,24 @@ from torch.utils.data import ConcatDataset
 
 from limbeck.config import digest
 from limbeck.data.examples import Splits
-from limbeck.data.memory import MapTable
+from limbeck.data.memory import MapTable, demand_rows
 from limbeck.data.raw import named
 from limbeck.data.splits import split_table
 from limbeck.data.tensors import parted
 from limbeck.data.text import TextReader, TextTable
-from limbeck.errors import RecipeError
+from limbeck.errors import LimbeckError, RecipeError
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module
 from limbeck.objective import Labels, SoftTargets, Term, Terms
 from limbeck.objective.schedules import Fixed
+from limbeck.recipe import NAME
 from limbeck.run.conduct import Result, conduct
 from limbeck.run.experiment import Experiment
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.settings import Training
 
+_MOST_SEEDS: Final = 100  # as in a recipe
 _DEFAULT: tuple[Term, ...] = (Labels(weight=Fixed(value=0.1)), SoftTargets(weight=Fixed(value=0.9)))
 
 
@@ -76,6 +79,7 @@ def distill(
     Raises:
         LimbeckError: something that the caller can mend.
     """
+    _demand(teacher, seeds, name)
     splits = _split(data, validation, test, labelled, tokenizer)
     table = splits.train.table
     spec, settings = Given(student), _training(training, "training") or Training(epochs=20.0)
@@ -112,12 +116,28 @@ def distill(
     return conduct(experiment, folder, _described(teacher, student, given), quiet=quiet)
 
 
+def _demand(teacher: Any, seeds: Any, name: Any) -> None:
+    """What the types promise, and a caller may not keep."""
+    if not isinstance(teacher, nn.Module | Teacher):
+        raise LimbeckError(f"teacher is a {type(teacher).__name__}, but an nn.Module or a limbeck.Teacher is needed.")
+    if not isinstance(seeds, int) or not 1 <= seeds <= _MOST_SEEDS:
+        raise LimbeckError(f"seeds is {seeds!r}, but a whole number from 1 to {_MOST_SEEDS} is needed.")
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise LimbeckError(
+            f"name is {name!r}, but up to 64 letters, digits, spaces, '.', '_' and '-' are needed, the first one a letter "
+            "or digit."
+        )
+
+
 def _split(data: Any, validation: Any, test: Any, labelled: int | Literal["all"], tokenizer: str | None) -> Splits:
     """The parts of one table that holds all rows."""
     given = {"train": data, "validation": validation, "test": test}
-    parts = {name: part for name, part in given.items() if part is not None}
+    parts = {name: part for name, part in given.items() if part is not None or name == "train"}
     rows, first = {}, 0
+    if labelled != "all" and not isinstance(labelled, int):
+        raise LimbeckError(f"labelled is {labelled!r}, but a whole number or 'all' is needed.")
     for name, part in parts.items():
+        demand_rows(part, "the data set" if name == "train" else f"the {name} part")
         rows[name] = torch.arange(first, first + len(part))
         first += len(part)
     rows.pop("train")
@@ -132,13 +152,22 @@ def _split(data: Any, validation: Any, test: Any, labelled: int | Literal["all"]
 
 
 def _training(given: Training | Mapping[str, Any] | None, argument: str) -> Training | None:
-    return _read(Training, given, argument) if isinstance(given, Mapping) else given
+    if given is None or isinstance(given, Training):
+        return given
+    if not isinstance(given, Mapping):
+        raise LimbeckError(f"{argument} is a {type(given).__name__}, but a limbeck.Training or a mapping is needed.")
+    read: Training = _read(Training, given, argument)
+    return read
 
 
 def _terms(given: Sequence[Term] | Mapping[str, Any] | None) -> tuple[Term, ...]:
     if given is None:
         return _DEFAULT
-    terms: tuple[Term, ...] = _read(Terms, given, "objective") if isinstance(given, Mapping) else tuple(given)
+    terms: tuple[Any, ...] = _read(Terms, given, "objective") if isinstance(given, Mapping) else tuple(given)
+    if not terms or not all(isinstance(term, Term) for term in terms):
+        raise LimbeckError(
+            "objective must be a list of terms such as limbeck.Labels(weight=0.1), or a mapping such as {'labels': 0.1}."
+        )
     return terms
 
 

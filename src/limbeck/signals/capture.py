@@ -76,7 +76,7 @@ class Capture:
         def keep(_: nn.Module, inputs: Any, output: Any = None) -> None:
             found = _first_tensor(inputs if side else output)
             if found is not None:
-                self._seen[name] = (found, found._version)
+                self._seen[name] = (found, _version(found))
 
         target = known[path]
         return target.register_forward_pre_hook(keep) if side else target.register_forward_hook(keep)
@@ -113,7 +113,7 @@ class Capture:
                 + (f": {near}" if near else ".")
             )
         value, version = self._seen[name]
-        if value._version != version:
+        if _version(value) != version:
             raise SignalError(
                 f"What the module {name!r} gave was altered in place by a later one (ReLU(inplace=True) does that): "
                 "name the later module, or build the model without in-place operations."
@@ -131,6 +131,10 @@ class Capture:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version  # inference tensors do not count their changes
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,0 +1,164 @@
+"""Laws of a whole run: what is trained once is not trained again, and what is delivered is what was measured."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tests.fakes.experiments import Clouds, Knows, Net, smooth
+
+from limbeck.evidence.schema import Evidence
+from limbeck.objective import Hints, Labels, SoftTargets
+from limbeck.run import distill, folder, load, report
+
+BRIEF = {"steps": 30, "batch-size": 16, "optimizer": {"name": "adamw", "learning-rate": 0.01}}
+SEEDS = 3
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def rows(labelled=150):
+    table = Clouds(150)
+    return [(table.x[row], int(table.labels[row]) if row < labelled else None) for row in range(150)]
+
+
+def go(tmp_path, **changes):
+    given = {"training": BRIEF, "seeds": SEEDS, "quiet": True, "out": tmp_path / "out"}
+    return distill(changes.pop("teacher", Knows(150)), changes.pop("student", Net), rows(), **{**given, **changes})
+
+
+def arms(home):
+    return {path.parent.parent.name: path for path in home.glob("arms/*/*/finished/model.safetensors")}
+
+
+def test_a_run_has_all_its_parts(tmp_path, home):
+    result = go(tmp_path)
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} >= {
+        "recipe.json",
+        "journal",
+        "evidence.json",
+        "report.html",
+        "student",
+    }
+    assert len(arms(home)) == 2 * SEEDS, "control and distilled"
+    assert result.report_path.read_text().startswith("<!")
+    evidence = Evidence.read(out)
+    assert evidence.plain() == result.evidence.plain()
+    assert result.verdict in ("helped", "did not help", "cannot tell")
+    assert evidence.provenance.seeds == (0, 1, 2)
+    assert not list(home.rglob("checkpoints"))
+    assert not list(home.rglob(".*.new-*"))
+
+
+def test_the_same_run_again_trains_nothing_and_says_the_same(tmp_path, home):
+    first = go(tmp_path)
+    before = {key: path.stat().st_mtime_ns for key, path in arms(home).items()}
+    second = go(tmp_path)
+    assert {key: path.stat().st_mtime_ns for key, path in arms(home).items()} == before
+    assert first.sentence == second.sentence
+    assert same_weights(first, second)
+
+
+def same_weights(one, other):
+    ours, theirs = one.student.module.state_dict(), other.student.module.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_two_runs_from_nothing_are_one(tmp_path, monkeypatch):
+    first = go(tmp_path)
+    torch.manual_seed(99)
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "elsewhere"))
+    second = go(tmp_path, out=tmp_path / "again", name="another name")
+    assert first.sentence == second.sentence
+    assert same_weights(first, second)
+    assert first.evidence.provenance.recipe_hash == second.evidence.provenance.recipe_hash
+
+
+def test_a_control_serves_every_objective(tmp_path, home):
+    go(tmp_path)
+    first = arms(home)
+    go(tmp_path, out=tmp_path / "other", objective=(Labels(weight=0.1), SoftTargets(weight=0.9, temperature=2)))
+    added = arms(home).keys() - first.keys()
+    assert len(added) == SEEDS, "the distilled students alone"
+
+
+def test_a_store_and_a_live_teacher_give_the_same_students(tmp_path):
+    stored = go(tmp_path)
+    live = go(tmp_path, store=False, out=tmp_path / "live")
+    ours, theirs = stored.student.module.state_dict(), live.student.module.state_dict()
+    # 256 rows at once and 16 round differently, 1e-7 of a logit; Adam keeps relative sizes over 30 steps
+    assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) < 1e-4
+    assert stored.evidence.arms.distilled.mean.accuracy == live.evidence.arms.distilled.mean.accuracy
+
+
+def test_what_is_delivered_is_the_seed_that_was_best_on_validation_and_what_was_measured(tmp_path, home):
+    result = go(tmp_path)
+    found = []
+    for seed in range(SEEDS):
+        _, key = json.loads((tmp_path / "out" / "journal" / f"distilled-{seed}.json").read_text())[-1]
+        metrics = json.loads((arms(home)[key].parent / "result.json").read_text())["metrics"]
+        found.append((metrics["accuracy"], -metrics["nll"]))
+    best = found.index(max(found))
+    student = load(tmp_path / "out", module=Net())
+    table = Clouds(150)
+    logits = student.logits(list(table.x)).numpy()
+    test = np.asarray([_row(path) for path in _test_rows(tmp_path)])
+    assert len(test) == result.evidence.data.test == 30  # few enough that all are kept for the proofs of exports
+    right = (logits[test].argmax(1) == table.labels.numpy()[test]).mean()
+    assert right == pytest.approx(result.evidence.arms.distilled.per_seed[best].accuracy)
+
+
+def _test_rows(tmp_path):
+    return folder.kept(tmp_path / "out", folder.INPUTS)
+
+
+def _row(raw):
+    x = raw["x"] if isinstance(raw, dict) else raw
+    return int((Clouds(150).x == x).all(1).nonzero()[0])
+
+
+def test_what_was_given_is_as_it_was(tmp_path):
+    teacher, student = Knows(150), smooth()
+    before = [{name: value.clone() for name, value in module.state_dict().items()} for module in (teacher, student)]
+    state = torch.random.get_rng_state()
+    go(tmp_path, teacher=teacher, student=student)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for module, weights in zip((teacher, student), before, strict=True):
+        assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
+
+
+def test_a_teacher_is_trained_where_it_has_to_be(tmp_path, home):
+    result = go(tmp_path, teacher=Net(32), teacher_training=BRIEF, seeds=1)
+    assert len(arms(home)) == 3
+    assert result.evidence.provenance.teacher_fingerprint
+    assert result.evidence.arms.teacher is not None
+
+
+def test_more_arms_where_rows_have_no_label_and_terms_read_features(tmp_path, home):
+    objective = (Labels(weight=0.2), SoftTargets(weight=0.6), Hints(student="body", teacher="body", weight=0.2))
+    result = go(tmp_path, teacher=Net(32), teacher_training=BRIEF, seeds=1, labelled=40, objective=objective)
+    assert set(result.evidence.arms.present()) == {"teacher", "control", "pseudo_labels", "soft_targets", "distilled"}
+    assert len(arms(home)) == 5
+    names = set(result.student.module.state_dict())
+    assert names == set(Net().state_dict()), "no projector is delivered"
+
+
+def test_the_report_is_written_again_from_what_was_kept(tmp_path):
+    result = go(tmp_path, seeds=1)
+    before = result.report_path.read_text()
+    result.report_path.unlink()
+    assert report(tmp_path / "out").read_text() == before
+
+
+def test_a_damaged_arm_is_trained_again_by_the_run(tmp_path, home):
+    first = go(tmp_path, seeds=1)
+    for path in arms(home).values():
+        path.write_bytes(path.read_bytes()[:-3])
+    second = go(tmp_path, seeds=1)
+    assert same_weights(first, second)
+    assert first.sentence == second.sentence
