@@ -68,6 +68,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield draft
         for item in draft.rglob("*"):
+            item.chmod(0o644 if item.is_file() else 0o755)  # some libraries make files that only their owner reads
             sync(item)
         draft.chmod(0o755)
         sync(draft)

@@ -1,6 +1,7 @@
 """What a hostile or unlucky user gives: one paragraph each, and nothing left that spoils the next try."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from limbeck.cli.main import main
 from limbeck.data.raw import existing
 from limbeck.data.sources import Data
 from limbeck.errors import DataError, LimbeckError
-from limbeck.models.specs import BuildContext, HuggingFace, Mlp, build
+from limbeck.models.specs import BuildContext, HuggingFace, Mlp, Python, allow_code, build
 from limbeck.models.student import Student
 from limbeck.run.folder import RECIPE, claim, keep, kept, read
 
@@ -215,3 +216,15 @@ def test_what_a_run_kept_and_is_damaged_is_named(name, content, place):
     (place / "shown" / name).write_bytes(content)
     with pytest.raises(LimbeckError, match="shown is damaged"):
         kept(place, "shown")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("1 / 0", "could not be imported: ZeroDiv"), ("raise SystemExit(0)", "imported: SystemExit"), ("def(", "Syntax")],
+)
+def test_modules_that_fail_when_they_are_imported_are_named(content, said, place, monkeypatch):
+    (place / "their_broken_x.py").write_text(content)
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.delitem(sys.modules, "their_broken_x", raising=False)
+    with allow_code(), pytest.raises(LimbeckError, match=said):
+        build(Python(target="their_broken_x:make"), IMAGES, 0)

@@ -319,7 +319,7 @@ def test_a_table_with_a_test_file_and_rows_without_label(tmp_path):
     [
         (b"", {}, "is empty"),
         (b"text,label\n", {}, "has no rows"),
-        (b"texts,label\na,b\n", {}, "has no column 'text'; did you mean 'texts'\\?. Its columns: 'texts', 'label'"),
+        (b"texts,label\na,b\n", {}, "has no column 'text'; did you mean 'texts'\\? Its columns: 'texts', 'label'"),
         (b"text,label\na,b\n", {"label": "lable"}, "has no column 'lable'; did you mean 'label'"),
         (b"text,label\na,b\nc,d,e\n", {}, "line 3: 3 columns where the first line has 2"),
         (b'text,label\n"a,b\n', {}, "is no proper CSV file"),

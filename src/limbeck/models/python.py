@@ -52,9 +52,13 @@ class Python(Spec):
                 found = getattr(found, part)
         except (ImportError, AttributeError) as error:
             raise LimbeckError(f"The model {self.target!r} was not found: {error}.") from error
+        except (Exception, SystemExit) as error:  # the user's module may fail in any way, or end the program
+            raise LimbeckError(
+                f"The model {self.target!r} could not be imported: {type(error).__name__}: {error}"
+            ) from error
         try:
             module = found(**self.arguments)
-        except Exception as error:  # the user's code may fail in any way
+        except (Exception, SystemExit) as error:  # the user's code may fail in any way, or end the program
             raise LimbeckError(f"The model {self.target!r} failed: {type(error).__name__}: {error}") from error
         if not isinstance(module, nn.Module):
             raise LimbeckError(f"The model {self.target!r} returned {type(module).__name__}, not an nn.Module.")

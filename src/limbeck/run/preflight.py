@@ -6,7 +6,7 @@ from pathlib import Path
 
 from limbeck.advice.preflight import Dry, check_labels, dry_run
 from limbeck.errors import PreflightError
-from limbeck.models.specs import Spec
+from limbeck.models.identity import of_module
 from limbeck.regimes.arms import arms
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
@@ -41,8 +41,9 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
     if plan.teacher_stage is not None:
         teaching = dry_run(plan.teacher_stage, plan.device)
         # an untrained copy shows the same signals, which is all that a dry batch needs of it
-        untrained = LocalTeacher(plan.teacher_stage.start.module(), "untrained")
-        plan = replace(plan, teacher=untrained, context=replace(plan.context, donor=untrained.module))
+        module = plan.teacher_stage.start.module()
+        untrained = LocalTeacher(module, of_module(module))
+        plan = replace(plan, teacher=untrained, context=replace(plan.context, donor=module))
     assert plan.teacher is not None
     labelled = len(splits.train.labelled())
     if plan.training.batch_size > len(splits.train):
@@ -50,13 +51,10 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
             f"training.batch-size is {plan.training.batch_size}, but there are only {len(splits.train)} training examples: "
             f"set it to {len(splits.train)} or less."
         )
-    same = experiment.teacher_spec is not None and _same(experiment.student, experiment.teacher_spec, experiment.seeds)
-    dry = dry_run(plan.stage("student", teacher=plan.teacher), plan.device, teacher_is_student=same)
+    stage = plan.stage("student", teacher=plan.teacher)
+    same = of_module(stage.start.module()) == plan.teacher.fingerprint
+    dry = dry_run(stage, plan.device, teacher_is_student=same)
     return _budget(experiment, plan, dry, teaching, labelled)
-
-
-def _same(student: Spec, teacher: Spec, seeds: tuple[int, ...]) -> bool:
-    return student == teacher and seeds[0] == 0
 
 
 def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, labelled: int) -> Preflight:
