@@ -146,7 +146,13 @@ def test_digits_without_their_package(monkeypatch):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no gzip", gzip.compress(b"1,2,3\n4,5,6\n"), gzip.compress(b"a,b\n"), gzip.compress(b"0\n" * 99)[:-9]],
+    [
+        b"",
+        b"no gzip",
+        *(gzip.compress(text, mtime=0) for text in (b"1,2,3\n4,5,6\n", b"a,b\n")),
+        gzip.compress(b"0\n" * 99, mtime=0)[:-9],
+    ],
+    ids=["empty", "no gzip", "few columns", "letters", "cut off"],
 )
 def test_damaged_digits(tmp_path, monkeypatch, content):
     path = tmp_path / "digits.csv.gz"

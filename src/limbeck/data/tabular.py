@@ -12,6 +12,7 @@ from limbeck.data.raw import Raw, existing, named, rows_of, whole_texts
 from limbeck.errors import DataError, nearest
 
 _DELIMITERS: Final = ",;|\t"  # the first wins a draw
+_LONGEST: Final = 2**24  # characters of a cell
 
 
 class TextFile(Config):
@@ -88,6 +89,7 @@ class TextFile(Config):
         if delimiter == "auto":
             delimiter = "\t" if path.suffix == ".tsv" else max(_DELIMITERS, key=first.count)
         try:
+            csv.field_size_limit(_LONGEST)  # the library stops at 131,072 characters
             lines = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
             header = next(lines, [])
             for column in (self.text, self.label):

@@ -1,6 +1,7 @@
 """Walking a regime: stages are trained, or loaded if they were; a regime that decides otherwise on replay is an error."""
 
 import json
+import logging
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained, Workshop
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 def walk(regime: Regime[T], workshop: Workshop, journal: Path) -> T:
@@ -25,7 +27,7 @@ def walk(regime: Regime[T], workshop: Workshop, journal: Path) -> T:
     Raises:
         LimbeckError: a stage differs from the one that stood at its place before the run was interrupted.
     """
-    done: list[list[str]] = json.loads(journal.read_text()) if journal.exists() else []
+    done = _read(journal)
     answer, place = None, 0
     while True:
         try:
@@ -42,6 +44,18 @@ def walk(regime: Regime[T], workshop: Workshop, journal: Path) -> T:
             done.append([step.name, mark])
             write_json(journal, done)
         place += 1
+
+
+def _read(journal: Path) -> list[list[str]]:
+    """The stages done so far; none if the journal is damaged, as trained arms are found by their content anyway."""
+    try:
+        found = json.loads(journal.read_text())
+        return [[str(name), str(mark)] for name, mark in found]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError):
+        _log.warning("The journal %s is damaged: begun anew.", journal)
+        return []
 
 
 def _do(step: Stage | Make, workshop: Workshop) -> tuple[object, str]:

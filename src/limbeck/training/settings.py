@@ -8,6 +8,7 @@ from limbeck.config import Config, choice
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AdamW(Config):
@@ -18,7 +19,7 @@ class AdamW(Config):
     """The peak, after warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Not applied to biases and normalisation weights."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
     """Decay rates of the two moments."""
     eps: Positive = 1e-8
     """Added to the denominator."""
