@@ -8,7 +8,7 @@ import typer
 from limbeck.cli import options, tell
 
 if TYPE_CHECKING:
-    from limbeck.evidence.schema import Arm, Evidence
+    from limbeck.evidence.schema import Arm, Evidence, Step
 
 
 def run(
@@ -53,9 +53,18 @@ def show(evidence: "Evidence") -> None:
     tell.raw("")
     colour = {"helped": "green", "did not help": "red"}.get(evidence.verdict, "yellow")
     tell.say(evidence.sentence, f"bold {colour}")
+    if evidence.attribution:
+        tell.say(f"Step by step: {'; '.join(_step(step) for step in evidence.attribution)}.")
     if evidence.advice:
         tell.say(evidence.advice)
     tell.raw("")
+
+
+def _step(step: "Step") -> str:
+    from limbeck.evidence.verdict import points, span
+
+    interval = f" ({span(step.difference.ci95)} over seeds)" if step.difference.ci95 else ""
+    return f"{step.step} {points(step.difference.mean)}{interval}"
 
 
 def _cells(arm: "Arm") -> tuple[str | None, ...]:

@@ -34,7 +34,8 @@ def clean(text: object) -> str:
 
 def wrapped(text: str, less: int = 0) -> str:
     """One paragraph; words such as paths are never broken. ``less``: columns that it may not use."""
-    return textwrap.fill(clean(text), width() - less, break_long_words=False, break_on_hyphens=False)
+    # filled first: a number and its unit are joined by a space that is no place to break
+    return clean(textwrap.fill(text, width() - less, break_long_words=False, break_on_hyphens=False))
 
 
 def say(text: str, style: str = "") -> None:

@@ -70,7 +70,7 @@ def rebuild(told: dict[str, Any], folder: Path, module: nn.Module | None) -> nn.
         return Python(target=told["target"], arguments=told["arguments"]).create(BuildContext(0, {}))
     raise LimbeckError(
         f"The student in '{folder}' is a {told['class']} that was in memory when it was trained, so its code is not in "
-        "the folder: pass one like it, load_student(folder, module=...)."
+        "the folder: pass one like it, limbeck.load(folder, module=...)."
     )
 
 

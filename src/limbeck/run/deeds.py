@@ -117,6 +117,10 @@ def load(folder: Path | str, module: torch.nn.Module | None = None) -> Student:
         LimbeckError: there is none, or it was altered.
     """
     folder = Path(folder)
+    if (folder / runs.RECIPE).exists() and not (folder / runs.STUDENT).exists():
+        raise LimbeckError(
+            f"{folder} has no student yet: the run is not finished. The same `limbeck run` goes on with it."
+        )
     return load_student(folder / runs.STUDENT if (folder / runs.STUDENT).is_dir() else folder, module)
 
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from limbeck.advice.preflight import chance
 from limbeck.data.examples import Examples
 from limbeck.evidence.efficiency import compare_efficiency
 from limbeck.evidence.schema import Counts, Efficiency
@@ -143,6 +144,12 @@ def notes(
                 f"The teacher is no better than the control on validation ({100 * teacher.metrics['accuracy']:.1f} % against "
                 f"{100 * best:.1f} %): there may be nothing to learn from it."
             )
+    floor = chance(splits.validation)
+    if max(one.metrics["accuracy"] for arms in trained.values() for one in arms) <= floor:
+        said.append(
+            f"No student is better than always answering the commonest class ({100 * floor:.1f} % on validation): none learnt "
+            "anything, so the verdict says nothing about the teacher. More steps or another learning rate may help."
+        )
     if len(splits.train.labelled()) < experiment.training.batch_size:
         said.append(
             "The control has fewer labelled examples than a batch, so each of its batches repeats some of them."

@@ -87,7 +87,7 @@ class Bar:
     def __init__(self, watcher: Watcher, stage: Stage, curve: Curve) -> None:
         self._watcher, self._name, self._curve = watcher, stage.name, curve
         self._task = watcher.bars.add_task(stage.name, total=stage.training.total, note="")
-        self._begun = time.monotonic()
+        self._begun = watcher._last = time.monotonic()  # the first estimate of the time left waits for some steps
         self._first: int | None = None
         self._accuracy = ""
 
@@ -114,7 +114,11 @@ class Bar:
         if place.step == place.steps:
             self._watcher.bars.stop_task(self._task)
             if not self._watcher.live:
-                self._watcher.say(f"{self._name}: done in {time.monotonic() - self._begun:.0f} s{self._accuracy}")
+                self._watcher.say(f"{self._name}: done in {time.monotonic() - self._begun:.0f} s{self._best()}")
+
+    def _best(self) -> str:
+        best = max((point["accuracy"] for point in self._curve.points), default=None)
+        return "" if best is None else f", best validation {100 * best:.1f} %"
 
     def _note(self) -> str:
         return ", ".join(f"{name} {value:.3f}" for name, value in self._curve.latest.items()) + self._accuracy
