@@ -37,7 +37,7 @@ check: lint ## lint, then the quick tests only
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/laws tests/oracles tests/contracts
 
 faults: .venv/.dev ## kills, full disks, bit flips in numbers (about half an hour)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults --durations=0
+	HYPOTHESIS_PROFILE=searching OMP_NUM_THREADS=1 $(BIN)/pytest -m faults --durations=0
 
 bench: .venv/.dev ## ratios against floors, written to benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

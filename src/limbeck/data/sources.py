@@ -44,8 +44,8 @@ class Data(Config):
     """Decides which row goes into which part and which labels are kept, and nothing else."""
     augment: Augment = Augment()
     """How training images are varied."""
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-    """Parameter of the Beta distribution by which training images are mixed in pairs; 0 for none."""
+    mixup: Literal[0] | Annotated[float, Field(ge=0.01, le=100)] = 0
+    """Parameter of the Beta distribution by which training images are mixed in pairs, at least 0.01; 0 for none."""
     views: Annotated[int, Field(ge=1)] | None = None
     """How many different varied views of a row there are; null: new ones each epoch."""
     tokenizer: str | None = None
