@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,19 +152,31 @@ def _announce(watcher: Watcher, found: Preflight) -> None:
 
 def _watch(experiment: Experiment, watcher: Watcher, out: Path) -> Watch:
     """Progress and trackers for each stage."""
-    from accelerate.tracking import filter_trackers
-
-    try:
-        kinds = filter_trackers(list(experiment.trackers), str(out / "tracking")) if experiment.trackers else []
-    except ValueError as error:
-        raise LimbeckError(f"trackers: {error}") from None
-    places = [{"logging_dir": str(out / "tracking")} if kind.requires_logging_directory else {} for kind in kinds]
-    made = [kind(experiment.name, **place) for kind, place in zip(kinds, places, strict=True)]
+    made = [_tracker(name, experiment.name, out / "tracking") for name in experiment.trackers]
 
     def watch(stage: Stage, drawn: Curve) -> Sequence[object]:
         return (*watcher.watch(stage, drawn), *(Tracker(one, drawn, stage.name) for one in made))
 
     return watch
+
+
+def _tracker(name: str, run: str, folder: Path) -> Any:
+    """One of Accelerate's trackers, begun.
+
+    Raises:
+        LimbeckError: there is none of that name, or it is not installed.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise LimbeckError(f"trackers: there is none called {name!r}; there are {', '.join(LOGGER_TYPE_TO_CLASS)}.")
+    if name not in [str(one) for one in get_available_trackers()]:
+        raise LimbeckError(f"trackers: {name!r} is not installed: pip install {name}")
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    tracker = kind(run, logging_dir=str(folder)) if kind.requires_logging_directory else kind(run)
+    tracker.start()
+    return tracker
 
 
 def _weigh(
