@@ -26,5 +26,5 @@ def test_numbers_reach_tensorboard(tmp_path):
 
 
 def test_an_unknown_tracker_is_refused(tmp_path):
-    with pytest.raises(LimbeckError, match="none called 'tensorbored'; there are .*tensorboard"):
+    with pytest.raises(LimbeckError, match=r"none called 'tensorbored'; there are .*tensorboard"):
         _tracker("tensorbored", "a run", tmp_path)
