@@ -86,9 +86,9 @@ def test_a_folder_is_free_at_once_when_its_holder_is_killed_though_its_workers_l
         with held(Path({str(tmp_path)!r}) / "held", "test"):
             worker = os.fork()
             if not worker:
+                print(os.getpid(), flush=True)  # by the worker: until it runs it has not let go
                 time.sleep(60)
                 os._exit(0)
-            print(worker, flush=True)
             time.sleep(60)
     """
     holder = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
