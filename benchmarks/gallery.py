@@ -36,7 +36,7 @@ def section(title: str, command: str, evidence: Evidence) -> str:
         + (f"\n\nWhat each ingredient added:\n{steps}\n" if steps else "\n")
         + f"\n<sub>recipe {origin.recipe_hash}, data {(origin.data_fingerprint or '')[:16]}, teacher "
         f"{(origin.teacher_fingerprint or '')[:16]}, seeds {list(origin.seeds)}, {origin.date}, {origin.device}, "
-        f"{origin.threads} threads; {versions}</sub>\n"
+        f"{origin.threads} torch thread(s); {versions}</sub>\n"
     )
 
 
