@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from limbeck.objective import Hints, Labels, SoftTargets
-from limbeck.objective.schedules import Cosine, Fixed, Linear, Place, Steps, Temperature, Weight
+from limbeck.objective.balance import Weight
+from limbeck.objective.schedules import Cosine, Fixed, Linear, Place, Steps
+from limbeck.objective.temperatures import Temperature
 
 law = settings(max_examples=60, deadline=None, derandomize=True)
 numbers = st.floats(0, 100, allow_subnormal=False)

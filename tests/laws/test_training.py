@@ -43,11 +43,12 @@ from limbeck.errors import Interrupted, LimbeckError
 from limbeck.models.nets import SmallCnn
 from limbeck.objective import Hints, Labels, SoftTargets
 from limbeck.objective.schedules import Place
+from limbeck.objective.term import Owned
 from limbeck.teachers.cached import CachedTeacher, label
 from limbeck.training import checkpoint
 from limbeck.training.loop import evaluate, train
 from limbeck.training.moments import Best
-from limbeck.training.optimizers import clip, groups, rate
+from limbeck.training.optimizers import clip, groups, optimizer, rate
 from limbeck.training.order import derived
 from limbeck.training.settings import AdamW, Training
 from limbeck.training.workshop import Workshop
@@ -312,7 +313,7 @@ def test_an_observer_may_stop(tmp_path):
 
 def test_every_group_is_clipped_by_itself():
     student, objective = nn.Linear(3, 2), nn.Linear(3, 2)
-    found = groups(student, objective, 0.1)
+    found = groups(student, [("hints", objective, Owned())], 0.1)
     for parameter in student.parameters():
         parameter.grad = torch.full_like(parameter, 100.0)
     for parameter in objective.parameters():
@@ -327,12 +328,22 @@ def test_every_group_is_clipped_by_itself():
 def test_vectors_are_not_decayed_and_frozen_parameters_not_trained():
     student = Net()
     student.head.bias.requires_grad_(False)
-    found = groups(student, nn.Linear(2, 2), 0.1)
+    found = groups(student, [("hints", nn.Linear(2, 2), Owned())], 0.1)
     for group in found:
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
     assert student.head.bias not in {p for group in found for p in group["params"]}
     with pytest.raises(LimbeckError, match="requires_grad"):
-        groups(Net().requires_grad_(False), nn.Identity(), 0.1)
+        groups(Net().requires_grad_(False), [], 0.1)
+
+
+def test_what_the_objective_trains_has_settings_of_its_own():
+    part = nn.Linear(2, 2)
+    found = groups(Net(), [("hints", part, Owned(rate=0.5, weight_decay=0.0, betas=(0.5, 0.999)))], 0.1)
+    own = [group for group in found if group["clip"] == "hints"]
+    assert {p for group in own for p in group["params"]} == set(part.parameters())
+    assert all(group["factor"] == 0.5 and group["weight_decay"] == 0 for group in own)
+    made = optimizer(AdamW(), found)
+    assert [group["betas"] for group in made.param_groups] == [(0.9, 0.999)] * 2 + [(0.5, 0.999)] * 2
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "none"])
@@ -480,7 +491,7 @@ def test_what_is_not_finite_stops_before_the_update_and_nothing_is_marked_good(t
     tree = checkpoint.latest(folder / "checkpoints")
     assert tree["step"] == {"weights": 4, "weights at the end": 7}.get(where, 5)
     assert all(value.isfinite().all() for value in tree["engine"].values())
-    assert all(isfinite(value) for value in tree["parts"][0]["metrics"].values())
+    assert all(isfinite(value) for value in tree["parts"][1]["metrics"].values())
 
 
 # --- arms

@@ -131,7 +131,7 @@ def _check_terms(
     for name, term in zip(objective.names, objective.terms, strict=True):
         if name not in parts:
             continue
-        value, kept = parts[name], int(counts[term.mask])
+        value, kept = parts[name], round(int(counts[term.mask]) * parts.get(f"{name}.kept", 1.0))
         if value != value or value in (float("inf"), float("-inf")):
             raise PreflightError(
                 f"The term {name!r} is {value} on the first batch: look for NaN or infinities in the inputs, "

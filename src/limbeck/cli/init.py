@@ -13,7 +13,14 @@ def init(
         Path | None,
         typer.Option(help="A folder of images by class, or a table of texts and labels.", show_default=False),
     ] = None,
-    teacher: Annotated[str | None, typer.Option(help="A model by its name, a folder or a hub name.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="A model by its name, such as small-transformer; a folder; package:NAME/FOLDER, from an installed package; "
+            "or OWNER/NAME on the Hugging Face hub.",
+            show_default="one that needs no network",
+        ),
+    ] = None,
     student: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
@@ -22,13 +29,15 @@ def init(
     from limbeck.errors import LimbeckError
     from limbeck.files import write_text
     from limbeck.recipe.reading import parse
-    from limbeck.recipe.starting import starting
+    from limbeck.recipe.starting import advice, starting
 
     if out.exists() and not force:
         raise LimbeckError(f"{out} is there already: choose another --out, or replace it with --force.")
     text = starting(data, teacher, student)
-    parse(text, str(out))
+    better = advice(parse(text, str(out)))
     write_text(out, text)
     first, _, _ = text.partition("\n")
     tell.say(first.lstrip("# "))
+    if better:
+        tell.say(better)
     tell.say(f"{out} is written. Look at it, then: limbeck check {out}")

@@ -63,7 +63,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def _each(self, act: Callable[[Tensor], Tensor]) -> Self:
+    def each(self, act: Callable[[Tensor], Tensor]) -> Self:
+        """The batch whose tensors are what ``act`` makes of them, in the order of the columns."""
         return type(self)(
             {name: act(value) for name, value in self.inputs.items()},
             {name: act(value) for name, value in self.labels.items()},
@@ -74,11 +75,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The batch on ``device``."""
-        return self._each(lambda value: value.to(device, non_blocking=True))
+        return self.each(lambda value: value.to(device, non_blocking=True))
 
     def select(self, index: Tensor) -> Self:
         """The rows at ``index`` (int64 or boolean [B]), in that order."""
-        return self._each(lambda value: value[index.to(value.device)])
+        return self.each(lambda value: value[index.to(value.device)])
 
     def columns(self, side: str) -> dict[str, Tensor]:
         """The input columns that ``side`` (``student`` or ``teacher``) reads: its own ones if it has any, else the shared."""

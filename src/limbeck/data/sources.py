@@ -16,7 +16,8 @@ from limbeck.data.movies import MovieSentences
 from limbeck.data.raw import Raw
 from limbeck.data.splits import Parts, examples, split
 from limbeck.data.tabular import TextFile
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextReader, TextTable, fitted
+from limbeck.data.words import WORDS
 from limbeck.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Data(Config):
     views: Annotated[int, Field(ge=1)] | None = None
     """How many different varied views of a row there are; null: new ones each epoch."""
     tokenizer: str | None = None
-    """Of texts: a folder, a name on the hub, or ``package:<name>/<folder>``; null: the student's."""
+    """Of texts: a folder, a name on the hub, ``package:<name>/<folder>``, or ``words``, which is fitted on the training
+    texts; null: the student's, else the teacher's, else ``words``."""
     max_length: Annotated[int, Field(ge=2)] = 128
     """Tokens after which a text is cut."""
 
@@ -61,7 +63,7 @@ class Data(Config):
     def load(self, tokenizer: str | None = None, teacher_tokenizer: str | None = None) -> Splits:
         """The three parts.
 
-        ``tokenizer``: the student's, for texts where ``self.tokenizer`` is not set. ``teacher_tokenizer``: the teacher's;
+        ``tokenizer``: the student's, for texts where ``self.tokenizer`` is not set; `WORDS` if None. ``teacher_tokenizer``: the teacher's;
         if it is another, the teacher reads columns of its own.
 
         Raises:
@@ -72,9 +74,7 @@ class Data(Config):
             raise DataError(f"{raw.name} has no rows.")
         if raw.kind == "texts" and (self.mixup or not self.augment.empty):
             raise DataError(f"'augment' and 'mixup' alter images, but {raw.name} is text: leave them out.")
-        name = self.tokenizer or tokenizer
-        if raw.kind == "texts" and name is None:
-            raise DataError(f"{raw.name} is text, which needs a tokenizer: set 'tokenizer' under 'data'.")
+        name = self.tokenizer or tokenizer or WORDS
         own = {part: rows for part, rows in (("validation", raw.validation), ("test", raw.test)) if rows is not None}
         parts = split(
             raw.labels,
@@ -88,10 +88,12 @@ class Data(Config):
             seed=self.seed,
             name=raw.name,
         )
-        table = self._images(raw, parts) if raw.kind == "images" else self._texts(raw, str(name), teacher_tokenizer)
+        table = self._images(raw, parts) if raw.kind == "images" else self._texts(raw, parts, name, teacher_tokenizer)
         return examples(table, raw.labels, raw.classes, parts, self.mixup)
 
-    def _texts(self, raw: Raw, tokenizer: str, teacher_tokenizer: str | None) -> Table:
+    def _texts(self, raw: Raw, parts: Parts, tokenizer: str, teacher_tokenizer: str | None) -> Table:
+        if tokenizer == WORDS:
+            tokenizer = fitted([cast(str, raw.items[row]) for row in parts.train.tolist()])
         reader = TextReader(tokenizer=tokenizer, max_length=self.max_length)
         teacher = TextReader(tokenizer=teacher_tokenizer, max_length=self.max_length) if teacher_tokenizer else None
         return cast(Table, TextTable(cast(Any, raw.items), reader, teacher))

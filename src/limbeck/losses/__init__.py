@@ -1,8 +1,26 @@
-"""How far apart two signals are: pure functions, ``(student, teacher, ...)`` in that order, one value an example."""
+"""How far apart two signals are: pure functions, ``(student, teacher, ...)`` in that order, one value an example.
 
-from limbeck.losses.features import hint
+A loss that only exists over a batch gives a scalar.
+"""
+
+from limbeck.losses.adversarial import discriminator_loss, generator_loss
+from limbeck.losses.attention import attention_kl, attention_mse, minilm_relation
+from limbeck.losses.contrastive import contrastive, crd
+from limbeck.losses.correlation import dist, standardize_logits
+from limbeck.losses.decoupled import dkd, label_smoothing, nkd, wsld
+from limbeck.losses.features import cosine, hint, jacobian, simkd, squared_euclidean, vid
+from limbeck.losses.grams import fsp, gram, nst
+from limbeck.losses.maps import attention_map, channel_wise, mgd, negative_mean, ofd, review
+from limbeck.losses.relations import (
+    correlation_congruence,
+    pkt,
+    rkd_angle,
+    rkd_distance,
+    similarity_preserving,
+)
 from limbeck.losses.responses import (
     cross_entropy,
+    entropy,
     forward_kl,
     kl_divergence,
     logit_mse,
@@ -11,11 +29,44 @@ from limbeck.losses.responses import (
 )
 
 __all__ = [
+    "attention_kl",
+    "attention_map",
+    "attention_mse",
+    "channel_wise",
+    "contrastive",
+    "correlation_congruence",
+    "cosine",
+    "crd",
     "cross_entropy",
+    "discriminator_loss",
+    "dist",
+    "dkd",
+    "entropy",
     "forward_kl",
+    "fsp",
+    "generator_loss",
+    "gram",
     "hint",
+    "jacobian",
     "kl_divergence",
+    "label_smoothing",
     "logit_mse",
+    "mgd",
+    "minilm_relation",
+    "negative_mean",
+    "nkd",
+    "nst",
+    "ofd",
+    "pkt",
     "probability_mse",
+    "review",
+    "rkd_angle",
+    "rkd_distance",
+    "similarity_preserving",
+    "simkd",
     "soft_cross_entropy",
+    "squared_euclidean",
+    "standardize_logits",
+    "vid",
+    "wsld",
 ]

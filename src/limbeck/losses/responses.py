@@ -60,6 +60,13 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (gap - gap.mean(-1, keepdim=True)).square().mean(-1)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """The entropy of softmax(logits), nats; [..., C] to [...]. Minus infinity counts nothing."""
+    log_p = F.log_softmax(logits, -1)
+    p = log_p.exp()
+    return -torch.where(p > 0, p * log_p, 0.0).sum(-1)
+
+
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy, nats; logits [..., C] and labels int64 [...] or probabilities [..., C], to values [...].
 

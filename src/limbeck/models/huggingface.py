@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from limbeck.data.text import PACKAGE, library, quiet, resolve, unreachable
+from limbeck.data.text import PACKAGE, library, missed, quiet, resolve, unreachable
 from limbeck.errors import LimbeckError
 from limbeck.models.spec import BuildContext, Spec
 
@@ -97,16 +97,10 @@ def reading(path: str) -> Iterator[None]:
         except LimbeckError:
             raise
         except Exception as error:  # the libraries below raise many kinds
+            if not (path.startswith(PACKAGE) or Path(path).expanduser().is_dir()):
+                raise LimbeckError(missed(path, error)) from error
             reason = " ".join(str(error).split()) or type(error).__name__
-            advice = (
-                ""
-                if path.startswith(PACKAGE) or Path(path).expanduser().is_dir()
-                else (
-                    " It was looked for on the Hugging Face hub, since there is no such folder: check the name and the "
-                    "network, or name a folder."
-                )
-            )
-            raise LimbeckError(f"{path!r} could not be read: {reason[:400]}{advice}") from error
+            raise LimbeckError(f"{path!r} could not be read: {reason[:400]}") from error
 
 
 def _demand_head(path: str, info: dict[str, Any], written: dict[int, str], names: tuple[str, ...]) -> None:

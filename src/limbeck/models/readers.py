@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from limbeck.config import Config
 from limbeck.data.examples import Reader
-from limbeck.data.text import library, resolve, unreachable
+from limbeck.data.text import tokenizer_of
 from limbeck.errors import LimbeckError
 from limbeck.models.huggingface import reading
 
@@ -25,10 +25,8 @@ def save_reader(reader: Reader, folder: Path) -> dict[str, Any]:
         return {"kind": "in-memory", "class": type(reader).__qualname__, "fingerprint": reader.fingerprint}
     value = reader.plain()
     if "tokenizer" in value:
-        place = resolve(value["tokenizer"])
-        options = {} if Path(place).is_dir() or not unreachable() else {"local_files_only": True}
         with reading(value["tokenizer"]):
-            tokenizer = library().AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+            tokenizer = tokenizer_of(value["tokenizer"])
             tokenizer.init_kwargs.pop("name_or_path", None)  # where it came from is not delivered
             tokenizer.name_or_path = ""
             tokenizer.save_pretrained(folder)

@@ -29,7 +29,7 @@ class Labels(Weighted):
         """The student's logits."""
         return Needs(frozenset({"logits"}))
 
-    def build(self, student: Signals, teacher: Signals) -> nn.Module | None:
+    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
         """Nothing."""
         return None
 

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from limbeck.data.batch import REAL, Batch
+from limbeck.data.batch import CLASS, REAL, Batch
 from limbeck.errors import SignalError
 from limbeck.objective.schedules import Place
-from limbeck.objective.term import Needs, Term
+from limbeck.objective.term import Needs, Owned, Term
+from limbeck.objective.together import processes, together
 from limbeck.signals.capture import Signals
+from limbeck.signals.logits import Offer
 from limbeck.teachers.teacher import Provides
 
 
@@ -36,14 +38,18 @@ class Objective(nn.Module):
         self.terms = tuple(terms)
         self.names = _unique([term.name for term in terms])
         self.parts = nn.ModuleDict()
+        self.balances = nn.ModuleDict()
+        self.kept = nn.ModuleDict()
         self.place = Place(0, 1)
         self._built = False
 
     def needs(self) -> Needs:
-        """All signals that the terms read."""
+        """All signals that the terms and their gates read."""
         every = Needs(frozenset())
         for term in self.terms:
             every |= term.needs()
+            if term.gate:
+                every |= Needs(term.gate.student, term.gate.teacher)
         return every
 
     def check(self, provides: Provides | None) -> None:
@@ -53,21 +59,29 @@ class Objective(nn.Module):
             SignalError: there is no teacher, or it lacks a signal, or its logits are stored too coarsely for a term.
         """
         for name, term in zip(self.names, self.terms, strict=True):
-            wanted = term.needs().teacher
+            gated = term.gate.teacher if term.gate else frozenset[str]()
+            wanted = term.needs().teacher | gated
             if not wanted:
                 continue
             if provides is None:
                 raise SignalError(f"The term {name!r} needs a teacher, and there is none.")
             if lacking := provides.lacking(wanted):
                 raise SignalError(f"The term {name!r} needs {sorted(lacking)} of the teacher, which does not show it.")
-            if "logits" in wanted and term.reads > provides.offers:
+            reads = max(term.reads, Offer.MATRIX) if gated else term.reads
+            if "logits" in wanted and reads > provides.offers:
                 raise SignalError(
-                    f"The term {name!r} reads {term.reads.name.lower()} of the teacher's logits, "
+                    f"The term {name!r} reads {reads.name.lower()} of the teacher's logits, "
                     f"but they are stored as {provides.offers.name.lower()}."
                 )
 
-    def build(self, student: Signals, teacher: Signals, seed: int = 0) -> None:
+    def build(self, student: Signals, teacher: Signals, seed: int = 0, examples: int = 0) -> None:
         """Fits projectors and the like to one batch of signals. The global random state is left as it was.
+
+        Args:
+            student: the student's signals for a few examples.
+            teacher: the teacher's for the same ones.
+            seed: of the initial weights.
+            examples: how many the data set has, for terms that remember them; their ids are below it.
 
         Raises:
             SignalError: two sides cannot be joined.
@@ -75,10 +89,25 @@ class Objective(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: parts are made there, and moved
             for name, term in zip(self.names, self.terms, strict=True):
-                part = term.build(student, teacher)
-                if part is not None:
-                    self.parts[name] = part.to(student[next(iter(term.needs().student))].device)
+                device = student[min(term.needs().student)].device
+                made = (
+                    (self.parts, term.build(student, teacher, examples)),
+                    (self.balances, term.weight.build()),
+                    (
+                        self.kept,
+                        Kept((student if "logits" in student else teacher)["logits"].shape[-1]) if term.gate else None,
+                    ),
+                )
+                for home, part in made:
+                    if part is not None:
+                        home[name] = part.to(device)
         self._built = True
+
+    def owned(self) -> list[tuple[str, nn.Module, Owned]]:
+        """Every part that it trains, by its term's name, and how it is optimised."""
+        terms = dict(zip(self.names, self.terms, strict=True))
+        found = [(name, part, terms[name].owned) for name, part in self.parts.items()]
+        return found + [(f"{name}.weight", part, Owned(weight_decay=0.0)) for name, part in self.balances.items()]
 
     def at(self, place: Place) -> None:
         """Told before every step where training stands; schedules read it."""
@@ -86,7 +115,7 @@ class Objective(nn.Module):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many rows count for each mask; summed over micro-batches and processes they are the denominators."""
-        return {term.mask: _kept(term, batch).sum() for term in self.terms}
+        return {term.mask: _counted(term, batch).sum() for term in self.terms}
 
     def total_counts(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """`counts` over several micro-batches."""
@@ -109,44 +138,134 @@ class Objective(nn.Module):
         """
         if teacher is None:
             self.check(None)
-        if not self._built and any(term.needs().teacher for term in self.terms):
-            self.build(student, teacher or {})
-            if any(True for _ in self.parts.parameters()):
-                self.parts.clear()
-                self._built = False
-                raise SignalError("This objective trains a projector: call objective.build(...) before the optimiser.")
+        self._demand(student, {} if teacher is None else teacher)
+        if not self._built:
+            self._build_from(student, teacher or {})
         counts = self.counts(batch) if counts is None else counts
-        parts: dict[str, Tensor] = {}
         with torch.autocast(batch.ids.device.type, enabled=False):
             ours, theirs = _full(student), _full(teacher or {})
-            loss = ours["logits"].new_zeros(()) if "logits" in ours else next(iter(ours.values())).new_zeros(())
-            for name, term in zip(self.names, self.terms, strict=True):
-                part = dict(self.parts.items()).get(name)
-                weight = term.weight.at(self.place)
-                if weight == 0:  # it rests, yet its parameters must be seen by every process
-                    loss = loss + sum((p.sum() * 0.0 for p in _parameters(part)), start=loss.new_zeros(()))
+            loss = ours[min(ours)].new_zeros(())
+            means, parts = self._means(ours, theirs, batch, counts)
+            named = dict(zip(self.names, self.terms, strict=True))
+            for name, term in named.items():
+                if name not in means:  # it rests, yet its parameters must be seen by every process
+                    loss = loss + sum((p.sum() * 0.0 for p in self._trained(name)), start=loss.new_zeros(()))
                     continue
-                values = term.values(ours, theirs, batch, self.place, part)
-                kept = torch.where(_kept(term, batch), values, 0.0).sum()
-                mean = kept / counts[term.mask].clamp_min(1)
-                parts[name] = mean.detach()
-                loss = loss + weight * mean
-            if not parts:  # all terms rest: a zero that can still be differentiated
-                loss = loss + next(iter(ours.values())).flatten()[:0].sum()
+                weighted = means[name]
+                if name in self.balances:
+                    other = means.get(getattr(term.weight, "against", ""))
+                    signal = student[min(term.needs().student)]
+                    weighted = self.balances[name](means[name], other, signal, self.place)
+                loss = loss + term.weight.at(self.place) * weighted
+            if len(means) < len(
+                self.terms
+            ):  # every process must reach what the others reach; a zero has a gradient too
+                loss = loss + sum((value.flatten()[:0].sum() for value in ours.values()), start=loss.new_zeros(()))
         return loss, parts
 
+    def _means(
+        self, student: Signals, teacher: Signals, batch: Batch, counts: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The mean of every term that does not rest and has examples, and the same without graphs beside shares kept."""
+        means: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
+        for name, term in zip(self.names, self.terms, strict=True):
+            if term.weight.at(self.place) == 0:
+                continue
+            shared = term.scope == "batch"
+            needs = term.needs()
+            ours = {one: student[one] for one in needs.student | (term.gate.student if term.gate else set())}
+            theirs = {one: teacher[one] for one in needs.teacher | (term.gate.teacher if term.gate else set())}
+            rows = batch
+            if shared:
+                rows, (ours, theirs) = together(batch, ours, theirs)
+            counted = _counted(term, rows)
+            if not bool(counted.all()):
+                rows = rows.select(counted)
+                ours, theirs = ({one: value[counted] for one, value in side.items()} for side in (ours, theirs))
+            if not len(rows):
+                continue
+            values = term.values(ours, theirs, rows, self.place, dict(self.parts.items()).get(name))
+            if shared:
+                parts[name] = values.detach().mean() / processes()
+                means[name] = values.mean() / processes()  # every process computes it whole
+                continue
+            total = counts[term.mask].clamp_min(1)
+            if term.gate:
+                weights = term.gate.weights(ours, theirs, rows)
+                self.kept[name](weights, rows)
+                parts[f"{name}.kept"] = weights.sum() / total
+                values = torch.where(weights > 0, weights * values, 0.0)
+            means[name] = values.sum() / total
+            parts[name] = means[name].detach()
+        return means, parts
 
-def _kept(term: Term, batch: Batch) -> Tensor:
+    def shares(self) -> dict[str, list[float | None]]:
+        """What the gates kept so far, by term: of each class, then of the examples without a label."""
+        return {name: kept.shares() for name, kept in self.kept.items() if isinstance(kept, Kept)}
+
+    def _trained(self, name: str) -> Iterable[nn.Parameter]:
+        for home in (self.parts, self.balances):
+            if name in home:
+                yield from home[name].parameters()
+
+    def _demand(self, student: Signals, teacher: Signals) -> None:
+        """Both sides are mappings and hold what the terms read.
+
+        Raises:
+            SignalError: one is not, or lacks a signal.
+        """
+        needs = self.needs()
+        for side, given, wanted in (("student", student, needs.student), ("teacher", teacher, needs.teacher)):
+            if not isinstance(given, Mapping):
+                raise SignalError(
+                    f"The {side}'s signals must be a mapping such as {{'logits': tensor}}, not {type(given).__name__}."
+                )
+            if lacking := sorted(wanted - given.keys()):
+                shown = ", ".join(map(repr, sorted(given))) or "nothing"
+                raise SignalError(f"The objective reads {lacking[0]!r} of the {side}, and was given {shown}.")
+
+    def _build_from(self, student: Signals, teacher: Signals) -> None:
+        """In one's own loop an objective that trains nothing builds itself."""
+        self.build(student, teacher)
+        if any(True for _ in self.parameters()):
+            for home in (self.parts, self.balances, self.kept):
+                home.clear()
+            self._built = False
+            raise SignalError("This objective trains a projector: call objective.build(...) before the optimiser.")
+
+
+class Kept(nn.Module):
+    """How much of each class a gate kept; the last entry is of examples without a label."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(classes + 1, 2, dtype=torch.float64))
+
+    @torch.no_grad()
+    def forward(self, weights: Tensor, batch: Batch) -> None:
+        """Adds the weights of these examples."""
+        sums: Tensor = self.get_buffer("sums")
+        if not self.training:
+            return
+        labels = batch.labels[CLASS]
+        labels = labels.argmax(-1) if labels.is_floating_point() else labels
+        index = torch.where((labels >= 0) & (labels < len(sums) - 1), labels, len(sums) - 1)
+        sums.index_add_(0, index, torch.stack([weights, torch.ones_like(weights)], 1).to(sums.dtype))
+
+    def shares(self) -> list[float | None]:
+        """The share kept of each class, then of the examples without a label; None where there was none."""
+        sums: Tensor = self.get_buffer("sums")
+        return [float(kept / seen) if seen else None for kept, seen in sums.tolist()]
+
+
+def _counted(term: Term, batch: Batch) -> Tensor:
     return batch.masks[term.mask] & batch.masks[REAL]
 
 
 def _full(signals: Signals) -> dict[str, Tensor]:
     half = (torch.float16, torch.bfloat16)
     return {name: value.float() if value.dtype in half else value for name, value in signals.items()}
-
-
-def _parameters(part: nn.Module | None) -> Iterable[nn.Parameter]:
-    return part.parameters() if part is not None else ()
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
-"""Weights and temperatures over the course of training: numbers or schedules."""
+"""Numbers over the course of training: fixed, or on a schedule."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from math import cos, isfinite, pi
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, field_validator
+from pydantic import Field, field_validator
+from torch import Tensor, nn
 
 from limbeck.config import Config
 
@@ -22,7 +24,28 @@ class Place:
         return min(1.0, self.step / (self.steps - 1)) if self.steps > 1 else 0.0
 
 
-class Fixed(Config):
+class Schedule(Config):
+    """A number that depends on where training stands, and on nothing else."""
+
+    @abstractmethod
+    def at(self, place: Place) -> float:
+        """The value there."""
+
+    @property
+    @abstractmethod
+    def turns(self) -> tuple[float, ...]:
+        """Values between which all the others lie."""
+
+    def of(self, place: Place, teacher_logits: Tensor, part: nn.Module | None) -> float | Tensor:
+        """The value as a temperature: the same for every example."""
+        return self.at(place)
+
+    def build(self) -> nn.Module | None:
+        """What it trains: nothing."""
+        return None
+
+
+class Fixed(Schedule):
     """The same value throughout."""
 
     schedule: Literal["fixed"] = "fixed"
@@ -38,7 +61,7 @@ class Fixed(Config):
         return (self.value,)
 
 
-class Linear(Config):
+class Linear(Schedule):
     """A straight line from the first step to the last."""
 
     schedule: Literal["linear"]
@@ -56,7 +79,7 @@ class Linear(Config):
         return (self.start, self.end)
 
 
-class Cosine(Config):
+class Cosine(Schedule):
     """Half a cosine from the first step to the last: slow, fast, slow."""
 
     schedule: Literal["cosine"]
@@ -74,7 +97,7 @@ class Cosine(Config):
         return (self.start, self.end)
 
 
-class Steps(Config):
+class Steps(Schedule):
     """Values that hold from a share of the training on."""
 
     schedule: Literal["steps"]
@@ -99,13 +122,28 @@ class Steps(Config):
         return tuple(value for _, value in self.values)
 
 
-def _number(value: Any) -> Any:
+class WarmUp(Schedule):
+    """A straight line from 0 over the first share of the training, then the same value."""
+
+    schedule: Literal["warm-up"]
+    value: float
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """The share of the training after which ``value`` is reached."""
+
+    def at(self, place: Place) -> float:
+        """0 at the first step, ``value`` from ``share`` on."""
+        return self.value * min(1.0, place.progress / self.share)
+
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """Values between which all the others lie."""
+        return (0.0, self.value)
+
+
+def number(value: Any) -> Any:
+    """A number as the schedule that it is short for; anything else as it is."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return {"schedule": "fixed", "value": value} if plain else value
-
-
-_Any = Annotated[Fixed | Linear | Cosine | Steps, Discriminator("schedule")]
-Schedule = Annotated[_Any, BeforeValidator(_number, json_schema_input_type=float | _Any)]
 
 
 def non_negative(schedule: Any) -> Any:
@@ -128,11 +166,3 @@ def positive(schedule: Any) -> Any:
     if not all(isfinite(value) and value > 0 for value in schedule.turns):
         raise ValueError("must be a finite number above 0")
     return schedule
-
-
-if TYPE_CHECKING:
-    Weight = Fixed | Linear | Cosine | Steps
-    Temperature = Fixed | Linear | Cosine | Steps
-else:
-    Weight = Annotated[Schedule, AfterValidator(non_negative)]
-    Temperature = Annotated[Schedule, AfterValidator(positive)]

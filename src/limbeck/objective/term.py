@@ -1,13 +1,17 @@
 """The `Term` contract: one weighted disagreement between student and teacher (or labels)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from limbeck.config import Config
 from limbeck.data.batch import Batch
-from limbeck.objective.schedules import Cosine, Fixed, Linear, Place, Steps, Weight
+from limbeck.objective.balance import Weight
+from limbeck.objective.gates import Gate, GateField
+from limbeck.objective.schedules import Fixed, Place, Schedule
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Offer
 
@@ -25,15 +29,39 @@ class Needs:
         return Needs(self.student | other.student, self.teacher | other.teacher)
 
 
+class Owned(Config):
+    """How what a term trains beside the student is optimised; None: as the student is."""
+
+    rate: Annotated[float, Field(gt=0)] = 1.0
+    """Its learning rate, as a multiple of the student's."""
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """Weight decay."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = None
+    """Decay rates of AdamW's moments."""
+
+
+Layers = Literal["uniform", "last", "similarity"]
+Match = Callable[[Layers], list[tuple[str, str]]]
+"""Pairs (student's layer, teacher's layer) that a rule gives for two models."""
+
+
 class Weighted(Config):
     """The part of a recipe that all terms have."""
 
     weight: Weight = Fixed(value=1.0)
     """A number or a schedule; it weighs the term's mean over the examples that count."""
+    gate: GateField | None = None
+    """Which examples it learns from, and how much."""
+    owned: Owned = Owned()
+    """How what it trains beside the student (a projector, say) is optimised."""
 
     def alone(self) -> Self:
-        """The same term at weight 1."""
-        return self.model_copy(update={"weight": Fixed(value=1.0)})
+        """The same term at weight 1, without a gate."""
+        return self.model_copy(update={"weight": Fixed(value=1.0), "gate": None})
+
+    def resolved(self, match: Match) -> tuple[Self, ...]:
+        """The terms that it stands for, once its layers are found."""
+        return (self,)
 
 
 @runtime_checkable
@@ -41,6 +69,7 @@ class Term(Protocol):
     """What the objective sums. A term is a frozen config; what it trains is built once, and handed back as ``part``.
 
     ``mask`` names the batch's mask of rows that count, and so the denominator; ``scope`` says what one value stands for.
+    A term sees the rows that count and no others; one of scope ``batch`` sees those of all processes.
     ``reads`` says how much of the teacher's logits it needs. ``zero_at_match``: the value is 0 when the teacher is the
     student.
     """
@@ -56,24 +85,40 @@ class Term(Protocol):
         ...
 
     @property
-    def weight(self) -> Fixed | Linear | Cosine | Steps:
+    def weight(self) -> Schedule:
         """What its mean is multiplied with."""
         ...
 
+    @property
+    def gate(self) -> Gate | None:
+        """Which examples it learns from; None: all."""
+        ...
+
+    @property
+    def owned(self) -> Owned:
+        """How its trained parts are optimised."""
+        ...
+
     def alone(self) -> Self:
-        """The same term at weight 1."""
+        """The same term at weight 1, without a gate."""
         ...
 
     def plain(self) -> dict[str, Any]:
         """Its settings as JSON types."""
         ...
 
+    def resolved(self, match: Match) -> "tuple[Term, ...]":
+        """The terms that it stands for, once its layers are found."""
+        ...
+
     def needs(self) -> Needs:
         """The signals that it reads."""
         ...
 
-    def build(self, student: Signals, teacher: Signals) -> nn.Module | None:
-        """What it trains beside the student, fitted to one batch of signals; None if nothing.
+    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
+        """What it trains or remembers beside the student, fitted to one batch of signals; None if nothing.
+
+        ``examples``: ids are below it.
 
         Raises:
             SignalError: the two sides cannot be joined.
@@ -81,5 +126,5 @@ class Term(Protocol):
         ...
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
-        """One value an example [B], in nats or squared units; what ``mask`` leaves out is ignored."""
+        """One value an example [B], or a scalar of scope ``batch``, in nats or squared units."""
         ...

@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,7 +16,9 @@ from limbeck.errors import DataError
 _IMAGES: Final = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _TABLES: Final = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _TRAIN: Final = ("train", "training")
-_OTHERS: Final = ("validation", "val", "valid", "test", "unlabelled", "unlabeled")
+_PARTS: Final = {"validation": ("validation", "val", "valid"), "test": ("test",)}
+_OTHERS: Final = (*_PARTS["validation"], *_PARTS["test"], "unlabelled", "unlabeled")
+_LOOKED_AT: Final = 60  # images, spread over the folders
 _TEXT: Final = ("text", "sentence", "content", "review", "message", "utterance", "question", "tweet", "body", "comment")
 _LABEL: Final = ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "rating", "y")
 _READ: Final = 32_000_000  # bytes of a table that are looked at
@@ -27,7 +30,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Found:
-    """``rows`` to learn from, estimated where the file is long; ``side``: the larger side of the first image in pixels."""
+    """``rows`` of the training part or of the whole, estimated where the file is long. ``side``: of the images looked at,
+    the longest in pixels. ``own``: the parts that the data has already and that are not cut from ``rows``.
+    """
 
     source: dict[str, Any]
     kind: Literal["images", "texts"]
@@ -35,6 +40,7 @@ class Found:
     classes: int
     told: str
     side: int | None = None
+    own: frozenset[str] = frozenset()
 
 
 def look(path: Path) -> Found:
@@ -74,14 +80,22 @@ def _images(path: Path) -> Found | None:
     if len(classes) < 2:
         return None
     rows = sum(map(len, held.values()))
-    side = _side(held[classes[0]][0])
-    told = f"{rows:,} images in {len(classes)} folders of classes" + (
-        f", the first one {side} pixels large" if side else ""
-    )
-    return Found({"name": "image-folder", "path": str(path)}, "images", rows, len(classes), told, side)
+    each = [files[:: max(1, len(files) * len(held) // _LOOKED_AT)] for files in held.values()]
+    sides = sorted({side for files in each for side in map(_side, files) if side})
+    told = f"{rows:,} images in {len(classes)} folders of classes" + _large(sides)
+    own = frozenset(part for part, names in _PARTS.items() if top != path and any((path / one).is_dir() for one in names))
+    largest = sides[-1] if sides else None
+    return Found({"name": "image-folder", "path": str(path)}, "images", rows, len(classes), told, largest, own)
+
+
+def _large(sides: Sequence[int]) -> str:
+    if not sides:
+        return ""
+    return f", {'all ' * (len(sides) == 1)}{sides[0]}{f' to {sides[-1]}' * (len(sides) > 1)} pixels on the longer side"
 
 
 def _side(file: Path) -> int | None:
+    """The longer side of an image in pixels."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -107,7 +121,8 @@ def _idx(files: Sequence[Path]) -> Found | None:
     if test and test_labels:
         source |= {"test-images": str(test), "test-labels": str(test_labels)}
     told = f"{shape[0]:,} images of {shape[1]} x {shape[2]} pixels in IDX files"
-    return Found(source, "images", shape[0], 10, told, max(shape[1:3]))
+    own = frozenset({"test"} if "test-images" in source else ())
+    return Found(source, "images", shape[0], 10, told, max(shape[1:3]), own)
 
 
 def _shape(file: Path) -> tuple[int, ...] | None:
@@ -135,19 +150,24 @@ def _file(path: Path) -> Found | None:
         text, encoding = content.decode("latin-1"), "latin-1"
     extra: dict[str, Any] = {"encoding": encoding} if encoding else {}
     if path.suffix in (".jsonl", ".ndjson"):
-        rows = [row for row in map(_json, text.split("\n")[:_SAMPLE]) if isinstance(row, dict)]
+        written = [line for line in text.split("\n") if line.strip()]
+        rows, count = [row for row in map(_json, written[:_SAMPLE]) if isinstance(row, dict)], len(written)
     else:
         first = text.partition("\n")[0]
         delimiter = "\t" if path.suffix == ".tsv" else max(",;\t|", key=first.count)
         if delimiter != "," and path.suffix == ".csv":
             extra["delimiter"] = delimiter
         try:
+            csv.field_size_limit(_READ)  # the library stops at 131,072 characters
             lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-            rows = [row for row, _ in zip(lines, range(_SAMPLE), strict=False)]
+            rows = list(islice(lines, _SAMPLE))
+            count = len(rows) + sum(1 for _ in lines)  # rows, not lines: a quoted text may have several
         except csv.Error as error:
             raise DataError(f"{path} is no proper CSV file: {error}.") from None
-    count = max(1, round(text.count("\n") * max(1.0, path.stat().st_size / max(1, len(content)))))
-    return _table(path, rows, count - (path.suffix in (".csv", ".tsv")), extra)
+    size = path.stat().st_size
+    if size > len(content):
+        return _table(path, rows, round(count * size / len(content)), extra, "about ")
+    return _table(path, rows, count, extra)
 
 
 def _number(value: Any) -> bool:
@@ -178,7 +198,7 @@ def _parquet(path: Path) -> Found:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _table(path: Path, rows: Sequence[Row], count: int, extra: dict[str, Any]) -> Found:
+def _table(path: Path, rows: Sequence[Row], count: int, extra: dict[str, Any], about: str = "") -> Found:
     columns = [name for name in (rows[0] if rows else {}) if isinstance(name, str)]
     values = {name: [row.get(name) for row in rows if row.get(name) not in (None, "")] for name in columns}
     kinds = {name: {str(value) for value in given} for name, given in values.items()}
@@ -202,5 +222,6 @@ def _table(path: Path, rows: Sequence[Row], count: int, extra: dict[str, Any]) -
     test = path.with_name(f"test{path.suffix}")
     if path.stem in _TRAIN and test.is_file():
         source["test"] = str(test)
-    told = f"about {count:,} texts of {len(kinds[label])} classes"
-    return Found(source, "texts", max(1, count), len(kinds[label]), told)
+    told = f"{about}{count:,} texts of {len(kinds[label])} classes"
+    own = frozenset({"test"} if "test" in source else ())
+    return Found(source, "texts", max(1, count), len(kinds[label]), told, own=own)

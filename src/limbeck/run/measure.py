@@ -98,9 +98,9 @@ def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -
 
 def curve(trained: Trained) -> list[dict[str, Any]]:
     """The learning curve as the report reads it."""
-    own = ("step", "loss", "parts")
+    own, rest = ("step", "loss", "parts"), ("step", "loss", "parts", "kept")
     return [
-        {name: point[name] for name in own} | {"validation": {k: v for k, v in point.items() if k not in own}}
+        {name: point[name] for name in own} | {"validation": {k: v for k, v in point.items() if k not in rest}}
         for point in trained.points
     ]
 
@@ -154,8 +154,22 @@ def notes(
         said.append(
             "The control has fewer labelled examples than a batch, so each of its batches repeats some of them."
         )
+    for name, shares in trained["distilled"][0].points[-1].get("kept", {}).items():
+        said.append(_kept(name, shares, splits.classes))
     if plan.context.donor is not None and len({one.fingerprint for one in trained["distilled"]}) < len(
         experiment.seeds
     ):
         said.append("Some seeds gave the same weights: nothing in this training depends on the seed.")
     return said
+
+
+def _kept(name: str, shares: Sequence[float | None], classes: Sequence[str]) -> str:
+    """What a gate let through, over the whole training of the first seed, class by class."""
+    each = [
+        f"{label} {100 * share:.0f} %"
+        for label, share in zip((*classes, "no label"), shares, strict=True)
+        if share is not None
+    ]
+    least = min(share for share in shares if share is not None)
+    warning = " At least one class was hardly learnt from." if least < 0.05 else ""
+    return f"The gate of {name} let through, by class: {', '.join(each)}.{warning}"

@@ -53,22 +53,37 @@ def call(module: nn.Module, columns: Mapping[str, Tensor], bare: nn.Module | Non
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in a module's output: the output itself, its ``logits``, or the first floating tensor in a tuple.
+    """The logits in a module's output.
+
+    They are the output itself, its ``logits``, the first floating tensor of a tuple, or the only one of a mapping.
 
     Raises:
-        SignalError: there is no such tensor.
+        SignalError: there is no such tensor, or a mapping holds several and calls none ``logits``.
     """
     if isinstance(output, Tensor):
         return output
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(named, Tensor):
         return named
-    items = list(output.values()) if isinstance(output, Mapping) else output
-    if isinstance(items, list | tuple):
-        for item in items:
-            if isinstance(item, Tensor) and item.is_floating_point() and item.ndim >= 2:
-                return item
+    items = dict(output) if isinstance(output, Mapping) else dict(enumerate(output)) if _listed(output) else {}
+    found = {name: one for name, one in items.items() if _could_be(one)}
+    if isinstance(output, Mapping) and len(found) > 1:
+        raise SignalError(
+            f"The model's output has several tensors ({', '.join(map(str, found))}) and none is called 'logits': "
+            "give the one with the classes that name."
+        )
+    if found:
+        logits: Tensor = next(iter(found.values()))
+        return logits
     raise SignalError(
         f"No logits in the model's output ({type(output).__name__}): return a tensor [batch, classes], "
-        "a tuple that holds one, or a mapping with the key 'logits'."
+        "a tuple whose first tensor it is, or a mapping with the key 'logits'."
     )
+
+
+def _listed(output: Any) -> bool:
+    return isinstance(output, list | tuple)
+
+
+def _could_be(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.is_floating_point() and item.ndim >= 2

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Examples
-from limbeck.errors import Interrupted, LimbeckError
+from limbeck.errors import Interrupted, LimbeckError, SignalError
 from limbeck.models.seeded import seeded
 from limbeck.objective import Objective
 from limbeck.objective.schedules import Place
@@ -26,6 +26,7 @@ from limbeck.training.moments import Best, Curve, tell
 from limbeck.training.optimizers import clip, groups, optimizer, rate
 from limbeck.training.order import Order, Steps, derived
 from limbeck.training.resumable import Resumable, agreed
+from limbeck.training.silence import Silence
 from limbeck.training.stage import Stage
 
 
@@ -64,13 +65,19 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
     """The stage's objective, its projectors fitted to a few of the stage's own examples."""
     objective = Objective(stage.terms)
     objective.check(stage.teacher.provides if stage.teacher else None)
+    comparing = [name for name, term in zip(objective.names, stage.terms, strict=True) if term.scope == "batch"]
+    if comparing and stage.training.accumulate > 1:
+        raise SignalError(
+            f"The term {comparing[0]!r} compares the examples of a batch with each other, and with accumulate: "
+            f"{stage.training.accumulate} it would only see a part of them at a time: leave accumulate out."
+        )
     few = stage.examples.rows[:rows]
     view = Order(few, rows, stage.seed, stage.views).view(0)  # a store may hold none but the views of the training
     batch = stage.examples.batch(few, torch.full_like(few, view))
     needs = objective.needs()
     seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
     ours = show(student, batch.columns(stage.side), needs.student)
-    objective.build(ours, seen, derived(stage.seed, "objective"))
+    objective.build(ours, seen, derived(stage.seed, "objective"), len(stage.examples.labels))
     return objective
 
 
@@ -94,10 +101,11 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
     student = stage.start.module()
     objective = build_objective(stage, student)
     engine = Engine(student, objective, stage.side)
-    best, curve = Best(student, settings.keep, settings.patience), Curve()
-    parts = [objective, best, curve, *(watch(stage, curve) if accelerator.is_main_process else ())]
+    best, curve = Best(student, settings.keep, settings.patience), Curve(objective.shares)
+    silence = Silence(stage, objective.names, accelerator)
+    parts = [objective, silence, best, curve, *(watch(stage, curve) if accelerator.is_main_process else ())]
     model, optimiser = accelerator.prepare(
-        engine.train(), optimizer(settings.optimizer, groups(student, objective, settings.optimizer.weight_decay))
+        engine.train(), optimizer(settings.optimizer, groups(student, objective.owned(), settings.optimizer.weight_decay))
     )
     resumable = Resumable(folder, accelerator, engine, optimiser, parts)
     first, spent = resumable.load()
@@ -107,9 +115,11 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
         for step, micros in enumerate(steps.iterate(first, settings.total, settings.workers), start=first):
             tell(parts, "at", Place(step, settings.total))
             for group in optimiser.param_groups:
-                group["lr"] = rate(settings, step)
+                group["lr"] = group["factor"] * rate(settings, step)
             batches = [batch.to(accelerator.device) for batch in micros]
-            curve.add(*_step(stage, accelerator, model, optimiser, batches, parts))
+            loss, shown = _step(stage, accelerator, model, optimiser, batches, parts)
+            silence.add(shown)
+            curve.add(loss, shown)
             place = Place(step + 1, settings.total)
             tell(parts, "stepped", student, place)
             done = place.step == settings.total

@@ -6,7 +6,7 @@ A part defines the moments it cares for, and ``state_dict``/``load_state_dict`` 
 training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,8 +56,10 @@ def _rank(metrics: Metrics) -> tuple[float, float]:
 class Curve:
     """The record of training: the loss and its parts, averaged between evaluations, and what each evaluation found."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """``kept``: what the gates kept so far."""
         self.points: list[dict[str, Any]] = []
+        self._kept = kept
         self.latest: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._steps = 0
@@ -73,7 +75,7 @@ class Curve:
         """Closes a point of the curve."""
         means = {name: value / max(1, self._steps) for name, value in self._sums.items()}
         loss = means.pop("loss", None)
-        self.points.append({"step": place.step, "loss": loss, "parts": means, **metrics})
+        self.points.append({"step": place.step, "loss": loss, "parts": means, "kept": dict(self._kept()), **metrics})
         self._sums, self._steps = {}, 0
 
     def state_dict(self) -> dict[str, Any]:

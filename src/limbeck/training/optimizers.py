@@ -7,26 +7,34 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError
+from limbeck.objective.term import Owned
 from limbeck.training.settings import AdamW, Sgd, Training
 
 
-def groups(student: nn.Module, objective: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameter groups: the student's and the objective's own, each with and without weight decay.
+def groups(
+    student: nn.Module, parts: Sequence[tuple[str, nn.Module, Owned]], weight_decay: float
+) -> list[dict[str, object]]:
+    """Parameter groups: the student's, and those of each part of the objective, with and without weight decay.
 
-    Vectors (biases, normalisation weights) are not decayed. ``clip`` names the group that a parameter is clipped with.
+    Vectors (biases, normalisation weights) are not decayed. ``clip`` names the group that a parameter is clipped with,
+    ``factor`` is what the learning rate is multiplied with.
     """
-    found: list[dict[str, object]] = []
-    for clip, owner in (("student", student), ("objective", objective)):
-        trained = [parameter for parameter in owner.parameters() if parameter.requires_grad]
-        for decay, chosen in (
-            (weight_decay, [p for p in trained if p.ndim > 1]),
-            (0.0, [p for p in trained if p.ndim <= 1]),
-        ):
-            if chosen:
-                found.append({"params": chosen, "weight_decay": decay, "clip": clip})
+    found = _split(student, "student", weight_decay, {"factor": 1.0})
+    for name, part, owned in parts:
+        decay = weight_decay if owned.weight_decay is None else owned.weight_decay
+        own: dict[str, object] = {"factor": owned.rate}
+        if owned.betas:
+            own["betas"] = owned.betas
+        found += _split(part, name, decay, own)
     if not found:
         raise LimbeckError("The student has no parameter that can be trained: none has requires_grad.")
     return found
+
+
+def _split(module: nn.Module, clip: str, decay: float, own: dict[str, object]) -> list[dict[str, object]]:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    both = (decay, [p for p in trained if p.ndim > 1]), (0.0, [p for p in trained if p.ndim <= 1])
+    return [{"params": chosen, "weight_decay": by, "clip": clip, **own} for by, chosen in both if chosen]
 
 
 def optimizer(settings: AdamW | Sgd, parameter_groups: Sequence[dict[str, object]]) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ from limbeck.objective import Term
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.settings import Training
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same stage would train other weights than before."""
 
 

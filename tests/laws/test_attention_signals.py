@@ -1,0 +1,459 @@
+"""What the recorder shows of tiny models from configs, against the models' own outputs and hooks."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.errors import SignalError
+from limbeck.signals.attention import KINDS, AttentionRecorder, is_attention
+
+IDS = torch.arange(10).reshape(2, 5) + 3
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+TEXT = {"input_ids": IDS, "attention_mask": MASK}
+PIXELS = {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 64).reshape(2, 3, 8, 8).sin()}
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 16}
+EVERY = [f"attention.{n}.{kind}" for n in (1, 2, 3) for kind in KINDS]
+
+
+def build(kind, implementation="sdpa", seed=0):
+    import transformers as tf
+
+    torch.manual_seed(seed)
+    words = {"vocab_size": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    named = {"n_layer": 3, "n_embd": 16, "n_head": 4, "n_positions": 16}
+    config, model = {
+        "bert": lambda: (tf.BertConfig(**SMALL, **words), tf.BertModel),
+        "llama": lambda: (tf.LlamaConfig(**SMALL, **words, num_key_value_heads=2), tf.LlamaModel),
+        "gpt2": lambda: (tf.GPT2Config(**named, **words), tf.GPT2Model),
+        "vit": lambda: (tf.ViTConfig(**SMALL, image_size=8, patch_size=4), tf.ViTModel),
+    }[kind]()
+    config._attn_implementation = implementation
+    made = model(config).eval()
+    with torch.no_grad():  # larger than at initialisation, so that the maps are far from uniform
+        for parameter in made.parameters():
+            parameter.mul_(6 if parameter.ndim > 1 else 1).add_(0.02 * torch.randn_like(parameter))
+    return made
+
+
+def columns(kind):
+    return PIXELS if kind == "vit" else TEXT
+
+
+def seen(model, names, given):
+    with AttentionRecorder(model, names) as recorder:
+        model(**given)
+        return {name: recorder.read(name) for name in names}
+
+
+def eager(model):
+    twin = copy.deepcopy(model)
+    twin.set_attn_implementation("eager")
+    return twin
+
+
+models = pytest.mark.parametrize("kind", ["bert", "llama", "gpt2", "vit"])
+implementations = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+
+
+@models
+@implementations
+def test_probabilities_are_the_models_own_and_the_softmax_of_the_scores(kind, implementation):
+    model, given = build(kind, implementation), columns(kind)
+    shown = seen(model, EVERY, given)
+    own = eager(model)(**given, output_attentions=True).attentions
+    for n, expected in enumerate(own, 1):
+        probs, scores = shown[f"attention.{n}.probs"], shown[f"attention.{n}.scores"]
+        assert probs.shape == scores.shape == expected.shape
+        # float32: hidden states of sdpa and eager part by some 1e-7, which the weights here magnify
+        assert torch.allclose(probs, expected, rtol=0, atol=1e-6)
+        assert torch.allclose(scores.softmax(-1), probs, rtol=0, atol=1e-6)
+        assert torch.equal(scores == -torch.inf, expected == 0)
+        assert expected.std() > 5e-3  # far from uniform, beside the 1e-6
+    if kind in ("llama", "gpt2"):
+        assert (shown["attention.1.scores"].triu(1)[..., 0, 1:] == -torch.inf).all()
+    if kind == "bert":
+        assert (shown["attention.2.probs"][1, :, :, 3:] == 0).all()
+
+
+@models
+def test_without_padding_sdpa_masks_by_its_flag_alone(kind):
+    model, given = build(kind), dict(columns(kind))
+    given.pop("attention_mask", None)
+    shown = seen(model, EVERY, given)
+    for n, expected in enumerate(eager(model)(**given, output_attentions=True).attentions, 1):
+        assert torch.allclose(shown[f"attention.{n}.probs"], expected, rtol=0, atol=1e-6)
+
+
+@models
+def test_attention_n_goes_into_hidden_n(kind):
+    """The value that layer N shows is the projection of what hidden.(N - 1) gives."""
+    model, given = build(kind), columns(kind)
+    shown = seen(model, EVERY, given)
+    states = model(**given, output_hidden_states=True).hidden_states
+    for n in (1, 2, 3):
+        value = {
+            "bert": lambda n: model.encoder.layer[n - 1].attention.self.value(states[n - 1]),
+            "llama": lambda n: grouped(
+                model.layers[n - 1].self_attn.v_proj(model.layers[n - 1].input_layernorm(states[n - 1]))
+            ),
+            "gpt2": lambda n: model.h[n - 1].attn.c_attn(model.h[n - 1].ln_1(states[n - 1]))[..., 32:],
+            "vit": lambda n: model.layers[n - 1].attention.v_proj(model.layers[n - 1].layernorm_before(states[n - 1])),
+        }[kind](n)
+        assert torch.allclose(shown[f"attention.{n}.value"], value, rtol=0, atol=1e-5)
+
+
+def grouped(x):
+    """Two key and value heads of width 4, each repeated for two query heads."""
+    return torch.cat([x[..., :4], x[..., :4], x[..., 4:], x[..., 4:]], -1)
+
+
+def projections(model, kind):
+    """What hooks on the projections of the second layer show, by kind of signal."""
+    found, hooks = {}, []
+    layer = {
+        "bert": lambda: model.encoder.layer[1].attention.self,
+        "llama": lambda: model.layers[1].self_attn,
+        "gpt2": lambda: model.h[1].attn,
+        "vit": lambda: model.layers[1].attention,
+    }[kind]()
+    names = {
+        "bert": {"query": "query", "key": "key", "value": "value"},
+        "gpt2": {"c_attn": "c_attn"},
+    }.get(kind, {"q_proj": "query", "k_proj": "key", "v_proj": "value"})
+    for path, name in names.items():
+        hooks.append(
+            layer.get_submodule(path).register_forward_hook(
+                lambda _m, _i, output, name=name: found.update({name: output})
+            )
+        )
+    return found, hooks
+
+
+@models
+@implementations
+def test_queries_keys_and_values_are_those_of_the_projections(kind, implementation):
+    model = build(kind, implementation)
+    found, hooks = projections(model, kind)
+    shown = seen(model, ["attention.2.query", "attention.2.key", "attention.2.value"], columns(kind))
+    for hook in hooks:
+        hook.remove()
+    if kind == "gpt2":
+        found = dict(zip(("query", "key", "value"), found["c_attn"].split(16, -1), strict=True))
+    if kind == "llama":
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+        cos, sin = model.rotary_emb(found["query"], torch.arange(5)[None])
+        apart = [found[name].unflatten(-1, (-1, 4)).transpose(1, 2) for name in ("query", "key")]
+        turned = [one.transpose(1, 2).flatten(2) for one in apply_rotary_pos_emb(*apart, cos, sin)]
+        assert not torch.allclose(turned[0], found["query"], atol=1e-2)
+        found = {"query": turned[0], "key": grouped(turned[1]), "value": grouped(found["value"])}
+    for name in ("query", "key", "value"):
+        assert torch.equal(shown[f"attention.2.{name}"], found[name])
+
+
+@models
+@implementations
+@pytest.mark.parametrize("training", [False, True])
+def test_outputs_and_gradients_are_the_same_to_the_bit(kind, implementation, training):
+    model, given = build(kind, implementation).train(training), columns(kind)
+
+    def run():
+        torch.manual_seed(1)  # of dropout
+        model.zero_grad()
+        output = model(**given).last_hidden_state
+        output.square().sum().backward()
+        return output.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    plain, slopes = run()
+    with AttentionRecorder(model, EVERY):
+        recorded, again = run()
+    assert torch.equal(plain, recorded)
+    assert len(slopes) == len(again) > 0
+    assert all(torch.equal(a, b) for a, b in zip(slopes, again, strict=True))
+
+
+@implementations
+def test_probabilities_are_before_dropout(implementation):
+    model = build("bert", implementation)
+    still = seen(model, ["attention.1.probs"], TEXT)["attention.1.probs"]
+    model.embeddings.dropout.p = 0.0
+    busy = seen(model.train(), ["attention.1.probs"], TEXT)["attention.1.probs"]
+    assert torch.equal(still, busy)
+
+
+@models
+@pytest.mark.parametrize("what", KINDS)
+def test_gradients_flow_into_the_projections(kind, what):
+    model = build(kind)
+    shown = seen(model, [f"attention.2.{what}"], columns(kind))[f"attention.2.{what}"]
+    weight = torch.linspace(-1, 1, shown.numel()).reshape(shown.shape)
+    (torch.where(shown > -torch.inf, shown, 0.0) * weight).sum().backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    second = {"bert": "encoder.layer.1.", "llama": "layers.1.", "gpt2": "h.1.", "vit": "layers.1."}[kind]
+    assert any(name.startswith(second) for name in reached)
+    assert any(name.startswith(second.replace("1", "0")) for name in reached)
+    assert not any(name.startswith(second.replace("1", "2")) for name in reached)
+
+
+def test_a_row_that_sees_no_key_is_zero_with_a_finite_gradient():
+    """Left padding under a causal mask: the first query sees padding alone."""
+    model = build("llama")
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+    for twin in (model, eager(model)):
+        shown = seen(twin, ["attention.1.probs", "attention.1.scores"], {"input_ids": IDS, "attention_mask": mask})
+        probs = shown["attention.1.probs"]
+        assert not probs[1, :, :2].any()
+        assert (shown["attention.1.scores"][1, :, :2] == -torch.inf).all()
+        assert torch.allclose(probs[1, :, 2:].sum(-1), torch.ones(4, 3))
+        probs.square().sum().backward()
+        assert all(p.grad.isfinite().all() for p in twin.parameters() if p.grad is not None)
+
+
+class TestNothingLeaks:
+    def interface(self):
+        from transformers import AttentionInterface
+
+        return AttentionInterface.get_interface, dict(AttentionInterface._global_mapping)
+
+    def test_configs_and_the_interface_are_as_before(self):
+        model, before = build("bert"), self.interface()
+        config = model.config.to_json_string(use_diff=False)
+        with AttentionRecorder(model, EVERY):
+            assert model.config._attn_implementation == "sdpa"
+            assert self.interface()[0] is not before[0]
+            model(**TEXT)
+        assert self.interface() == before
+        assert model.config._attn_implementation == "sdpa"
+        assert model.config.to_json_string(use_diff=False) == config
+
+    def test_after_an_exception(self):
+        model, before = build("bert"), self.interface()
+        recorder = AttentionRecorder(model, EVERY)
+        model.pooler.forward = lambda _: 1 / 0
+        with pytest.raises(ZeroDivisionError), recorder:
+            model(**TEXT)
+        assert self.interface() == before
+        del model.pooler.forward
+        model(**TEXT)
+        with pytest.raises(SignalError, match="did not attend"):
+            recorder.read(EVERY[0])
+
+    def test_recorders_close_in_any_order(self):
+        model, before = build("bert"), self.interface()
+        one, two = AttentionRecorder(model, EVERY[:2]), AttentionRecorder(model, EVERY[:1])
+        one.start()
+        two.start()
+        one.stop()
+        one.stop()
+        model(**TEXT)
+        assert two.read(EVERY[0]).shape == (2, 4, 5, 5)
+        two.stop()
+        assert self.interface() == before
+
+    def test_a_recorder_that_nobody_closed_is_forgotten(self):
+        model, before = build("bert"), self.interface()
+        recorder = AttentionRecorder(model, EVERY)
+        recorder.start()
+        del recorder
+        model(**TEXT)
+        with AttentionRecorder(model, EVERY[:1]) as other:
+            model(**TEXT)
+            other.read(EVERY[0])
+        assert self.interface() == before
+
+    def test_a_copy_of_a_watched_model_is_not_watched(self):
+        model, other = build("bert"), {"input_ids": IDS.flip(1)}
+        with AttentionRecorder(model, EVERY) as recorder:
+            model(**TEXT)
+            kept = recorder.read(EVERY[0])
+            copy.deepcopy(model)(**other)
+            assert recorder.read(EVERY[0]) is kept
+
+
+class TestTwoModels:
+    def test_they_do_not_mix_even_of_one_config(self):
+        first, second = build("bert"), build("bert", seed=1)
+        second.config = first.config
+        for module in second.modules():
+            if hasattr(module, "config"):
+                module.config = first.config
+        alone = [seen(model, EVERY, TEXT) for model in (first, second)]
+        with AttentionRecorder(first, EVERY) as one, AttentionRecorder(second, EVERY) as two:
+            second(**TEXT)
+            first(**TEXT)
+            for recorder, expected in ((one, alone[0]), (two, alone[1])):
+                assert all(torch.equal(recorder.read(name), expected[name]) for name in EVERY)
+        assert not torch.equal(alone[0][EVERY[0]], alone[1][EVERY[0]])
+
+    def test_in_two_threads(self):
+        pair = [build("bert"), build("gpt2")]
+        alone, found = [seen(model, EVERY, TEXT) for model in pair], [None, None]
+        meet = threading.Barrier(2)
+
+        def work(i):
+            with AttentionRecorder(pair[i], EVERY) as recorder:
+                for _ in range(5):
+                    meet.wait(10)
+                    pair[i](**TEXT)
+                found[i] = {name: recorder.read(name) for name in EVERY}
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(torch.equal(found[i][name], alone[i][name]) for i in (0, 1) for name in EVERY)
+
+    def test_a_model_inside_another(self):
+        class Wrapped(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.text, self.head = build("bert"), nn.Linear(16, 2)
+
+            def forward(self, **given):
+                return self.head(self.text(**given).pooler_output)
+
+        model = Wrapped().eval()
+        inner, outer = seen(model.text, EVERY, TEXT), seen(model, EVERY, TEXT)
+        assert all(torch.equal(inner[name], outer[name]) for name in EVERY)
+
+
+def test_only_what_was_asked_is_kept_and_the_latest_pass_counts():
+    model, other = build("bert"), {"input_ids": IDS.flip(1), "attention_mask": MASK}
+    with AttentionRecorder(model, ["attention.2.key"]) as recorder:
+        model(**TEXT)
+        first = recorder.read("attention.2.key")
+        model(**other)
+        assert not torch.equal(recorder.read("attention.2.key"), first)
+        for name in ("attention.2.query", "attention.1.key"):
+            with pytest.raises(SignalError):
+                recorder.read(name)
+        recorder.clear()
+        with pytest.raises(SignalError, match=r"attention\.2\.key.*did not attend"):
+            recorder.read("attention.2.key")
+
+
+@implementations
+def test_with_gradient_checkpointing_while_the_recorder_is_open(implementation):
+    model = build("llama", implementation).train()
+
+    def slopes():
+        model.zero_grad()
+        with AttentionRecorder(model, EVERY) as recorder:
+            model(**TEXT)
+            sum(recorder.read(f"attention.{n}.probs").square().sum() for n in (1, 3)).backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    plain = slopes()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    again = slopes()
+    assert len(plain) == len(again) > 0
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(plain, again, strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "wide"), [(torch.bfloat16, 0.02), (torch.float64, 1e-12)])
+def test_other_dtypes(dtype, wide):
+    model = build("llama").to(dtype)
+    shown = seen(model, EVERY, TEXT)
+    assert shown["attention.1.query"].dtype == shown["attention.1.scores"].dtype == dtype
+    probs = shown["attention.1.probs"]
+    # float32 of a half precision model, for logs; rows add up to it
+    assert probs.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+    assert torch.allclose(probs.sum(-1), torch.ones((), dtype=probs.dtype), atol=1e-6)
+    # the first layer: both attend to the same inputs, with one rounding of bfloat16 (0.4%) on the scores
+    own = eager(model)(**TEXT, output_attentions=True).attentions[0].to(probs.dtype)
+    assert torch.allclose(probs, own, atol=max(wide, 1e-6) if dtype == torch.bfloat16 else 1e-6)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("name", ["attention.0.probs", "attention.4.key"])
+    @models
+    def test_a_number_out_of_range_names_the_range(self, kind, name):
+        with pytest.raises(SignalError, match=rf"'{name}'.*attention\.1 to attention\.3"):
+            AttentionRecorder(build(kind), [name])
+
+    @pytest.mark.parametrize("name", ["attention.1.keys", "attention.x.key", "attention.1"])
+    def test_another_form_of_name(self, name):
+        with pytest.raises(SignalError, match=r"probs, \.scores, \.query, \.key, \.value"):
+            AttentionRecorder(build("bert"), [name])
+
+    def test_a_model_of_its_own_attention(self):
+        own = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 2)
+        with pytest.raises(SignalError, match=r"TransformerEncoder does not attend.*name a module"):
+            AttentionRecorder(own, ["attention.1.probs"])
+
+    def test_two_stacks_and_layers_that_run_again(self):
+        import transformers as tf
+
+        clip = nn.ModuleDict({"one": build("bert"), "two": build("vit")})
+        with pytest.raises(SignalError, match=r"several stacks .*one\.encoder\.layer.*name a module"):
+            AttentionRecorder(clip, ["attention.1.probs"])
+        albert = tf.AlbertModel(tf.AlbertConfig(**SMALL, vocab_size=20, embedding_size=8))
+        with pytest.raises(SignalError, match="more than once"):
+            AttentionRecorder(albert, ["attention.1.probs"])
+
+    def test_layers_that_are_lists_are_one_stack(self):
+        import transformers as tf
+
+        torch.manual_seed(0)
+        t5 = tf.T5EncoderModel(tf.T5Config(vocab_size=20, d_model=16, d_kv=4, num_heads=4, num_layers=3, d_ff=16))
+        t5.set_attn_implementation("sdpa")
+        shown = seen(t5.eval(), EVERY, TEXT)
+        own = eager(t5)(**TEXT, output_attentions=True).attentions
+        assert all(torch.allclose(shown[f"attention.{n}.probs"], a, atol=1e-6) for n, a in enumerate(own, 1))
+
+    def test_a_layer_that_never_ran(self):
+        model = build("bert")
+        recorder = AttentionRecorder(model, ["attention.1.probs"])
+        with recorder, pytest.raises(SignalError, match=r"attention\.1\.probs.*did not attend"):
+            recorder.read("attention.1.probs")
+
+    def test_an_implementation_whose_maps_nobody_sees(self):
+        from transformers import AttentionInterface
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+        from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+        model = build("bert")
+        AttentionInterface.register("other", sdpa_attention_forward)
+        ALL_MASK_ATTENTION_FUNCTIONS.register("other", sdpa_mask)
+        try:
+            model.config._attn_implementation = "other"
+            assert seen(model, ["attention.1.key"], TEXT)["attention.1.key"].shape == (2, 5, 16)
+            with pytest.raises(SignalError, match=r"attention\.1 of BertModel.*'other'.*sdpa"):
+                seen(model, ["attention.1.probs"], TEXT)
+        finally:
+            del AttentionInterface._global_mapping["other"]
+            del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping["other"]
+
+    def test_an_attention_that_adds_something_of_its_own(self, monkeypatch):
+        from transformers.models.bert import modeling_bert
+
+        original = modeling_bert.eager_attention_forward
+
+        def odd(module, query, key, value, attention_mask, **options):
+            return original(module, query, key.roll(1, 2), value, attention_mask, **options)
+
+        monkeypatch.setattr(modeling_bert, "eager_attention_forward", odd)
+        model = build("bert", "eager")
+        with pytest.raises(SignalError, match="not softmax"):
+            seen(model, ["attention.1.scores"], TEXT)
+        assert seen(model, ["attention.1.value"], TEXT)
+
+
+def test_which_names_are_signals_of_attention():
+    assert all(is_attention(name) for name in (*EVERY, "attention.0.key", "attention.12.anything"))
+    assert not any(
+        is_attention(name) for name in ("logits", "attention", "attention.1", "x.attention.1.key", "hidden.1")
+    )
+
+
+def test_no_names_touch_nothing():
+    from transformers import AttentionInterface
+
+    before = AttentionInterface.get_interface
+    with AttentionRecorder(nn.Linear(2, 2), []):
+        assert AttentionInterface.get_interface is before
