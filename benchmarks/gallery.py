@@ -4,7 +4,7 @@ from pathlib import Path
 
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.tables import NAMES
-from limbeck.evidence.verdict import points, span
+from limbeck.evidence.verdict import gained
 from limbeck.recipe.reading import bundled, read
 from limbeck.run import run
 
@@ -23,8 +23,7 @@ def section(title: str, command: str, evidence: Evidence) -> str:
         quality = f"{100 * arm.mean.accuracy:.1f} %{spread} | {arm.mean.nll:.3f} | {arm.mean.ece:.3f}"
         rows.append(f"| {NAMES[name]} | {quality} | {size} | {latency} |")
     steps = "".join(
-        f"\n- {step.step}: {points(step.difference.mean)} points"
-        + (f" (95 % interval {span(step.difference.ci95)})" if step.difference.ci95 else "")
+        f"\n- {step.step}: {gained(step.difference.mean, step.difference.ci95, before='95 % interval ')}"
         for step in evidence.attribution
     )
     origin = evidence.provenance

@@ -2,17 +2,39 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Union
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, ValidationError, model_validator
+
+from limbeck.errors import SettingError, nearest
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+TAGS: Final = ("name", "schedule")  # the fields by which a choice is made
+_EXTRA: Final = "extra_forbidden"
 
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-class Config(BaseModel):
+class _Told(ModelMetaclass):
+    """Makes a config, or says in one paragraph what is wrong. Values inside others are made by pydantic, not here."""
+
+    if not TYPE_CHECKING:  # or checkers would no longer see the fields
+
+        def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - of a metaclass
+            try:
+                return super().__call__(*args, **given)
+            except ValidationError as error:
+                raise SettingError(_refusal(cls, error)) from None
+
+
+class Config(BaseModel, metaclass=_Told):
     """A frozen, strict value. Fields are spelled ``like-this`` in a recipe and ``like_this`` in Python."""
 
     model_config = ConfigDict(
@@ -49,6 +71,75 @@ def choice(*types: type[Config]) -> Any:
     union: Any = Union[types]  # noqa: UP007 - built at run time
     chosen: Any = Annotated[union, Discriminator("name")] if len(types) > 1 else union
     return Annotated[chosen, BeforeValidator(_named, json_schema_input_type=str | chosen)]
+
+
+def fields_of(types: "Iterable[type[Config]]") -> "dict[str, tuple[type[Config], ...]]":
+    """Every key that these types take, and the configs that its value may be."""
+    found: dict[str, tuple[type[Config], ...]] = {}
+    for one in types:
+        for name, info in one.model_fields.items():
+            key = info.alias or name
+            found[key] = tuple(dict.fromkeys((*found.get(key, ()), *_configs(info.annotation))))
+    return found
+
+
+def _configs(annotation: Any) -> Iterable[type[Config]]:
+    if isinstance(annotation, type) and not get_args(annotation):
+        if issubclass(annotation, Config):
+            yield annotation
+        return
+    for part in get_args(annotation):
+        yield from _configs(part)
+
+
+def tags_of(types: Iterable[type[Config]]) -> set[str]:
+    """The names by which these types are chosen."""
+    return {
+        value
+        for one in types
+        for name in TAGS
+        if name in one.model_fields and get_origin(one.model_fields[name].annotation) is Literal
+        for value in get_args(one.model_fields[name].annotation)
+    }
+
+
+def _refusal(top: type[Config], error: ValidationError) -> str:
+    """What is wrong, unknown settings first: a misspelt one explains the one that is missing."""
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] != _EXTRA)
+    around, types, path = _place(top, first["loc"])
+    where, found = ".".join((top.__name__, *path)), repr(first["input"])
+    if first["type"] == _EXTRA:
+        known = sorted(key.replace("-", "_") for key in fields_of(around))
+        hint = nearest(path[-1], known, 1)
+        return f"{where}: unknown setting; {f'{hint} A' if hint else 'a'}llowed: {', '.join(known)}."
+    if names := sorted(tags_of(types)) if len(types) > 1 else []:
+        tag = "schedule" if any("schedule" in one.model_fields for one in types) else "name"
+        number = "a number, or " if tag == "schedule" else ""
+        said = f"allowed: {number}a mapping whose {tag} is one of {', '.join(names)}"
+    else:
+        said = str(first.get("ctx", {}).get("error", f"{first['msg'][:1].lower()}{first['msg'][1:]}")).rstrip(".")
+    if first["type"] == "missing" or (first["type"] == "value_error" and isinstance(first["input"], Mapping)):
+        return f"{where}: {said}."
+    return f"{where}: found {found if len(found) <= 60 else found[:57] + '...'}; {said}."
+
+
+def _place(
+    top: type[Config], loc: Sequence[int | str]
+) -> tuple[tuple[type[Config], ...], tuple[type[Config], ...], list[str]]:
+    """What has the setting at pydantic's place, what the setting may be, and its path as it is written in Python."""
+    around: tuple[type[Config], ...] = (top,)
+    types, path = around, list[str]()
+    for index, part in enumerate(loc):
+        known = fields_of(types)
+        key = str(part).replace("_", "-")
+        if isinstance(part, int):
+            path.append(str(part))
+        elif key in known or index == len(loc) - 1 and not types == () and part not in tags_of(types):
+            around, types = types, known.get(key, ())
+            path.append(part.replace("-", "_"))
+        else:  # the branch of a union, which nobody wrote
+            types = tuple(one for one in types if part in tags_of((one,)))
+    return around, types, path
 
 
 def digest(value: Any) -> str:

@@ -9,6 +9,10 @@ class RecipeError(LimbeckError):
     """A recipe says something impossible: names file, line, field, what was found and what is allowed."""
 
 
+class SettingError(RecipeError, ValueError):
+    """The same of a setting that was given in Python: names the type, the setting, what was found and what is allowed."""
+
+
 class DataError(LimbeckError):
     """The data cannot be read or cannot be learnt from."""
 

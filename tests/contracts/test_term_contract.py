@@ -12,25 +12,82 @@ from limbeck.config import digest
 from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
 from limbeck.objective import TERMS, Needs, Objective, Term, Terms
 from limbeck.objective.schedules import Fixed, Place
+from limbeck.objective.temperatures import Learned
 from limbeck.signals.logits import Offer
 from limbeck.teachers.teacher import Provides
 
+VECTORS = {"student": "vector", "teacher": "vector"}
+UNLIKE = {"student": "vector", "teacher": "wide"}
+MAPS = {"student": "map", "teacher": "map"}
+OTHER_MAPS = {"student": "map", "teacher": "map:in"}
+TOKEN = {"student": "tokens", "teacher": "tokens"}
+LAYERS = {"student": "attention.1", "teacher": "attention.1"}
 LEAST = {
     "labels": [{}, {"smoothing": 0.1}],
-    "soft-targets": [{}, *({"loss": loss} for loss in ("cross-entropy", "probability-mse", "logit-mse"))],
-    "hints": [
-        {"student": "vector", "teacher": "vector"},
-        {"student": "vector", "teacher": "vector", "normalise": True},
-        {"student": "vector", "teacher": "wide"},
-        {"student": "tokens", "teacher": "tokens"},
-        {"student": "tokens", "teacher": "tokens", "normalise": True},
-        {"student": "tokens", "teacher": "wide", "normalise": True},
-        {"student": "map", "teacher": "map:in", "projector": "always"},
+    "soft-targets": [
+        {},
+        *({"loss": loss} for loss in ("cross-entropy", "probability-mse", "logit-mse")),
+        {"standardize": True},
+        {"temperature": {"schedule": "by-difficulty", "easy": 2, "hard": 5}},
+        {"temperature": {"schedule": "learned"}},
     ],
+    "decoupled": [{}, {"temperature": {"schedule": "by-difficulty", "easy": 2, "hard": 5}}],
+    "dist": [{}],
+    "nkd": [{}],
+    "wsld": [{}],
+    "hints": [
+        VECTORS,
+        {**VECTORS, "normalise": True},
+        UNLIKE,
+        TOKEN,
+        {**TOKEN, "normalise": True},
+        {"student": "tokens", "teacher": "wide", "normalise": True},
+        {**OTHER_MAPS, "projector": "always"},
+        {"student": "map", "teacher": "grid"},
+    ],
+    "cosine": [VECTORS, UNLIKE, TOKEN, MAPS],
+    "attention-transfer": [MAPS, OTHER_MAPS],
+    "channel-wise": [MAPS, OTHER_MAPS],
+    "vid": [VECTORS, MAPS, OTHER_MAPS, TOKEN],
+    "ofd": [MAPS, OTHER_MAPS, TOKEN],
+    "mgd": [MAPS, {**OTHER_MAPS, "hide": "cells", "drop": 0.5}],
+    "simkd": [MAPS, OTHER_MAPS],
+    "review": [{"layers": {"map": "map:in", "grid-map": "map"}}],
+    "jacobian": [{}, {"normalise": False}],
+    "attention-maps": [LAYERS, {**LAYERS, "form": "mse"}],
+    "minilm": [{**LAYERS, "heads": 2}],
+    "rkd-distance": [VECTORS, UNLIKE, TOKEN, MAPS],
+    "rkd-angle": [VECTORS, UNLIKE],
+    "similarity-preserving": [MAPS, OTHER_MAPS, TOKEN],
+    "correlation-congruence": [VECTORS, UNLIKE],
+    "pkt": [VECTORS, UNLIKE],
+    "gram": [MAPS, OTHER_MAPS, {**MAPS, "form": "kl"}, TOKEN],
+    "nst": [MAPS, OTHER_MAPS],
+    "fsp": [{"student": ("map", "grid-map"), "teacher": ("map", "grid-map")}],
+    "contrastive": [VECTORS, {**UNLIKE, "other-classes": True}],
+    "crd": [{**VECTORS, "negatives": 3}, {**UNLIKE, "negatives": 3, "other-classes": True}],
+    "adversarial": [VECTORS, {"student": "logits", "teacher": "logits"}],
 }
 """The settings with which each term is tried, by its name; the first ones are the least it takes."""
 
-SHAPES = {"logits": (5,), "vector": (4,), "wide": (6,), "tokens": (3, 4), "map": (2, 4, 4), "map:in": (3, 2, 2)}
+SHAPES = {
+    "logits": (5,),
+    "vector": (4,),
+    "wide": (6,),
+    "tokens": (3, 4),
+    "grid": (17, 6),
+    "map": (2, 4, 4),
+    "grid-map": (3, 4, 4),
+    "map:in": (3, 2, 2),
+    "gradient": (3, 4),
+    "attention.1.probs": (2, 3, 3),
+    "attention.1.scores": (2, 3, 3),
+    "attention.1.query": (3, 4),
+    "attention.1.key": (3, 4),
+    "attention.1.value": (3, 4),
+}
+DRAWS = ("crd", "mgd")  # numbers are drawn for each example
+NOT_A_SLOPE = ("adversarial", "crd", "wsld")  # two players; memories and weights without a gradient of their own
 ROWS = 6
 CASES = [(term, given) for term in TERMS for given in LEAST[term.model_fields["name"].default]]
 PLACE = Place(0, 10)
@@ -44,18 +101,20 @@ class Case(NamedTuple):
     part: nn.Module | None
 
     def values(self, student=None, teacher=None, batch=None):
+        torch.manual_seed(0)
         ours, theirs = (self.student if student is None else student), (self.teacher if teacher is None else teacher)
         return self.term.values(ours, theirs, self.batch if batch is None else batch, PLACE, self.part)
 
     def objective(self):
         objective = Objective([self.term])
-        objective.build(self.student, self.teacher)
-        return objective.double()
+        objective.build(self.student, self.teacher, examples=ROWS)
+        return objective.double().eval()  # what remembers stays as it is
 
 
 def signals(names, seed, rows=ROWS):
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(rows, *SHAPES[name], generator=generator, dtype=torch.float64) for name in sorted(names)}
+    shown = {name: torch.randn(rows, *SHAPES[name], generator=generator, dtype=torch.float64) for name in sorted(names)}
+    return {name: value.softmax(-1) if name.endswith("probs") else value for name, value in shown.items()}
 
 
 def batch_of(rows=ROWS):
@@ -65,15 +124,15 @@ def batch_of(rows=ROWS):
     return Batch.of(columns, torch.arange(rows) % 5)
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0].__name__, *map(str, case[1].values())]))
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0].__name__, *(str(one).replace(" ", "") for one in case[1].values())]))
 def case(request):
     kind, given = request.param
     term = kind(**given)
     needs = term.needs()
     student, teacher = signals(needs.student, 1), signals(needs.teacher, 2)
     objective = Objective([term])
-    objective.build(student, teacher)
-    objective.double()
+    objective.build(student, teacher, examples=ROWS)
+    objective.double().eval()
     return Case(term, student, teacher, batch_of(), next(iter(objective.parts.values()), None))
 
 
@@ -125,6 +184,7 @@ def test_it_survives_json_and_works_after(case):
     assert again == case.term
     assert digest(again) == digest(case.term)
     assert TypeAdapter(Terms).validate_python([json.loads(text)]) == (case.term,)
+    torch.manual_seed(0)
     assert torch.equal(again.values(case.student, case.teacher, case.batch, PLACE, case.part), case.values())
 
 
@@ -147,7 +207,7 @@ def test_it_gives_one_finite_value_an_example_and_none_is_negative(case):
     value = case.values()
     assert value.dtype == torch.float64
     assert value.isfinite().all()
-    assert value.min() >= -1e-12  # rounding of T^2 = 16 times sums near 1
+    assert value.min() >= -1e-12 or case.term.name == "vid"  # rounding of T^2 = 16 times sums near 1
     assert value.max() > 1e-3  # and it sees that these two differ
     if case.term.scope == "example":
         assert value.shape == (ROWS,)
@@ -177,6 +237,8 @@ def test_it_is_zero_with_zero_gradient_at_a_match_if_it_says_so(case):
 
 
 def test_the_order_of_examples_does_not_matter(case):
+    if case.term.name in DRAWS:
+        pytest.skip("it draws numbers, in the order of the examples")
     turn = torch.tensor([4, 2, 0, 5, 1, 3])
     student, teacher = ({name: value[turn] for name, value in side.items()} for side in (case.student, case.teacher))
     expected, turned = case.values(), case.values(student, teacher, case.batch.select(turn))
@@ -187,8 +249,8 @@ def test_the_order_of_examples_does_not_matter(case):
 
 
 def test_an_example_does_not_see_the_others(case):
-    if case.term.scope == "batch":
-        pytest.skip("it compares examples")
+    if case.term.scope == "batch" or case.term.name in DRAWS:
+        pytest.skip("it compares examples, or draws numbers in their order")
     few = torch.arange(2, 5)
     student, teacher = ({name: value[few] for name, value in side.items()} for side in (case.student, case.teacher))
     assert torch.allclose(case.values(student, teacher, case.batch.select(few)), case.values()[few], rtol=1e-12)
@@ -211,6 +273,7 @@ def test_what_masked_rows_hold_never_reaches_the_loss(case, mask, worst):
                 for value in dirty.values():
                     value[~kept] = fill
             sides.append(leaves({n: value[rows] for n, value in dirty.items()}))
+        torch.manual_seed(0)
         loss, parts = objective(*sides, batch)
         slopes = grads(loss, sides[0])
         results.append((loss, parts, {n: slope if fill is None else slope[kept] for n, slope in slopes.items()}))
@@ -229,7 +292,10 @@ def test_what_padding_tokens_hold_never_reaches_the_loss(case):
         if "tokens" in side:
             with torch.no_grad():
                 side["tokens"][padding] = torch.nan
-    results = [objective(*sides, case.batch)[0] for sides in (clean, dirty)]
+    results = []
+    for sides in (clean, dirty):
+        torch.manual_seed(0)
+        results.append(objective(*sides, case.batch)[0])
     assert torch.equal(*results)
     slopes = [grads(loss, {**sides[0], **dict(objective.named_parameters())})
               for loss, sides in zip(results, (clean, dirty), strict=True)]  # fmt: skip
@@ -250,22 +316,28 @@ def test_nothing_that_counts_is_a_loss_of_zero(case):
 def test_half_precision_signals_are_computed_in_single(case, dtype, size):
     ours, theirs = ({n: (size * v).to(dtype) for n, v in side.items()} for side in (case.student, case.teacher))
     objective = Objective([case.term])
-    objective.build(ours, theirs)
+    objective.build(ours, theirs, examples=ROWS)
+    objective.float().eval()
     ours = leaves(ours)
+    torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # must not reach inside
-        loss, _ = objective(ours, theirs, case.batch)
+        loss, parts = objective(ours, theirs, case.batch)
     assert loss.dtype == torch.float32
     assert loss.isfinite()
     single = [{n: v.float() for n, v in side.items()} for side in (ours, theirs)]
     part = next(iter(objective.parts.values()), None)
+    torch.manual_seed(0)
     values = case.term.values(*single, case.batch, PLACE, part)  # every row counts
     # the same operations in float32, but for the order in which a mean is taken
-    assert torch.allclose(loss, values.mean(), rtol=1e-6)
+    assert torch.allclose(parts[case.term.name], values.mean(), rtol=1e-6)
+    assert torch.allclose(loss, case.term.weight.at(PLACE) * parts[case.term.name], rtol=1e-6)
     loss.backward()
     assert all(value.grad.dtype == dtype for value in ours.values())
 
 
 def test_the_gradient_is_the_values_slope(case):
+    if case.term.name in NOT_A_SLOPE or getattr(case.term, "temperature", None) == Learned(schedule="learned"):
+        pytest.skip("its gradient is not that of its value, by design")
     ours = leaves(case.student)
     names, parameters = list(ours), [] if case.part is None else list(case.part.parameters())
 
@@ -284,6 +356,7 @@ def test_the_teachers_side_gets_no_gradient(case):
 
 def test_its_own_parameters_are_found_and_learn(case):
     objective = case.objective()
+    objective.at(Place(5, 10))  # at the first step a learned temperature is not trained yet
     loss, _ = objective(case.student, case.teacher, case.batch)
     for name, slope in grads(loss, dict(objective.named_parameters())).items() if loss.requires_grad else ():
         assert slope.abs().max() > 0, name
@@ -292,7 +365,7 @@ def test_its_own_parameters_are_found_and_learn(case):
 def test_resting_it_touches_its_parameters_and_the_student_with_zero(case):
     resting = type(case.term).model_validate({**case.term.plain(), "weight": 0})
     objective = Objective([resting])
-    objective.build(case.student, case.teacher)
+    objective.build(case.student, case.teacher, examples=ROWS)
     ours = leaves(case.student)
     loss, parts = objective.double()(ours, case.teacher, case.batch)
     assert loss == 0

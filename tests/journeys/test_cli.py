@@ -137,6 +137,17 @@ def test_what_the_user_can_mend_is_one_paragraph(limbeck_command):
     assert limbeck_command("nonsense")[0] == 2
 
 
+def test_a_mistyped_line_is_one_paragraph_too(limbeck_command, tmp_path):
+    assert "'--to'" in limbeck_command("export", tmp_path)[2]
+    for typed in (("export", tmp_path), ("run",), ("nonsense",), ("run", "digits", "--quik")):
+        code, out, err = limbeck_command(*typed)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert "--help" in err
+        assert "\N{BOX DRAWINGS LIGHT HORIZONTAL}" not in err
+    assert "Usage" in limbeck_command()[1]
+
+
 def test_debug_shows_where():
     for place in ([*COMMAND, "--debug", "run", "absent.yaml"], [*COMMAND, "run", "absent.yaml", "--debug"]):
         done = subprocess.run(place, capture_output=True, text=True)
@@ -258,14 +269,21 @@ def test_methods_are_made_from_the_types(limbeck_command):
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     for term in TERMS:
-        assert f"\n{term.model_fields['name'].default}\n" in f"\n{out}"
-        assert (term.__doc__ or "").partition("\n")[0] in text
-        assert all(name.replace("_", "-") in text for name in term.model_fields if name != "name")
+        name = term.model_fields["name"].default
+        assert f"\n  {name} " in out
+        assert (term.__doc__ or "").strip().partition("\n")[0] in text
+        code, one, _ = limbeck_command("methods", name)
+        assert code == 0
+        assert max(map(len, one.splitlines())) <= 80
+        assert term.about.paper in " ".join(one.split())
+        assert all(f"\n  {field.replace('_', '-')} " in one for field in term.model_fields if field != "name")
+    assert "did you mean 'hints'?" in " ".join(limbeck_command("methods", "hint")[2].split())
 
 
 def test_runs_are_listed_with_their_state(limbeck_command, tmp_path):
     assert limbeck_command("runs")[0] == 2
     finished(tmp_path / "runs" / "good", gain=3.0)
+    finished(tmp_path / "runs" / "harm", gain=-3.0)
     for name, file, content in (
         ("begun", "recipe.json", '{"began": "2026-05-06T07:08:09"}'),
         ("bad", "evidence.json", "{"),
@@ -278,10 +296,30 @@ def test_runs_are_listed_with_their_state(limbeck_command, tmp_path):
     assert "finished" in rows["runs/good"]
     assert "helped" in rows["runs/good"]
     assert "points" in rows["runs/good"]
+    assert "made it worse" in rows["runs/harm"]
     assert "2026-01-02 03:04" in rows["runs/good"]
     assert "unfinished" in rows["runs/begun"]
     assert "2026-05-06 07:08" in rows["runs/begun"]
     assert "damaged" in rows["runs/bad"]
+
+
+def test_a_run_is_named_in_one_line(limbeck_command, tmp_path):
+    name = f"{'very-' * 20}long"
+    finished(tmp_path / "runs" / name)
+    assert any(line.startswith(f"runs/{name} ") for line in limbeck_command("runs")[1].splitlines())
+
+
+def test_evaluate_says_whose_figures_they_are(limbeck_command, tmp_path, monkeypatch):
+    source = {"name": "image-folder", "path": str(tmp_path / "photos")}
+    told = {"hash": "0", "recipe": {"limbeck": 1, "seeds": 3, "data": {"source": source}}}
+    (tmp_path / "recipe.json").write_text(json.dumps(told))
+    fake = SimpleNamespace(examples=9, accuracy=0.5, nll=1.0, ece=0.1, brier=0.2, metrics={}, per_class={})
+    monkeypatch.setattr("limbeck.run.evaluate", lambda run, data: fake)
+    assert "of the 3 seeds the one that was best on validation" in limbeck_command("evaluate", tmp_path)[2]
+    assert limbeck_command("evaluate", tmp_path, "--data", "photos")[2].startswith(
+        "warning: photos is what the run was"
+    )
+    assert limbeck_command("evaluate", tmp_path, "--data", "others")[2] == ""
 
 
 def test_runs_are_compared(limbeck_command, tmp_path):
@@ -300,6 +338,8 @@ def test_what_is_no_run_is_refused(limbeck_command, tmp_path, command):
     code, _, err = limbeck_command(command[0], tmp_path, *command[1:])
     assert code == 2
     assert err.startswith("error: ")
+    if command == ("report",):
+        assert "is not a run: it has no recipe.json. `limbeck runs` lists runs." in err
 
 
 def test_an_error_cannot_write_to_the_terminal(limbeck_command, monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 
 import pytest
 import torch
@@ -209,8 +210,37 @@ def test_a_row_that_sees_no_key_is_zero_with_a_finite_gradient():
         assert not probs[1, :, :2].any()
         assert (shown["attention.1.scores"][1, :, :2] == -torch.inf).all()
         assert torch.allclose(probs[1, :, 2:].sum(-1), torch.ones(4, 3))
-        probs.square().sum().backward()
+        with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True):  # no nan on the way either
+            warnings.simplefilter("ignore")
+            probs.square().sum().backward()
         assert all(p.grad.isfinite().all() for p in twin.parameters() if p.grad is not None)
+
+
+@implementations
+def test_biases_in_the_mask_are_in_the_scores(implementation):
+    """A mask of the caller's own, that adds to some scores and closes others."""
+    model = build("bert", implementation)
+    bias = torch.linspace(-2, 2, 50).reshape(2, 1, 5, 5)
+    bias[:, :, :, 4] = torch.finfo(torch.float32).min
+    given = {"input_ids": IDS, "attention_mask": bias}
+    shown, plain = seen(model, EVERY, given), seen(model, EVERY[:2], {"input_ids": IDS})
+    own = eager(model)(**given, output_attentions=True).attentions
+    assert all(torch.allclose(shown[f"attention.{n}.probs"], a, rtol=0, atol=1e-6) for n, a in enumerate(own, 1))
+    added = (shown["attention.1.scores"] - plain["attention.1.scores"])[..., :4]
+    assert torch.allclose(added, bias[..., :4].expand_as(added), rtol=0, atol=1e-5)  # float32 scores of some 10
+    assert (shown["attention.1.scores"][..., 4] == -torch.inf).all()
+
+
+def test_self_attention_is_shown_where_a_layer_has_cross_attention_too():
+    import transformers as tf
+
+    torch.manual_seed(0)
+    config = tf.BertConfig(**SMALL, vocab_size=20, is_decoder=True, add_cross_attention=True)
+    model = tf.BertModel(config).eval()
+    given = {"input_ids": IDS, "encoder_hidden_states": torch.randn(2, 7, 16)}
+    shown = seen(model, EVERY, given)
+    own = eager(model)(**given, output_attentions=True).attentions
+    assert all(torch.allclose(shown[f"attention.{n}.probs"], a, rtol=0, atol=1e-6) for n, a in enumerate(own, 1))
 
 
 class TestNothingLeaks:
@@ -338,14 +368,21 @@ def test_only_what_was_asked_is_kept_and_the_latest_pass_counts():
 
 
 @implementations
-def test_with_gradient_checkpointing_while_the_recorder_is_open(implementation):
+@pytest.mark.parametrize("wait", [True, False])
+def test_with_gradient_checkpointing(implementation, wait):
+    """Backward runs the layers again, with the recorder open or closed."""
     model = build("llama", implementation).train()
 
     def slopes():
         model.zero_grad()
         with AttentionRecorder(model, EVERY) as recorder:
-            model(**TEXT)
-            sum(recorder.read(f"attention.{n}.probs").square().sum() for n in (1, 3)).backward()
+            output = model(**TEXT).last_hidden_state
+            names = [f"attention.{n}.{kind}" for n in (1, 3) for kind in ("probs", "key")]
+            value = output.square().sum() + sum(recorder.read(name).square().sum() for name in names)
+            if wait:
+                value.backward()
+        if not wait:
+            value.backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     plain = slopes()

@@ -100,7 +100,7 @@ def test_files_that_vanished_are_named(tmp_path):
     (tmp_path / "here.png").write_bytes(png(COLOUR))
     files = ImageFiles([tmp_path / "here.png", tmp_path / "gone.png"], 16, 16, 3)
     for act in (files.keys, lambda: files[torch.arange(2)], lambda: ImageTable(files, reader())):
-        with pytest.raises(DataError, match=r"^1 image cannot be read.*gone\.png"):
+        with pytest.raises(DataError, match=r"^(1 image cannot be read|There is no file).*gone\.png"):
             act()
 
 
@@ -230,3 +230,9 @@ def test_random_numbers_are_spread_as_they_should_be():
     order = shuffled(5, 0, ids).argsort()
     assert not torch.equal(order, shuffled(5, 1, ids).argsort())
     assert torch.equal(order, shuffled(5, 0, ids).argsort())
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
+    reader = ImageReader(height=4, width=4, channels=1, mean=(0.0,), std=(1.0,))
+    with pytest.raises(DataError, match=r"There is no file .*missing\.jpg\.$"):
+        reader.encode([tmp_path / "missing.jpg"])

@@ -11,8 +11,9 @@ from limbeck.evidence.compare import compare
 from limbeck.evidence.comparison import attribution, difference, item_bootstrap
 from limbeck.evidence.fidelity import fidelity
 from limbeck.evidence.quality import quality
+from limbeck.evidence.resample import percentile_interval, resample
 from limbeck.evidence.schema import Bootstrap, Difference, Provenance
-from limbeck.evidence.verdict import advice, decide, points, sentence, span
+from limbeck.evidence.verdict import advice, decide, gained, outcome, points, sentence, span
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 
 FINITE = st.floats(-50, 50, width=32)
@@ -67,8 +68,9 @@ def test_divergences_are_not_negative_and_js_is_symmetric(logits, seed):
 def test_identical_predictions_differ_by_nothing(right):
     assert difference(right.mean(1), right.mean(1)).mean == 0
     found = item_bootstrap(right, right, 200)
-    assert found.ci95 == (0, 0)
-    assert decide(difference(right.mean(1), right.mean(1)), found) == "did not help"
+    assert found.mean == found.telling == 0
+    assert found.ci95[0] == -found.ci95[1]
+    assert decide(difference(right.mean(1), right.mean(1), 1 / 60), found) == "cannot tell", "60 examples show little"
 
 
 @FAST
@@ -78,6 +80,11 @@ def test_differences_are_antisymmetric(a, b):
     assert there.mean == pytest.approx(-back.mean)
     assert there.ci95 == pytest.approx((-back.ci95[1], -back.ci95[0]))
     assert there.ci95[0] <= there.mean <= there.ci95[1]
+    few = item_bootstrap(a, np.where(np.arange(60) < 24, b, a), 200)
+    swapped = item_bootstrap(np.where(np.arange(60) < 24, b, a), a, 200)
+    assert few.telling == swapped.telling <= 24
+    assert few.ci95 == pytest.approx((-swapped.ci95[1], -swapped.ci95[0]), abs=0.1)
+    assert few.ci95[0] < few.mean < few.ci95[1]
     one, two = item_bootstrap(a, b, 2000), item_bootstrap(b, a, 2000)
     assert one.mean == pytest.approx(-two.mean)
     assert one.ci95 == pytest.approx((-two.ci95[1], -two.ci95[0]), abs=0.03)  # other draws of the same law
@@ -86,7 +93,8 @@ def test_differences_are_antisymmetric(a, b):
 def gap(low, high, seeds=3):
     ci95 = None if low is None else (low, high)
     mean = 0.01 if low is None else (low + high) / 2
-    return Difference(mean=mean, ci95=ci95, sd=None if low is None else 0.01, seeds=seeds, per_seed=(mean,) * seeds)
+    each = tuple(mean + 0.01 * (place - (seeds - 1) / 2) for place in range(seeds))
+    return Difference(mean=mean, ci95=ci95, sd=None if low is None else 0.01, seeds=seeds, per_seed=each)
 
 
 def items(low, high):
@@ -132,6 +140,12 @@ def test_smallest_effect_moves_the_line():
 def test_numbers_read_well():
     assert points(0.0131) == "+1.3"
     assert points(-0.0042) == "−0.42"
+    assert gained(0.02333, (-0.0054, 0.052)) == "+2.33 points (−0.54 to +5.20)", "all with as many decimals"
+    assert gained(0.1, None) == "+10.0 points"
+    said = sentence(gap(-0.135, 0.044), items(-0.0875, -0.0083), (0.9, 0.85))
+    assert (
+        "−4.55 points (95\N{NO-BREAK SPACE}% interval −13.50 to +4.40 over 3 paired seeds, −8.75 to −0.83 over" in said
+    )
     assert points(0.0) == points(-0.0) == points(1e-9, digits=1) == "0.0"
     assert span((-0.004, 0.014)) == "−0.40 to +1.40"
     assert span((0.02, 0.03)) == "+2.0 to +3.0"
@@ -165,13 +179,65 @@ def test_weigh_tells_help_from_harm_and_from_nothing():
     assert [step.step for step in helped.attribution] == ["hard pseudo-labels", "soft targets"]
     total = sum(step.difference.mean for step in helped.attribution)
     assert total == pytest.approx(helped.difference.mean)
-    assert weighed({"teacher": 4, "control": 2.8, "distilled": 2}).verdict == "did not help"
+    harmed = weighed({"teacher": 4, "control": 2.8, "distilled": 2})
+    assert harmed.verdict == "did not help"
+    assert outcome(harmed) == "made it worse"
+    assert outcome(helped) == "helped"
     arms, labels = students({"control": 2})
     same = weigh(ArmResults(distilled=arms["control"], control=arms["control"]), labels, list("abcde"))
-    assert same.verdict == "did not help"
-    assert same.difference.ci95 == (0, 0)
+    assert same.verdict == outcome(same) == "did not help", "3,000 examples show that the gain is below 0.5 points"
+    assert same.difference.ci95[0] < 0 < same.difference.ci95[1] < same.item_bootstrap.ci95[1] < 0.002
     assert same.gap_closed is None
     assert same.keeps is None
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_arms_that_answer_alike_are_as_unsure_as_the_test_set_is_small(seeds):
+    skills = {"teacher": 4, "control": 2}
+
+    def alike(rows):
+        arms, labels = students(skills, rows, seeds=seeds)
+        arms["distilled"] = arms["control"]
+        return weigh(ArmResults(**arms), labels, list("abcde"), resamples=500)
+
+    few = alike(120)
+    assert few.verdict == "cannot tell", "one example is 0.83 points"
+    assert few.item_bootstrap.ci95[1] > 0.03
+    assert few.sentence.endswith("; the test set is too small."), few.sentence
+    assert few.advice == (
+        "No test example tells the two apart. If that stays so, about 740 test examples would show that a gain is below "
+        "0.5 points."
+    )
+    assert any("Only 0 of 120 test examples" in note for note in few.notes)
+    assert few.gap_closed.ci95[0] < 0 < few.gap_closed.ci95[1]
+    assert alike(730).verdict == "cannot tell"
+    many = alike(740)
+    assert many.verdict == "did not help", many.sentence
+    assert many.advice is None
+
+
+def test_an_ordinary_interval_is_the_bootstraps_own():
+    generator = np.random.default_rng(0)
+    a, b = generator.random((3, 400)) < 0.9, generator.random((3, 400)) < 0.85
+    found = item_bootstrap(a, b, 2000)
+    assert found.telling >= 25
+    gap = (a.mean(0) - b.mean(0)).round(12)
+    assert found.ci95 == percentile_interval(resample(gap[:, None], 2000)[:, 0])
+
+
+def test_students_that_learnt_nothing_are_not_asked_for_more_seeds():
+    lost = weighed({"teacher": 4, "control": 0.02, "distilled": 0})
+    assert "No student is clearly better than always answering the commonest class" in lost.notes[-1]
+    assert lost.advice.startswith(lost.notes[-1])
+    assert "More seeds or test examples would not settle it" in lost.advice
+    assert "seeds would be needed" not in lost.advice
+    one = weighed({"teacher": 4, "control": 0.02, "distilled": 2})
+    assert "hardly anything" not in " ".join((*one.notes, one.advice or ""))
+    uneven = np.where(np.arange(3000) < 2850, 0, np.arange(3000) % 5)
+    always = ArmResult([np.eye(5)[np.zeros(3000, dtype=int)]] * 2, (0, 1))
+    constant = weigh(ArmResults(distilled=always, control=always), uneven, list("abcde"), resamples=200)
+    assert constant.verdict == "did not help"
+    assert "hardly anything was learnt" in constant.advice
 
 
 def test_weigh_pairs_by_seed_and_says_what_it_left_out():

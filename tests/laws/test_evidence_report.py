@@ -11,6 +11,7 @@ import pytest
 
 import limbeck.evidence.schema as schema
 from limbeck.errors import LimbeckError
+from limbeck.evidence.charts import forest
 from limbeck.evidence.report import Example, disagreements, image_uri, render, write_report
 from limbeck.evidence.schema import Counts, Efficiency, Evidence, Latency, Provenance
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
@@ -204,6 +205,22 @@ def test_no_strange_numbers_on_the_page(tmp_path):
     for options in ({"seeds": 1}, {"gain": 0.0}, {}):
         text = page(tmp_path, rows=200, **options).read_text()
         assert not re.search(r"\b(nan|inf|None|Infinity)\b", text)
+
+
+def test_every_seed_has_a_dot_of_its_own():
+    evidence, _, _ = realistic(rows=200)
+    gap = evidence.difference.model_copy(update={"per_seed": (0.01, 0.01, 0.04, 0.0101)})
+    dots = forest(evidence.model_copy(update={"difference": gap}))["rows"][0]["dots"]
+    assert len(set(dots)) == 4
+    assert all(abs(one - other) > 1.9 or abs(up - down) >= 8
+               for place, (one, up) in enumerate(dots) for other, down in dots[:place])  # fmt: skip
+    alike = forest(evidence.model_copy(update={"difference": gap.model_copy(update={"per_seed": (0.01,) * 40})}))
+    assert all(5 <= height <= 29 for _, height in alike["rows"][0]["dots"])
+
+
+def test_no_accuracy_is_emphasised(tmp_path):
+    text = page(tmp_path, rows=200, gain=-0.2).read_text()
+    assert 'class="main"' not in text, "bold reads as best"
 
 
 def test_pictures():

@@ -11,8 +11,9 @@ import yaml
 from PIL import Image
 
 from limbeck.errors import DataError
+from limbeck.recipe.looking import look
 from limbeck.recipe.reading import bundled, description, dump, parse, quick, read, schema
-from limbeck.recipe.starting import starting
+from limbeck.recipe.starting import advice, starting
 
 BASE = """
 limbeck: 1
@@ -203,6 +204,43 @@ def test_a_starting_recipe_takes_any_model(own, name):
     for place in (None, own / "pets", own / "reviews.csv"):
         recipe = parse(starting(place, name, name))
         assert (recipe.student.name == name) or recipe.student.name in ("python", "huggingface")
+
+
+def test_a_starting_recipe_counts_rows_and_what_is_left_to_train_on(own):
+    texts = [(f'"line {row}\nand another, of {row}"', row % 2) for row in range(100)]
+    (own / "quoted.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in texts))
+    told = starting(own / "quoted.csv")
+    assert "# quoted: 100 texts of 2 classes" in told
+    assert "times through 70 training rows" in told
+    images = starting(own / "pets")
+    assert f"of classes, {look(own / 'pets').side} pixels on the longer side" in images.replace("all ", "")
+
+
+def test_a_starting_recipe_for_texts_needs_neither_network_nor_package(own, monkeypatch):
+    monkeypatch.setattr("limbeck.recipe.starting.find_spec", lambda name: None)
+    told = starting(own / "reviews.csv")
+    recipe = parse(told)
+    assert (recipe.data.tokenizer, recipe.teacher.model.name, recipe.student.name) == (
+        "words",
+        "small-transformer",
+        "small-transformer",
+    )
+    assert "limbeck[reviews]" in told
+    assert "limbeck[reviews]" in advice(recipe)
+    chosen = parse(starting(own / "reviews.csv", "small-transformer"))
+    assert (chosen.data.tokenizer, advice(chosen)) == ("words", None)
+    monkeypatch.undo()
+    installed = parse(starting(own / "reviews.csv"))
+    assert installed.teacher.model.path.startswith("package:")
+    assert installed.data.tokenizer is None
+
+
+@pytest.mark.parametrize("name", ["nosuch", "huggingface", "package:no_such_package/model", "./absent"])
+def test_a_starting_recipe_refuses_what_is_no_model(own, name):
+    with pytest.raises(DataError, match=r"no model|not installed|no folder"):
+        starting(own / "reviews.csv", name)
+    with pytest.raises(DataError, match="did you mean 'small-cnn'"):
+        starting(own / "pets", None, "smal-cnn")
 
 
 def test_a_starting_recipe_refuses_what_is_no_data(own):

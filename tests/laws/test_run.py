@@ -64,6 +64,24 @@ def test_the_same_run_again_trains_nothing_and_says_the_same(tmp_path, home):
     assert same_weights(first, second)
 
 
+def test_a_finished_run_is_not_measured_again(tmp_path, home, monkeypatch):
+    first = go(tmp_path)
+    file = tmp_path / "out" / "evidence.json"
+    before = json.loads(file.read_text())
+    before["provenance"]["date"] = "2026-01-02T03:04:05+00:00"
+    file.write_text(json.dumps(before))
+    again = go(tmp_path)
+    assert json.loads(file.read_text()) == before, "latency and date are those of the measurement"
+    assert "2 January 2026" in again.report_path.read_text()
+    for path in arms(home).values():
+        path.write_bytes(path.read_bytes()[:-3])
+    trained_again = go(tmp_path)
+    assert trained_again.evidence.provenance.date >= first.evidence.provenance.date
+    file.write_text(json.dumps(before))
+    monkeypatch.setattr(folder, "versions", lambda: {"limbeck": "another"})
+    assert go(tmp_path).evidence.provenance.date != before["provenance"]["date"]
+
+
 def same_weights(one, other):
     ours, theirs = one.student.module.state_dict(), other.student.module.state_dict()
     return all(torch.equal(ours[name], theirs[name]) for name in ours)

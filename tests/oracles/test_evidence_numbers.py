@@ -1,10 +1,13 @@
 """Slow, independent forms in float64, from the definitions."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from scipy.stats import binomtest
 from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
@@ -13,7 +16,7 @@ from limbeck.evidence.efficiency import bytes_on_disk, compare_latency, efficien
 from limbeck.evidence.fidelity import fidelity, relation_matrix
 from limbeck.evidence.metrics import METRICS
 from limbeck.evidence.quality import quality
-from limbeck.evidence.resample import resample
+from limbeck.evidence.resample import resample, upper_bound
 from limbeck.evidence.verdict import detectable, seeds_needed
 
 
@@ -208,6 +211,63 @@ def test_item_interval_covers_the_truth_about_as_often_as_it_says():
     assert 180 <= hits <= 199
 
 
+def pair(gains, losses, rows):
+    """Two runs, of which the first alone has so many examples right, and the second alone so many."""
+    a, b = np.ones((1, rows), dtype=bool), np.ones((1, rows), dtype=bool)
+    b[0, :gains] = False
+    a[0, gains : gains + losses] = False
+    return a, b
+
+
+@pytest.mark.parametrize("rows", [30, 120, 1000])
+def test_upper_bound_is_the_exact_binomial_bound(rows):
+    for hits in (0, 1, 3, 10, 24):
+        exact = binomtest(hits, rows).proportion_ci(0.95, "exact").high
+        assert upper_bound(np.arange(rows) < hits, 1.0) == pytest.approx(exact, rel=1e-6)
+    low, high = item_bootstrap(*pair(0, 0, rows)).ci95
+    assert high == pytest.approx(1 - 0.025 ** (1 / rows))
+    assert low == pytest.approx(-high)
+    # drawn weights say the same as the law: a value that hardly differs from the others calls for draws
+    drawn = upper_bound(np.where(np.arange(rows) < 1, 1e-9, np.arange(rows) < 4), 1.0)
+    assert drawn == pytest.approx(binomtest(3, rows).proportion_ci(0.95, "exact").high, rel=0.02)
+
+
+def test_few_examples_show_a_difference_where_mcnemars_exact_test_does():
+    for gains, losses in ((5, 0), (6, 0), (7, 1), (8, 1), (9, 2), (10, 2), (11, 3), (12, 3), (15, 5), (15, 6)):
+        rejects = binomtest(gains, gains + losses).pvalue < 0.05
+        low, _ = item_bootstrap(*pair(gains, losses, 300)).ci95
+        assert (low > 0) == rejects, (gains, losses)
+        _, high = item_bootstrap(*pair(losses, gains, 300)).ci95
+        assert (high < 0) == rejects, (gains, losses)
+
+
+@pytest.mark.parametrize(
+    ("gains", "losses"), [(0.005, 0), (0.02, 0), (0.04, 0), (0.005, 0.005), (0.02, 0.02), (0.04, 0.01), (0.01, 0.04)]
+)
+def test_the_interval_of_few_examples_misses_as_seldom_as_it_says(gains, losses):
+    """Every outcome that can be, weighted by its probability: no simulation."""
+    rows, below, above = 100, 0.0, 0.0
+    for more in range(16):
+        for less in range(16 if losses else 1):
+            chance = multinomial([more, less, rows - more - less], rows, [gains, losses, 1 - gains - losses])
+            if chance < 1e-6:
+                continue
+            low, high = interval_of(more, less, rows)
+            above += chance * (low > gains - losses)
+            below += chance * (high < gains - losses)
+    assert below <= 0.0255
+    assert above <= 0.0255
+
+
+@cache
+def interval_of(more, less, rows):
+    return item_bootstrap(*pair(more, less, rows), resamples=2000).ci95
+
+
+def multinomial(counts, rows, shares):
+    return float(stats.multinomial.pmf(counts, rows, shares))
+
+
 def test_mcnemar_exact_and_approximate():
     a = np.array([True] * 8 + [False] * 2 + [True] * 20)
     b = np.array([False] * 8 + [True] * 2 + [True] * 20)
@@ -236,6 +296,16 @@ def test_gap_closed():
     assert near.ci95 is None
     assert "measurably" in near.reason
     assert "worse" in gap_closed(runs(0.6, 1), control, control).reason
+
+
+def test_a_gain_of_few_examples_is_no_certain_share_of_the_gap():
+    teacher, control = runs(0.95, 1, rows=200), runs(0.80, rows=200, seed=1)
+    same = gap_closed(teacher, control, control)
+    assert same.value == 0
+    most = 1 - 0.025 ** (1 / 200)
+    assert same.ci95[1] == pytest.approx(most / (teacher.mean() - control.mean()), rel=1e-6)
+    assert same.ci95[0] == pytest.approx(-same.ci95[1])
+    assert not keeps(teacher[:, :120], teacher[:, :120]).non_inferior, "120 equal answers leave 3 points open"
 
 
 def test_keeps():

@@ -13,21 +13,25 @@ from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError, PreflightError
 from limbeck.models.identity import parameters
 from limbeck.objective import Objective
+from limbeck.signals.capture import show
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.guard import explained
 from limbeck.training.loop import Engine, build_objective
 from limbeck.training.memory import peak_bytes
+from limbeck.training.optimizers import groups, optimizer
 from limbeck.training.order import Order, Steps
 from limbeck.training.stage import Stage
 
-_TIMED = 3
+_FEWEST, _MOST, _ENOUGH = 2, 10, 1.0  # steps that are timed: as many as take a second
+_LOOK = 64  # rows of a timed evaluation
 
 
 @dataclass(frozen=True)
 class Dry:
     """What one stage's dry batch showed.
 
-    ``parts``: each term's mean. ``seconds``: of one step. ``teacher_seconds``: of the teacher's share in it.
+    ``parts``: each term's mean. ``seconds``: of one step, from reading its rows to the optimiser. ``teacher_seconds``: of the
+    teacher's share in it. ``row_seconds``: of one row in an evaluation.
     ``peak``: bytes of memory that the step needed at most, None where that cannot be measured. ``row_bytes``: of the
     teacher's signals for one row. ``silent``: parameters that got no gradient.
     """
@@ -35,6 +39,7 @@ class Dry:
     parts: dict[str, float]
     seconds: float
     teacher_seconds: float
+    row_seconds: float
     peak: int | None
     row_bytes: int
     parameters: int
@@ -57,36 +62,74 @@ def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
     order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
     batches = [batch.to(device) for batch in Steps(stage.examples, order, settings.accumulate)[0]]
     counts = objective.total_counts(batches)
-    wanted, row_bytes, seconds, asked, parts = objective.needs().teacher, 0, [], [], dict[str, float]()
+    wanted, row_bytes, parts = objective.needs().teacher, 0, dict[str, float]()
     with torch.random.fork_rng(), explained(settings), peak_bytes(device) as peak:
-        for _ in range(_TIMED):
-            engine.zero_grad(set_to_none=True)
-            began, spent, parts = time.perf_counter(), 0.0, {}
-            for batch in batches:
-                before = time.perf_counter()
-                with _blamed():
-                    seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else {}
-                spent += time.perf_counter() - before
-                row_bytes = sum(value[0].numel() * value.element_size() for value in seen.values())
-                loss, shown = engine(batch, seen, counts)
-                _demand_gradient(loss, student)
-                loss.backward()
-                for name, value in shown.items():
-                    parts[name] = parts.get(name, 0.0) + float(value)
-            seconds.append(time.perf_counter() - began)
-            asked.append(spent)
-    engine.capture.close()
-    _check_terms(objective, parts, batches, counts, teacher_is_student, student)
-    trained = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+        for batch in batches:
+            with _blamed():
+                seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else {}
+            row_bytes = sum(value[0].numel() * value.element_size() for value in seen.values())
+            loss, shown = engine(batch, seen, counts)
+            _demand_gradient(loss, student)
+            loss.backward()
+            for name, value in shown.items():
+                parts[name] = parts.get(name, 0.0) + float(value)
+        _check_terms(objective, parts, batches, counts, teacher_is_student, student)
+        silent = tuple(name for name, one in student.named_parameters() if one.requires_grad and one.grad is None)
+        seconds, asked = _paced(stage, engine, device)
+        engine.capture.close()
+        row_seconds = _looked(stage, student, device)
     return Dry(
         parts=parts,
-        seconds=min(seconds),
-        teacher_seconds=min(asked),
+        seconds=seconds,
+        teacher_seconds=asked,
+        row_seconds=row_seconds,
         peak=peak.bytes,
         row_bytes=row_bytes,
         parameters=parameters(student),
-        silent=tuple(name for name, p in trained if p.grad is None),
+        silent=silent,
     )
+
+
+def _paced(stage: Stage, engine: Engine, device: str) -> tuple[float, float]:
+    """Seconds of a whole step after the first, and of the teacher's share in it. The learning rate is 0."""
+    settings, objective = stage.training, engine.objective
+    wanted = objective.needs().teacher
+    optimiser = optimizer(
+        settings.optimizer, groups(engine.student, objective.owned(), settings.optimizer.weight_decay)
+    )
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0
+    order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
+    steps = Steps(stage.examples, order, settings.accumulate)
+    spent, asked, done = 0.0, 0.0, 0
+    while done < _FEWEST or (spent < _ENOUGH and done < _MOST):
+        began = _now(device)
+        batches = [batch.to(device) for batch in steps[(done + 1) % settings.total]]
+        counts = objective.total_counts(batches)
+        for batch in batches:
+            before = _now(device)
+            seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else {}
+            asked += _now(device) - before
+            engine(batch, seen, counts)[0].backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        spent, done = spent + _now(device) - began, done + 1
+    return spent / done, asked / done
+
+
+@torch.no_grad()
+def _looked(stage: Stage, student: nn.Module, device: str) -> float:
+    """Seconds of one row in an evaluation."""
+    rows = stage.validation.rows[:_LOOK]
+    began = _now(device)
+    show(student, stage.validation.batch(rows, torch.zeros_like(rows)).to(device).columns(stage.side))
+    return (_now(device) - began) / len(rows)
+
+
+def _now(device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @contextmanager

@@ -35,10 +35,37 @@ def evaluate(
         *((name, "–" if value is None else f"{value:.3f}") for name, value in found.metrics.items()),
     ]
     tell.pairs(rows)
+    if note := _note(run, data):
+        tell.note(note, *(("warning", "bold yellow") if data else ()))
     if found.per_class:
         tell.raw("")
         shares = [(name, "–" if value is None else f"{100 * value:.1f} %") for name, value in found.per_class.items()]
         tell.table(("class", "accuracy"), shares, right=(1,))
+
+
+def _note(run: Path, data: Path | None) -> str | None:
+    """What must be known to read the figures beside those of the report."""
+    from limbeck.run.folder import read
+
+    recipe = read(run)["recipe"]
+    if data is None:
+        seeds = recipe.get("seeds", 1)
+        return (
+            None
+            if seeds == 1
+            else (
+                f"This is the delivered student, of the {seeds} seeds the one that was best on validation; the report's figures "
+                f"are means over all {seeds}."
+            )
+        )
+    source = recipe.get("data", {}).get("source", {})
+    own = source.get("path") if isinstance(source, dict) else None
+    if own and data.expanduser().resolve() == Path(own).expanduser().resolve():
+        return (
+            f"{data} is what the run was trained on: most of these rows were seen in training, so the figures are too good. "
+            "Without --data the run's test part is used, which was not."
+        )
+    return None
 
 
 def _data(run: Path, path: Path, text: str | None, label: str | None) -> "Data":

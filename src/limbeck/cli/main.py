@@ -65,13 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     typed = [one for one in typed if one != _DEBUG]  # it may stand anywhere, as it is added after an error
     command = shlex.join(["limbeck", *typed])
     try:
-        app(args=typed, prog_name="limbeck", obj=command)
-    except SystemExit as stop:
+        code = app(args=typed or ["--help"], prog_name="limbeck", obj=command, standalone_mode=False)
         _flush()
-        if stop.code == 130:
+        if code == 130:
             goes_on = f" The same command goes on: {command}" if typed[:1] in (["run"], ["label"]) else ""
             tell.note(f"Stopped.{goes_on}")
-        raise
+        sys.exit(code or 0)
     except BrokenPipeError:
         _silence()
         sys.exit(141)  # as if the signal had ended it
@@ -85,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tell.note(str(error), "error", "bold red")
         sys.exit(2)
     except Exception as error:
+        if hasattr(error, "format_message"):  # of click, which typer keeps under changing names: the line is mistyped
+            known = [one.name for one in app.registered_commands]
+            about = f"limbeck {typed[0]} --help" if typed[0] in known else "limbeck --help"
+            tell.note(f"{error.format_message().rstrip('.?')}. See: {about}", "error", "bold red")
+            sys.exit(2)
         if debug:
             raise
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):

@@ -1,27 +1,58 @@
 """``limbeck methods``."""
 
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
 
 from limbeck.cli import tell
 
-if TYPE_CHECKING:
-    from limbeck.config import Config
 
-
-def methods() -> None:
-    """List the terms that an objective can have, with their options."""
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Print this one with its options.")] = None,
+) -> None:
+    """List the terms that an objective can have; with a name, one of them with its options."""
+    from limbeck.errors import LimbeckError, nearest
     from limbeck.objective import TERMS
 
-    for index, term in enumerate(TERMS):
+    known: dict[str, Any] = {str(term.model_fields["name"].default): term for term in TERMS}
+    if name is not None:
+        if name not in known:
+            hint = nearest(name, list(known))
+            raise LimbeckError(f"There is no term {name!r}: {hint or 'see `limbeck methods`.'}")
+        _one(name, known[name])
+        return
+    families = list(dict.fromkeys(term.about.family for term in known.values()))
+    for index, family in enumerate(families):
         if index:
             tell.raw("")
-        fields = term.model_fields
-        name = str(fields["name"].default)
-        tell.heading(name, (term.__doc__ or "").strip().partition("\n")[0])
-        tell.pairs([("reads", _needs(term)), *_options(term)], indent=2)
+        tell.say(family, "bold")
+        tell.pairs([(one, _said(term)) for one, term in known.items() if term.about.family == family], indent=2)
+    tell.raw("")
+    tell.say("`limbeck methods NAME` prints one of them with its options.")
 
 
-def _options(term: "type[Config]") -> list[tuple[str, str]]:
+def _said(term: Any) -> str:
+    return str(term.__doc__ or "").strip().partition("\n")[0]
+
+
+def _one(name: str, term: Any) -> None:
+    about = term.about
+    default = term.model_fields["weight"].get_default()
+    tell.heading(name, _said(term))
+    rows = [
+        ("family", about.family),
+        ("paper", about.paper),
+        ("reads", term.looks_at),
+        ("counts", f"{term.mask} examples" + (", of all processes together" if term.scope == "batch" else "")),
+        ("weight", f"{_short(default)} by default, for this reduction: {about.reduction}"),
+        ("use it", about.when),
+    ]
+    tell.pairs(rows, indent=2)
+    tell.raw("")
+    tell.pairs(_options(term), indent=2)
+
+
+def _options(term: Any) -> list[tuple[str, str]]:
     rows = []
     for field, info in term.model_fields.items():
         if field == "name":
@@ -34,17 +65,11 @@ def _options(term: "type[Config]") -> list[tuple[str, str]]:
     return rows
 
 
-def _needs(term: Any) -> str:
-    """What it reads of each side, found on a term with its required settings named as themselves."""
-    required = {name: f"<{name}>" for name, info in term.model_fields.items() if info.is_required()}
-    needs = term(**required).needs()
-    sides = [("student", needs.student), ("teacher", needs.teacher)]
-    read = [f"the {side}'s {', '.join(sorted(names))}" for side, names in sides if names]
-    return f"{' and '.join(read)}; mean over {term.mask} {term.scope}s"
-
-
 def _short(value: Any) -> str:
     plain = value.plain() if hasattr(value, "plain") else value
     if isinstance(plain, dict) and plain.get("schedule") == "fixed":
         return f"{plain['value']:g}"
-    return str(plain).lower() if isinstance(plain, bool) else str(plain)
+    if isinstance(plain, dict):
+        plain = {key: one for key, one in plain.items() if one is not None}
+        return ", ".join(f"{key} {one}" for key, one in plain.items())
+    return "none" if plain is None else str(plain).lower() if isinstance(plain, bool) else str(plain)

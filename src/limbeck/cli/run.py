@@ -33,12 +33,16 @@ def run(
         chosen = reading.quick(chosen)
         tell.note(f"A quick run: a tenth of the steps, seeds: {chosen.seeds}. Its verdict is not the recipe's.")
     from limbeck.run import run as conduct
+    from limbeck.run.deeds import CUT
 
     folder = out or Path("runs") / chosen.name.replace(" ", "-")
     result = conduct(chosen, folder, max_minutes=max_minutes, allow_code=allow_code, command=context.obj)
     show(result.evidence)
     if quick:
         tell.say("This was a quick run: the verdict speaks of a tenth of the training, not of the recipe.")
+    for note in result.evidence.notes:
+        if note.startswith(CUT):
+            tell.say(note)
     tell.say(f"Report: {result.report_path}")
 
 
@@ -61,10 +65,9 @@ def show(evidence: "Evidence") -> None:
 
 
 def _step(step: "Step") -> str:
-    from limbeck.evidence.verdict import points, span
+    from limbeck.evidence.verdict import gained
 
-    interval = f" ({span(step.difference.ci95)} over seeds)" if step.difference.ci95 else ""
-    return f"{step.step} {points(step.difference.mean)}{interval}"
+    return f"{step.step} {gained(step.difference.mean, step.difference.ci95, unit='', after=' over seeds')}"
 
 
 def _cells(arm: "Arm") -> tuple[str | None, ...]:

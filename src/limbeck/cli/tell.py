@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _WIDEST: Final = 100  # longer lines are hard to read
+_ENDLESS: Final = 10_000  # columns of a pipe
 
 
 def console(error: bool = False) -> "Console":
@@ -89,6 +90,7 @@ def _print(shown: "RenderableType") -> None:
     if here.is_terminal:
         here.print(shown)
         return
+    here.width = _ENDLESS  # another program, or a person who copies a path, wants a row in one line
     with here.capture() as captured:  # without the spaces that fill a line up
         here.print(shown)
     raw("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -63,6 +63,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def keys(self) -> Tensor:
+        """A number for each input, int64 [B]: the same for the same id and view."""
+        return self.ids * 1_000_003 + self.views
+
     def each(self, act: Callable[[Tensor], Tensor]) -> Self:
         """The batch whose tensors are what ``act`` makes of them, in the order of the columns."""
         return type(self)(

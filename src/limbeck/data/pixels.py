@@ -136,15 +136,19 @@ def decoded(images: Sequence[Any], height: int, width: int, channels: int) -> Te
         DataError: some cannot be read; names them.
     """
     result = torch.empty((len(images), channels, height, width), dtype=torch.uint8)
-    broken = []
+    broken, absent = [], []
     for row in range(len(images)):
         raw = images[row]
         try:
             result[row] = torch.from_numpy(pixels_of(raw, height, width, channels))
         except DataError as error:
             raise DataError(f"{name_of(raw, row)}: {error}") from error
+        except FileNotFoundError:
+            absent.append(name_of(raw, row))
         except Exception:  # PIL raises many kinds for a broken file
             broken.append(name_of(raw, row))
+    if absent:
+        raise DataError(f"There {'are no files' if len(absent) > 1 else 'is no file'} {_listed(absent)}.")
     if broken:
         raise unreadable(broken)
     return result
@@ -152,6 +156,12 @@ def decoded(images: Sequence[Any], height: int, width: int, channels: int) -> Te
 
 def unreadable(names: list[str]) -> DataError:
     """The error that names images which cannot be decoded, the first five in full."""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     count = f"{len(names)} images" if len(names) > 1 else "1 image"
-    return DataError(f"{count} cannot be read, being damaged or no images at all: {shown}. Mend or remove them.")
+    return DataError(
+        f"{count} cannot be read, being damaged or no images at all: {_listed(names)}. Mend or remove them."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    """The first five in full."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -63,8 +63,8 @@ class Data(Config):
     def load(self, tokenizer: str | None = None, teacher_tokenizer: str | None = None) -> Splits:
         """The three parts.
 
-        ``tokenizer``: the student's, for texts where ``self.tokenizer`` is not set; `WORDS` if None. ``teacher_tokenizer``: the teacher's;
-        if it is another, the teacher reads columns of its own.
+        ``tokenizer``: the student's, for texts where ``self.tokenizer`` is not set; `WORDS` if None.
+        ``teacher_tokenizer``: the teacher's; if it is another, the teacher reads columns of its own.
 
         Raises:
             DataError: the data is not there, damaged, or cannot be learnt from; says what to do.

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from limbeck.evidence.schema import ARMS, Bin, Evidence, Range
-from limbeck.evidence.verdict import points
+from limbeck.evidence.verdict import decimals, gained, points, span
 
+DOT = 2.0  # percent of the plotting area: dots that are nearer cover each other
 MOST_POINTS = 160  # of one line; more cannot be seen
 
 
@@ -54,10 +55,11 @@ def forest(evidence: Evidence) -> dict[str, Any] | None:
     gap, items = evidence.difference, evidence.item_bootstrap
     if gap is None or items is None:
         return None
+    digits = decimals(gap.mean, *(gap.ci95 or ()))
     ends = [*gap.per_seed, *(gap.ci95 or ()), *items.ci95, 0.0, evidence.smallest_effect]
     axis = Axis.around(ends)
     rows: list[dict[str, Any]] = [
-        {"label": "Each seed", "dots": [axis.at(one) for one in gap.per_seed], "range": None, "mean": None}
+        {"label": "Each seed", "dots": _apart([axis.at(one) for one in gap.per_seed]), "range": None, "mean": None}
     ]
     if gap.ci95:
         rows.append(_interval_row("Mean, 95\N{NO-BREAK SPACE}% over seeds", gap.mean, gap.ci95, axis))
@@ -65,11 +67,28 @@ def forest(evidence: Evidence) -> dict[str, Any] | None:
     return {
         "rows": rows,
         "zero": axis.at(0.0),
+        "gain": points(gap.mean, digits=digits),
+        "interval": span(gap.ci95, digits) if gap.ci95 else None,
         "matters": axis.at(evidence.smallest_effect),
         "ticks": [
             (axis.at(one), f"{100 * one:+g}".replace("-", "\N{MINUS SIGN}") if one else "0") for one in axis.ticks(4)
         ],
     }
+
+
+def _apart(places: Sequence[float]) -> list[tuple[float, float]]:
+    """Each dot's place in percent and its height in a row: dots that would cover each other stand in a column."""
+    columns: list[list[float]] = []
+    for one in sorted(places):
+        if columns and one - columns[-1][0] < DOT:
+            columns[-1].append(one)
+        else:
+            columns.append([one])
+    found = []
+    for column in columns:
+        step = min(9.0, 24 / max(1, len(column) - 1))
+        found += [(one, round(17 + step * (rank - (len(column) - 1) / 2), 2)) for rank, one in enumerate(column)]
+    return found
 
 
 def _interval_row(label: str, mean: float, interval: Range, axis: Axis) -> dict[str, Any]:
@@ -95,8 +114,7 @@ def ladder(evidence: Evidence) -> dict[str, Any] | None:
     rows = [
         {
             "label": f"+ {step.step}",
-            "gain": points(step.difference.mean),
-            "interval": step.difference.ci95 or step.item_bootstrap.ci95,
+            "gain": gained(step.difference.mean, step.difference.ci95 or step.item_bootstrap.ci95),
             "arm": step.target,
             "left": axis.at(min(source, target)),
             "width": round(abs(axis.at(target) - axis.at(source)), 3),

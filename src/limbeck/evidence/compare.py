@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.tables import short, size
-from limbeck.evidence.verdict import percent, points, span
+from limbeck.evidence.verdict import gained, outcome, percent
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _difference(evidence: Evidence) -> str | None:
     gap = evidence.difference
     if gap is None:
         return None
-    return f"{points(gap.mean)} points" + (f" ({span(gap.ci95)})" if gap.ci95 else " (one seed)")
+    return gained(gap.mean, gap.ci95) + ("" if gap.ci95 else " (one seed)")
 
 
 def _accuracy(arm: str) -> Callable[[Evidence], str | None]:
@@ -79,7 +79,7 @@ def _gap(evidence: Evidence) -> str | None:
 
 
 _CELLS: tuple[tuple[str, Callable[[Evidence], str | None]], ...] = (
-    ("verdict", lambda one: one.verdict),
+    ("verdict", outcome),
     ("distilled", _accuracy("distilled")),
     ("control", _accuracy("control")),
     ("teacher", _accuracy("teacher")),

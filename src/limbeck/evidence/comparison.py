@@ -1,7 +1,8 @@
 """Paired comparisons of arms, over seeds and over test examples.
 
 Two things could have come out otherwise: the training (another seed) and the exam (other test examples). The t interval
-speaks of the first, the bootstrap of the second, and a claim needs both.
+speaks of the first, the bootstrap of the second, and a claim needs both. Neither may be certain only because nothing
+happened to differ: equal seeds have the spread of rounding, and few differing examples an exact bound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.evidence.resample import RESAMPLES, percentile_interval, resample
+from limbeck.evidence.resample import RESAMPLES, percentile_interval, resample, upper_bound
 from limbeck.evidence.schema import ArmName, Bootstrap, Difference, GapClosed, Keeps, McNemar, Range, Step
 
 Right = NDArray[np.bool_]  # [S, N]: whether the run of a seed has an example right; the teacher has S = 1
+FEW = 25  # examples that differ: below this, exact laws in place of approximate ones
 CHAIN: tuple[ArmName, ...] = ("control", "pseudo_labels", "soft_targets", "distilled")
 
 
@@ -45,12 +47,24 @@ def difference(a: Sequence[float], b: Sequence[float], resolution: float = 0.0) 
 
 
 def item_bootstrap(a: Right, b: Right, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
-    """Interval of the accuracy of ``a`` [S, N] minus that of ``b`` [S', N], each averaged over its seeds."""
+    """Interval of the accuracy of ``a`` [S, N] minus that of ``b`` [S', N], each averaged over its seeds.
+
+    A bootstrap can only draw what it has seen: if no example tells the two apart, its interval is one point, whether of
+    ten examples or of ten thousand; if three do, in one direction, it leaves 0 out. Below `FEW` such examples each end
+    is therefore at least as far out as the bound of `upper_bound`, for an example may differ by 1 on every seed. With
+    one seed this is Clopper-Pearson if all differ in one direction, and leaves 0 out only if McNemar's exact test
+    rejects. From `FEW` on the bootstrap holds what it says, and stands alone.
+    """
     gap = a.mean(0) - b.mean(0)
     # Rounding makes equal sums of thirds unequal; equal rows make the resampling cheap.
-    draws = resample(gap.round(12)[:, None], resamples, seed)[:, 0]
-    interval = percentile_interval(draws)
-    return Bootstrap(mean=float(gap.mean()), ci95=interval, resamples=resamples, examples=gap.size, seed=seed)
+    apart = gap.round(12)
+    low, high = percentile_interval(resample(apart[:, None], resamples, seed)[:, 0])
+    telling = int(np.count_nonzero(apart))
+    if telling < FEW:
+        low, high = min(low, -upper_bound(-apart, 1.0, seed)), max(high, upper_bound(apart, 1.0, seed))
+    return Bootstrap(
+        mean=float(gap.mean()), ci95=(low, high), resamples=resamples, examples=gap.size, seed=seed, telling=telling
+    )
 
 
 def mcnemar(a: Right, b: Right, seed: int) -> McNemar:
@@ -59,7 +73,7 @@ def mcnemar(a: Right, b: Right, seed: int) -> McNemar:
 
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     discordant = only_a + only_b
-    exact = discordant < 25
+    exact = discordant < FEW
     if exact:
         p = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
     else:
@@ -72,7 +86,8 @@ def gap_closed(
 ) -> GapClosed:
     """The share of the way from control [S, N] to teacher [1, N] that the distilled student [S, N] has come.
 
-    The interval draws seeds and examples, each with replacement (Owen, 2007, "pigeonhole bootstrap").
+    The interval draws seeds and examples, each with replacement (Owen, 2007, "pigeonhole bootstrap"). Where few examples
+    tell distilled from control, it is at least as wide as their exact bound as a share of the gap.
     """
     ahead = item_bootstrap(teacher, control, resamples, seed)
     if ahead.ci95[0] <= 0:
@@ -94,6 +109,9 @@ def gap_closed(
     low, high = percentile_interval(share)
     if max(abs(low), abs(high)) >= 1e6:
         return GapClosed(value=value, ci95=None, reason="the gap is too small for an interval of its share")
+    gain = item_bootstrap(distilled, control, resamples, seed)
+    if gain.telling is not None and gain.telling < FEW:
+        low, high = min(low, gain.ci95[0] / ahead.mean), max(high, gain.ci95[1] / ahead.mean)
     return GapClosed(value=value, ci95=(low, high))
 
 
@@ -155,7 +173,7 @@ def attribution(
                 step=names[source, target],
                 source=source,
                 target=target,
-                difference=difference(high.mean(1).tolist(), low.mean(1).tolist(), step_size(high, low)),
+                difference=difference(high.mean(1).tolist(), low.mean(1).tolist(), resolution=1 / high.shape[1]),
                 item_bootstrap=item_bootstrap(high, low, resamples, seed),
             )
         )
@@ -170,8 +188,3 @@ def paired(a: Mapping[int, Right], b: Mapping[int, Right]) -> tuple[Right, Right
     if not shared:
         return empty, empty
     return np.stack([a[seed] for seed in shared]), np.stack([b[seed] for seed in shared])
-
-
-def step_size(a: Right, b: Right) -> float:
-    """The resolution for `difference`: one test example, or 0 where both arms are right on the very same examples."""
-    return 0.0 if np.array_equal(a, b) else 1 / a.shape[1]

@@ -14,7 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.evidence import charts, tables
 from limbeck.evidence.metrics import softmax
 from limbeck.evidence.schema import Evidence
-from limbeck.evidence.verdict import amount, points, span
+from limbeck.evidence.verdict import amount
 from limbeck.evidence.weigh import ArmResults, Curve
 from limbeck.files import write_text
 
@@ -114,9 +114,7 @@ def render(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        points=points,
         amount=amount,
-        span=span,
         day=_day,
         number=tables.number,
         percent=lambda value, digits=1: f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%",
@@ -133,7 +131,6 @@ def render(
         tone=tone,
         names=tables.NAMES,
         arms=arms,
-        strong=arms.index("distilled"),
         tiles=tables.tiles(evidence),
         compared=tables.compared(evidence),
         table=tables.quality_and_cost(evidence),

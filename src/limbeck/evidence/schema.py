@@ -137,9 +137,12 @@ class Bootstrap(Record):
 
     mean: float
     ci95: Range
+    """Where few examples tell the two apart, each end at least as far out as an exact bound."""
     resamples: int
     examples: int
     seed: int
+    telling: NonNegativeInt | None = None
+    """Examples that tell the two apart: on the mean of its seeds, one is right more often than the other."""
 
 
 class McNemar(Record):
@@ -255,7 +258,7 @@ class Evidence(Record):
     sentence: str
     """The verdict in one plain sentence, with its numbers."""
     advice: str | None = None
-    """What would settle it, where the verdict is "cannot tell"."""
+    """What would settle it, where the verdict is "cannot tell"; or that no student has learnt anything yet."""
     smallest_effect: float
     """The smallest gain in accuracy that would matter; a gain surely below it counts as "did not help"."""
     arms: Arms

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from limbeck.evidence.comparison import FEW
 from limbeck.evidence.schema import Arm, Evidence
-from limbeck.evidence.verdict import amount, percent, span
+from limbeck.evidence.verdict import amount, percent, span, worse
 
 NAMES = {
     "teacher": "Teacher",
@@ -44,9 +45,8 @@ def headline(evidence: Evidence) -> tuple[str, str]:
     if evidence.verdict == "helped":
         return "Yes, the teacher helped.", "helped"
     if evidence.verdict == "did not help":
-        gap, items = evidence.difference, evidence.item_bootstrap
-        worse = gap and items and gap.ci95 and max(gap.ci95[1], items.ci95[1]) < 0
-        return ("No, the teacher made it worse." if worse else "No, the teacher did not help."), "not"
+        harmed = worse(evidence.difference, evidence.item_bootstrap)
+        return ("No, the teacher made it worse." if harmed else "No, the teacher did not help."), "not"
     return "Cannot tell.", "open"
 
 
@@ -121,16 +121,16 @@ def quality_and_cost(evidence: Evidence) -> list[dict[str, Any]]:
     arms = evidence.arms.present()
     rows: list[dict[str, Any]] = [{"name": "Quality on the test set", "cells": None}]
 
-    def add(name: str, cell: Callable[[Arm], Cell], main: bool = False) -> None:
+    def add(name: str, cell: Callable[[Arm], Cell]) -> None:
         cells = [cell(arm) for arm in arms.values()]
         if any(one is not None for one in cells):
-            rows.append({"name": name, "cells": cells, "main": main})
+            rows.append({"name": name, "cells": cells})
 
     def spread(arm: Arm, name: str, digits: int, scale: float = 1.0) -> str | None:
         value = arm.sd.get(name)
         return None if value is None else f"{scale * value:.{digits}f}"
 
-    add("Accuracy", lambda arm: (percent(arm.mean.accuracy), spread(arm, "accuracy", 1, 100)), main=True)
+    add("Accuracy", lambda arm: (percent(arm.mean.accuracy), spread(arm, "accuracy", 1, 100)))
     add("NLL", lambda arm: (number(arm.mean.nll), spread(arm, "nll", 3)))
     add("ECE", lambda arm: (number(arm.mean.ece), spread(arm, "ece", 3)))
     add("Brier", lambda arm: (number(arm.mean.brier), spread(arm, "brier", 3)))
@@ -246,6 +246,8 @@ def _intervals(evidence: Evidence) -> str:
         f"over seeds by Student's t on paired differences; over test examples by {items.resamples:,} resamples "
         f"(seed {items.seed}), {span(items.ci95)} points"
     )
+    if items.telling is not None and items.telling < FEW:
+        text += f", at least as wide as an exact bound, as only {items.telling} examples tell the two apart"
     tests = ", ".join(
         f"seed {one.seed}: {one.only_distilled_right} to {one.only_control_right}, p = {one.p:.2g}"
         for one in evidence.mcnemar

@@ -7,8 +7,10 @@ Both 95 % intervals of distilled minus control must agree, the one over seeds an
 - ``cannot tell``: anything else; always with one seed, and without a control.
 """
 
+from math import ceil, log
+
 from limbeck.evidence.comparison import widest
-from limbeck.evidence.schema import Bootstrap, Difference, Range, Verdict
+from limbeck.evidence.schema import Bootstrap, Difference, Evidence, Range, Verdict
 
 SMALLEST_EFFECT = 0.005
 MOST_SEEDS = 100
@@ -24,14 +26,26 @@ def decide(difference: Difference | None, items: Bootstrap | None, smallest_effe
     return "did not help" if both[1] <= smallest_effect else "cannot tell"
 
 
-def _digits(*values: float) -> int:
-    """Two decimals where one would leave little of a percentage point."""
+def worse(difference: Difference | None, items: Bootstrap | None) -> bool:
+    """Whether the teacher surely did harm: both intervals lie below 0."""
+    both = widest(difference, items) if difference and items else None
+    return both is not None and both[1] < 0
+
+
+def outcome(evidence: Evidence) -> str:
+    """The verdict in a word or two; harm is not hidden in ``did not help``."""
+    harmed = evidence.verdict == "did not help" and worse(evidence.difference, evidence.item_bootstrap)
+    return "made it worse" if harmed else evidence.verdict
+
+
+def decimals(*values: float) -> int:
+    """Of the numbers that are read together: two where one would leave little of a percentage point."""
     return 2 if any(0 < abs(value) < 0.0095 for value in values) else 1
 
 
 def points(value: float, signed: bool = True, digits: int | None = None) -> str:
     """A difference of accuracies in percentage points: ``+1.3``, with a true minus sign."""
-    digits = _digits(value) if digits is None else digits
+    digits = decimals(value) if digits is None else digits
     text = f"{100 * value:{'+' if signed else ''}.{digits}f}"
     return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
@@ -41,10 +55,17 @@ def amount(value: float) -> str:
     return f"{100 * value:.4g}"
 
 
-def span(interval: Range) -> str:
+def span(interval: Range, digits: int | None = None) -> str:
     """An interval of differences: ``+0.7 to +1.9``."""
-    digits = _digits(*interval)
+    digits = decimals(*interval) if digits is None else digits
     return f"{points(interval[0], digits=digits)} to {points(interval[1], digits=digits)}"
+
+
+def gained(mean: float, interval: Range | None, unit: str = " points", before: str = "", after: str = "") -> str:
+    """A difference with its interval, if there is one: ``+1.31 points (-0.10 to +2.77)``."""
+    digits = decimals(mean, *(interval or ()))
+    bracket = f" ({before}{span(interval, digits)}{after})" if interval else ""
+    return f"{points(mean, digits=digits)}{unit}{bracket}"
 
 
 def percent(value: float) -> str:
@@ -64,9 +85,10 @@ def sentence(
         why = (why_no_control or "no control was trained").rstrip(".")
         return f"Whether the teacher helped cannot be told, because there is nothing to compare with: {why}."
     seeds = "seed" if difference.seeds == 1 else "paired seeds"
+    digits = decimals(difference.mean, *(difference.ci95 or ()), *(items.ci95 if difference.ci95 else ()))
     moved = (
         f"accuracy on {items.examples:,} test examples went from {percent(accuracies[0])} without to "
-        f"{percent(accuracies[1])} with the teacher, {points(difference.mean)} points"
+        f"{percent(accuracies[1])} with the teacher, {points(difference.mean, digits=digits)} points"
     )
     if difference.ci95 is None:
         return (
@@ -74,8 +96,8 @@ def sentence(
             "how much two runs differ by chance."
         )
     shown = (
-        f"{moved} (95\N{NO-BREAK SPACE}% interval {span(difference.ci95)} over {difference.seeds} {seeds}, "
-        f"{span(items.ci95)} over test examples)"
+        f"{moved} (95\N{NO-BREAK SPACE}% interval {span(difference.ci95, digits)} over {difference.seeds} {seeds}, "
+        f"{span(items.ci95, digits)} over test examples)"
     )
     both = widest(difference, items)
     assert both is not None  # there is an interval over seeds
@@ -85,7 +107,7 @@ def sentence(
         little = f", though surely by less than the {matter}" if both[1] < smallest_effect else ""
         return f"The teacher helped{little}: {shown}."
     if verdict == "did not help":
-        if both[1] < 0:
+        if worse(difference, items):
             return f"The teacher made the student worse: {shown}."
         return f"The teacher did not help: {shown}, so any gain is below the {matter}."
     short = _short_of(difference, items, smallest_effect)
@@ -97,6 +119,8 @@ def _short_of(difference: Difference, items: Bootstrap, smallest_effect: float) 
     assert difference.ci95 is not None
     open_seeds = difference.ci95[0] <= 0 and difference.ci95[1] > smallest_effect
     open_items = items.ci95[0] <= 0 and items.ci95[1] > smallest_effect
+    if open_seeds and _alike(difference):
+        return "the test set is too small"  # the seeds agree; what is unknown is what a test example hides
     if open_seeds and not open_items:
         return "the seeds differ too much"
     if open_items and not open_seeds:
@@ -104,6 +128,11 @@ def _short_of(difference: Difference, items: Bootstrap, smallest_effect: float) 
     if open_seeds:
         return "the seeds differ too much and the test set is too small"
     return "the two intervals do not support the same answer"
+
+
+def _alike(difference: Difference) -> bool:
+    """Whether all seeds gave the same difference, so that their interval is that of rounding to a test example."""
+    return difference.seeds > 1 and max(difference.per_seed) - min(difference.per_seed) < 1e-12
 
 
 def detectable(sd: float, seeds: int) -> float:
@@ -128,7 +157,7 @@ def advice(
         return "Run at least 3 seeds."
     parts = []
     effect = max(abs(difference.mean), smallest_effect)
-    if difference.sd > 0:
+    if difference.sd > 0 and not _alike(difference):
         shown = detectable(difference.sd, difference.seeds)
         parts.append(
             f"With {difference.seeds} seeds that differ this much, a true difference of {points(shown, signed=False)} "
@@ -139,6 +168,15 @@ def advice(
             parts.append(f"For {points(effect, signed=False)} points more than {MOST_SEEDS} seeds would be needed.")
         elif enough > difference.seeds:
             parts.append(f"For {points(effect, signed=False)} points about {enough} seeds would be needed.")
+    if items.telling == 0:
+        # as many as leave 1 - 0.025^(1/N), the exact bound, at the smallest effect
+        enough = ceil(log(0.025) / log(1 - smallest_effect)) if 0 < smallest_effect < 1 else items.examples
+        if enough > items.examples:
+            parts.append(
+                f"No test example tells the two apart. If that stays so, about {float(f'{enough:.2g}'):,.0f} test examples "
+                f"would show that a gain is below {amount(smallest_effect)} points."
+            )
+        return " ".join(parts) or None
     half = (items.ci95[1] - items.ci95[0]) / 2
     # 2.8 = 1.96 + 0.84: standard errors between zero and what is shown four times in five.
     examples = items.examples * (half / 1.96 * 2.8 / effect) ** 2

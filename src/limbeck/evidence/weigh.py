@@ -8,6 +8,7 @@ import numpy as np
 
 from limbeck.errors import LimbeckError
 from limbeck.evidence.comparison import (
+    FEW,
     attribution,
     difference,
     gap_closed,
@@ -15,7 +16,6 @@ from limbeck.evidence.comparison import (
     keeps,
     mcnemar,
     paired,
-    step_size,
 )
 from limbeck.evidence.fidelity import fidelity, mean_fidelity
 from limbeck.evidence.metrics import check_names
@@ -33,8 +33,10 @@ from limbeck.evidence.schema import (
     McNemar,
     Provenance,
 )
-from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence
+from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, percent, sentence
 
+LITTLE = 0.05  # of the way from always answering the commonest class to always being right
+UNTAUGHT = "More seeds or test examples would not settle it: try more steps, another learning rate or a larger student."
 Logits = np.ndarray[Any, np.dtype[Any]]
 Curve = Sequence[
     Mapping[str, Any]
@@ -120,8 +122,13 @@ def weigh(
         shared = [one for one in right["control"] if one in right["distilled"]]
         if len(shared) < max(len(right["control"]), len(right["distilled"])):
             remarks.append(f"Only seeds {', '.join(map(str, shared))} have both a control and a distilled student.")
-        gap = difference(distilled.mean(1).tolist(), control.mean(1).tolist(), step_size(distilled, control))
+        gap = difference(distilled.mean(1).tolist(), control.mean(1).tolist(), resolution=1 / len(truth))
         items = item_bootstrap(distilled, control, resamples, seed)
+        if items.telling is not None and items.telling < FEW:
+            remarks.append(
+                f"Only {items.telling} of {items.examples:,} test examples tell the distilled student from the control, too "
+                "few for the bootstrap alone: the interval over test examples is at least as wide as an exact bound."
+            )
         mean_pair = (float(control.mean()), float(distilled.mean()))
         tests = tuple(mcnemar(d, c, one) for d, c, one in zip(distilled, control, shared, strict=True))
         if teacher is not None:
@@ -131,11 +138,15 @@ def weigh(
     if len({_bytes(z) for z in arms.distilled.logits}) < len(arms.distilled.logits):
         remarks.append("Some seeds gave the very same distilled predictions: they are not independent runs.")
     students = np.stack(list(right["distilled"].values()))
+    verdict, advised = decide(gap, items, smallest_effect), advice(gap, items, smallest_effect)
+    if untaught := _untaught(truth, right):
+        remarks.append(untaught)
+        advised = advised if verdict == "helped" else f"{untaught} {UNTAUGHT}"
     return Evidence(
         name=name,
-        verdict=decide(gap, items, smallest_effect),
+        verdict=verdict,
         sentence=sentence(gap, items, mean_pair, smallest_effect, why_no_control),
-        advice=advice(gap, items, smallest_effect),
+        advice=advised,
         smallest_effect=smallest_effect,
         arms=Arms(**built),
         difference=gap,
@@ -148,6 +159,22 @@ def weigh(
         data=data or Counts(test=len(truth), classes=len(classes)),
         notes=tuple(remarks),
         provenance=provenance or Provenance(seeds=tuple(right["distilled"])),
+    )
+
+
+def _untaught(truth: Logits, right: Mapping[str, Mapping[int, Logits]]) -> str | None:
+    """Says so if no student is measurably better than always answering the commonest class, or hardly better."""
+    from scipy.stats import binom
+
+    floor = float(np.bincount(truth).max() / len(truth))
+    best = max(float(one.mean()) for name, runs in right.items() if name != "teacher" for one in runs.values())
+    by_luck = float(binom.ppf(0.975, len(truth), floor)) / len(truth)
+    if best > max(by_luck, floor + LITTLE * (1 - floor)):
+        return None
+    return (
+        f"No student is clearly better than always answering the commonest class (the best is right on {percent(best)} of "
+        f"the test examples, that class is {percent(floor)} of them): hardly anything was learnt, so the comparison says "
+        "little about the teacher."
     )
 
 

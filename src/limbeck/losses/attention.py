@@ -26,8 +26,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
     """
     student, teacher, counted = _aligned(student, teacher, mask)
     counted = counted & _open(student) & _open(teacher)
-    # both sides before the difference: the gradient of (inf - inf) is not a number even where it is left out
-    gap = torch.where(counted, student, 0.0) - torch.where(counted, teacher, 0.0)
+    gap = torch.where(counted, student - teacher, 0.0)  # before the square, whose gradient would be 0 * nan
     return gap.square().flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1)
 
 
@@ -103,7 +102,7 @@ def _aligned(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Ten
     if a[1] != b[1]:
         student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
     mask = _real(mask, student[:, 0])
-    return student, teacher, (mask[:, None, :, None] & mask[:, None, None, :]).expand(student.shape)
+    return student, teacher, mask[:, None, :, None] & mask[:, None, None, :]
 
 
 def _real(mask: Tensor | None, tokens: Tensor) -> Tensor:

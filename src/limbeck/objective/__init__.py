@@ -6,16 +6,72 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
 
 from limbeck.config import Config, choice
+from limbeck.objective.answers import Decoupled, Dist, Nkd, Wsld
+from limbeck.objective.attention import AttentionMaps, MiniLm
+from limbeck.objective.contrast import Adversarial, Contrastive, Crd
+from limbeck.objective.features import AttentionTransfer, ChannelWise, Cosine, Jacobian
 from limbeck.objective.hints import Hints
 from limbeck.objective.labels import Labels
 from limbeck.objective.objective import Objective
+from limbeck.objective.regressions import Fsp, Mgd, Ofd, Review, SimKd, Vid
+from limbeck.objective.relations import (
+    CorrelationCongruence,
+    Gram,
+    Nst,
+    Pkt,
+    RkdAngle,
+    RkdDistance,
+    SimilarityPreserving,
+)
 from limbeck.objective.soft_targets import SoftTargets
 from limbeck.objective.term import Needs, Scope, Term
 
-TERMS: tuple[type[Config], ...] = (Labels, SoftTargets, Hints)
+TERMS: tuple[type[Config], ...] = (
+    *(Labels, SoftTargets, Decoupled, Dist, Nkd, Wsld),
+    *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, Jacobian),
+    *(AttentionMaps, MiniLm),
+    *(RkdDistance, RkdAngle, SimilarityPreserving, CorrelationCongruence, Pkt, Gram, Nst, Fsp, Contrastive, Crd),
+    Adversarial,
+)
 """Every term there is. A new one is a function in `limbeck.losses`, a config here, and its name in this tuple."""
 
-__all__ = ["TERMS", "Hints", "Labels", "Needs", "Objective", "Scope", "SoftTargets", "Term", "Terms"]
+__all__ = [
+    "TERMS",
+    "Adversarial",
+    "AttentionMaps",
+    "AttentionTransfer",
+    "ChannelWise",
+    "Contrastive",
+    "CorrelationCongruence",
+    "Cosine",
+    "Crd",
+    "Decoupled",
+    "Dist",
+    "Fsp",
+    "Gram",
+    "Hints",
+    "Jacobian",
+    "Labels",
+    "Mgd",
+    "MiniLm",
+    "Needs",
+    "Nkd",
+    "Nst",
+    "Objective",
+    "Ofd",
+    "Pkt",
+    "Review",
+    "RkdAngle",
+    "RkdDistance",
+    "Scope",
+    "SimKd",
+    "SimilarityPreserving",
+    "SoftTargets",
+    "Term",
+    "Terms",
+    "Vid",
+    "Wsld",
+]
 
 
 def _listed(value: Any) -> Any:

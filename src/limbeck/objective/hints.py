@@ -9,12 +9,19 @@ from limbeck.data.batch import Batch
 from limbeck.objective.pairs import Paired, tokens_that_count
 from limbeck.objective.projectors import Projector, normalised
 from limbeck.objective.schedules import Place
+from limbeck.objective.term import About
 from limbeck.signals.capture import Signals
 
 
 class Hints(Paired):
     """A student's layer is led to a teacher's layer through a projector (FitNets, Romero et al. 2015, arXiv:1412.6550)."""
 
+    about: ClassVar[About] = About(
+        "features",
+        "Romero et al. 2015, arXiv:1412.6550",
+        "mean over the elements of a layer, mean over examples",
+        "a layer of the student that should hold what a layer of the teacher holds",
+    )
     zero_at_match: ClassVar[bool] = True
 
     name: Literal["hints"] = "hints"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from limbeck import losses
 from limbeck.data.batch import CLASS, SUPERVISED, Batch
 from limbeck.objective.schedules import Place
-from limbeck.objective.term import Needs, Scope, Weighted
+from limbeck.objective.term import About, Needs, Scope, Weighted
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Offer
 
@@ -16,6 +16,13 @@ from limbeck.signals.logits import Offer
 class Labels(Weighted):
     """Cross-entropy with the labels, mean over the examples that have one."""
 
+    about: ClassVar[About] = About(
+        "responses",
+        "Szegedy et al. 2016, arXiv:1512.00567 (smoothing)",
+        "mean over the labelled examples",
+        "always where there are labels; `smoothing` alone is the baseline that any teacher should beat",
+    )
+    looks_at: ClassVar[str] = "the student's logits, and labels"
     scope: ClassVar[Scope] = "example"
     mask: ClassVar[str] = SUPERVISED
     reads: ClassVar[Offer] = Offer.EXPECTATIONS

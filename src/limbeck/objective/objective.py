@@ -91,7 +91,7 @@ class Objective(nn.Module):
             for name, term in zip(self.names, self.terms, strict=True):
                 device = student[min(term.needs().student)].device
                 made = (
-                    (self.parts, term.build(student, teacher, examples)),
+                    (self.parts, term.build(_full(student), _full(teacher), examples)),
                     (self.balances, term.weight.build()),
                     (
                         self.kept,

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal, Self
 
+import torch
 from pydantic import model_validator
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from limbeck.signals.logits import Offer
 class Answers(Weighted):
     """A term between both sides' logits."""
 
+    looks_at: ClassVar[str] = "the logits of both sides"
     scope: ClassVar[Scope] = "example"
     mask: ClassVar[str] = REAL
     reads: ClassVar[Offer] = Offer.MATRIX
@@ -44,6 +46,7 @@ class Paired(Weighted):
     Each pair has the whole weight.
     """
 
+    looks_at: ClassVar[str] = "one layer of each side"
     scope: ClassVar[Scope] = "example"
     mask: ClassVar[str] = REAL
     reads: ClassVar[Offer] = Offer.EXPECTATIONS
@@ -113,3 +116,17 @@ def classes_of(batch: Batch, name: str) -> Tensor:
     if labels.is_floating_point():
         raise SignalError(f"The term {name!r} needs one class an example, and mixup mixes classes: leave it out.")
     return labels
+
+
+def pooled(value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One vector an example, [B, d]: a map [B, C, H, W] or tokens [B, L, d] averaged over their positions.
+
+    ``mask``: boolean [B, L], the tokens that count.
+    """
+    if value.ndim == 4:
+        return value.mean((2, 3))
+    if value.ndim != 3:
+        return value.flatten(1)
+    if mask is None:
+        return value.mean(1)
+    return torch.where(mask.unsqueeze(-1), value, 0.0).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)

@@ -10,12 +10,19 @@ from limbeck.data.batch import Batch
 from limbeck.objective.pairs import Answers, same_classes
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Temperature
+from limbeck.objective.term import About
 from limbeck.signals.capture import Signals
 
 
 class SoftTargets(Answers):
     """The teacher's softened distribution, on labelled and unlabelled examples alike (Hinton et al. 2015)."""
 
+    about: ClassVar[About] = About(
+        "responses",
+        "Hinton, Vinyals & Dean 2015, arXiv:1503.02531",
+        "sum over classes times T^2, mean over examples",
+        "first of all: the plain method that the others are measured against",
+    )
     zero_at_match: ClassVar[bool] = True
 
     name: Literal["soft-targets"] = "soft-targets"

@@ -98,8 +98,14 @@ def reversed_gradient(value: Tensor, factor: float) -> Tensor:
 
 
 if TYPE_CHECKING:
-    Temperature = Fixed | Linear | Cosine | Steps | ByDifficulty | Learned
+    Scheduled = Fixed | Linear | Cosine | Steps | WarmUp
+    Temperature = Fixed | Linear | Cosine | Steps | WarmUp | ByDifficulty | Learned
 else:
+    _Plain = Annotated[Fixed | Linear | Cosine | Steps | WarmUp, Discriminator("schedule")]
+    Scheduled = Annotated[
+        _Plain, BeforeValidator(number, json_schema_input_type=float | _Plain), AfterValidator(positive)
+    ]
+    """A temperature that is the same for all examples, and not trained."""
     _Any = Annotated[Fixed | Linear | Cosine | Steps | WarmUp | ByDifficulty | Learned, Discriminator("schedule")]
     Temperature = Annotated[
         _Any, BeforeValidator(number, json_schema_input_type=float | _Any), AfterValidator(positive)

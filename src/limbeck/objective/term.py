@@ -29,6 +29,19 @@ class Needs:
         return Needs(self.student | other.student, self.teacher | other.teacher)
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a reader chooses a term by.
+
+    ``reduction``: what its default weight is meant for: how one value is made from an example, or from a batch.
+    """
+
+    family: Literal["responses", "features", "attention", "relations", "adversarial"]
+    paper: str
+    reduction: str
+    when: str
+
+
 class Owned(Config):
     """How what a term trains beside the student is optimised; None: as the student is."""
 
@@ -70,10 +83,12 @@ class Term(Protocol):
 
     ``mask`` names the batch's mask of rows that count, and so the denominator; ``scope`` says what one value stands for.
     A term sees the rows that count and no others; one of scope ``batch`` sees those of all processes.
-    ``reads`` says how much of the teacher's logits it needs. ``zero_at_match``: the value is 0 when the teacher is the
+    ``looks_at`` says in words what it reads, ``reads`` how much of the teacher's logits it needs. ``zero_at_match``: the value is 0 when the teacher is the
     student.
     """
 
+    about: ClassVar[About]
+    looks_at: ClassVar[str]
     scope: ClassVar[Scope]
     mask: ClassVar[str]
     reads: ClassVar[Offer]

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 import limbeck
-from limbeck.config import Config
+from limbeck.config import Config, fields_of, tags_of
 from limbeck.errors import RecipeError, nearest
 from limbeck.recipe.marked import Node, cut, dashed
-from limbeck.recipe.places import EXTRA, Spot, fields_of, spot_of, tags_of
+from limbeck.recipe.places import EXTRA, Spot, spot_of
 
 _MOST: Final = 100  # errors that are looked at; a broken recipe can have one for each of its values
 _MAPPINGS: Final = {"model_type", "model_attributes_type", "dict_type", "union_tag_not_found"}

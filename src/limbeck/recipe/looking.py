@@ -83,7 +83,9 @@ def _images(path: Path) -> Found | None:
     each = [files[:: max(1, len(files) * len(held) // _LOOKED_AT)] for files in held.values()]
     sides = sorted({side for files in each for side in map(_side, files) if side})
     told = f"{rows:,} images in {len(classes)} folders of classes" + _large(sides)
-    own = frozenset(part for part, names in _PARTS.items() if top != path and any((path / one).is_dir() for one in names))
+    own = frozenset(
+        part for part, names in _PARTS.items() if top != path and any((path / one).is_dir() for one in names)
+    )
     largest = sides[-1] if sides else None
     return Found({"name": "image-folder", "path": str(path)}, "images", rows, len(classes), told, largest, own)
 

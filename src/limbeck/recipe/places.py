@@ -1,15 +1,14 @@
 """Places in a recipe: from pydantic's location of an error, and from a path of keys, to what the user wrote there."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Final
 
-from limbeck.config import Config
+from limbeck.config import TAGS, Config, fields_of, tags_of
 from limbeck.recipe.marked import Node, cut, dashed
 
 Types = tuple[type[Config], ...]
 EXTRA: Final = "extra_forbidden"
-_TAGS: Final = ("name", "schedule")  # the fields by which a choice is made
 
 
 @dataclass
@@ -89,35 +88,5 @@ def default_at(top: type[Config], path: Sequence[str]) -> Any:
         default = next((info.get_default() for info in infos if not info.is_required()), None)
         types = fields_of(types).get(dashed(part), ())
     if isinstance(default, Config):
-        return {name: value for name, value in default.plain().items() if name in _TAGS}
+        return {name: value for name, value in default.plain().items() if name in TAGS}
     return [one.plain() for one in default if isinstance(one, Config)] if isinstance(default, tuple) else None
-
-
-def fields_of(types: Iterable[type[Config]]) -> dict[str, Types]:
-    """Every key that these types take, and the configs that its value may be."""
-    found: dict[str, Types] = {}
-    for one in types:
-        for name, info in one.model_fields.items():
-            key = info.alias or dashed(name)
-            found[key] = tuple(dict.fromkeys((*found.get(key, ()), *_configs(info.annotation))))
-    return found
-
-
-def _configs(annotation: Any) -> Iterable[type[Config]]:
-    if isinstance(annotation, type) and not get_args(annotation):
-        if issubclass(annotation, Config):
-            yield annotation
-        return
-    for part in get_args(annotation):
-        yield from _configs(part)
-
-
-def tags_of(types: Iterable[type[Config]]) -> set[str]:
-    """The names by which these types are chosen."""
-    return {
-        value
-        for one in types
-        for name in _TAGS
-        if name in one.model_fields and get_origin(one.model_fields[name].annotation) is Literal
-        for value in get_args(one.model_fields[name].annotation)
-    }

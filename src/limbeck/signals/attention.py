@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import SignalError
+from limbeck.signals.attention_maps import AttentionCall, probs_of, scores_of
 from limbeck.signals.layers import attention_layers
 
 KINDS = ("probs", "scores", "query", "key", "value")
 
+_OPTIONS = ("scaling", "softcap", "position_bias", "s_aux", "dropout")
 _NAME = re.compile(r"attention\.(\d+)\.(\w+)")
 _lock = threading.Lock()
 _watched: WeakKeyDictionary[nn.Module, "WeakSet[AttentionRecorder]"] = WeakKeyDictionary()
@@ -38,8 +40,9 @@ class AttentionRecorder:
     heads concatenated, as the attention sees them, so after rotary embeddings; keys and values that query heads share
     are repeated. Tensors carry the graph that is being recorded.
 
-    Between `start` and `stop` every forward pass is recorded; with gradient checkpointing keep it open until backward
-    is done, which runs the layers again.
+    Between `start` and `stop` every forward pass is seen; the maps are worked out in `read`, outside the model, so that
+    gradient checkpointing, which runs layers again, finds them as they were. A model to be compiled is watched before
+    its first compiled call.
 
     Args:
         module: the bare model.
@@ -53,8 +56,8 @@ class AttentionRecorder:
         self.names = frozenset(names)
         self._kind = type(module).__name__
         self._layers: dict[nn.Module, int] = {}
-        self._wanted: dict[int, set[str]] = {}
-        self._seen: dict[str, Tensor] = {}
+        self._calls: dict[int, AttentionCall] = {}
+        self._maps: dict[int, tuple[Tensor, Tensor]] = {}
         self._checked: set[int] = set()
         layers = attention_layers(module) if self.names else []
         for name in sorted(self.names):
@@ -71,15 +74,14 @@ class AttentionRecorder:
                     "name a module instead."
                 )
             self._layers[layer] = number
-            self._wanted.setdefault(number, set()).add(found[2])
 
     def start(self) -> None:
         """Begins to record."""
         with _lock:
-            for layer in self._layers:
-                _watched.setdefault(layer, WeakSet()).add(self)
             if self._layers and not _original:
                 _install()
+            for layer in self._layers:
+                _watched.setdefault(layer, WeakSet()).add(self)
 
     def stop(self) -> None:
         """Ends it and forgets what was seen; stopping twice is no error."""
@@ -94,20 +96,28 @@ class AttentionRecorder:
 
     def clear(self) -> None:
         """Forgets what the last forward pass showed."""
-        self._seen.clear()
+        self._calls.clear()
+        self._maps.clear()
 
     def read(self, name: str) -> Tensor:
-        """What the latest forward pass showed under this name.
+        """What the latest forward pass showed under this name; call it under the same autograd and autocast modes.
 
         Raises:
-            SignalError: the layer never attended.
+            SignalError: the layer never attended, or its maps are not to be had.
         """
-        if name not in self._seen:
+        found = _NAME.fullmatch(name)
+        call = self._calls.get(int(found[1])) if found and name in self.names else None
+        if not found or call is None:
             raise SignalError(
                 f"{name!r}: this layer of {self._kind} did not attend by transformers' attention interface in the last "
-                "forward pass (a configuration can lead around it); name a module instead."
+                "forward pass (a configuration can do that, or an earlier compilation); name a module instead."
             )
-        return self._seen[name]
+        number, kind = int(found[1]), found[2]
+        if kind in ("query", "key", "value"):
+            return call.repeated(getattr(call, kind)).transpose(1, 2).flatten(2)
+        if number not in self._maps:
+            self._maps[number] = self._mapped(number, call)
+        return self._maps[number][kind == "probs"]
 
     def __enter__(self) -> Self:
         self.start()
@@ -116,35 +126,20 @@ class AttentionRecorder:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _keep(
-        self,
-        layer: nn.Module,
-        implementation: str | None,
-        inputs: tuple[Tensor, ...],
-        mask: Any,
-        options: Any,
-        given: Any,
-    ) -> None:
+    def _keep(self, layer: nn.Module, call: AttentionCall) -> None:
         number = self._layers[layer]
-        wanted = self._wanted[number]
-        heads = inputs[0].shape[1]
-        query, key, value = (
-            one if one.shape[1] == heads else one.repeat_interleave(heads // one.shape[1], 1) for one in inputs
-        )
-        shown = {}
-        if not wanted.isdisjoint(("scores", "probs")):
-            try:
-                scores = _scores(layer, implementation, query, key, mask, options)
-            except SignalError as error:
-                raise SignalError(f"attention.{number} of {self._kind}: {error}") from None
-            probs = _probs(scores)
-            if number not in self._checked and not (layer.training and options.get("dropout")):
-                self._check(number, probs, given)
-            shown = {"scores": scores, "probs": probs}
-        for kind, heads_apart in (("query", query), ("key", key), ("value", value)):
-            if kind in wanted:
-                shown[kind] = heads_apart.transpose(1, 2).flatten(2)
-        self._seen.update({f"attention.{number}.{kind}": one for kind, one in shown.items() if kind in wanted})
+        self._maps.pop(number, None)
+        self._calls[number] = call
+
+    def _mapped(self, number: int, call: AttentionCall) -> tuple[Tensor, Tensor]:
+        try:
+            scores = scores_of(call)
+        except SignalError as error:
+            raise SignalError(f"attention.{number} of {self._kind}: {error}") from None
+        probs = probs_of(scores)
+        if number not in self._checked and not call.options.get("dropout"):
+            self._check(number, probs, call.given)
+        return scores, probs
 
     @torch.no_grad()
     def _check(self, number: int, probs: Tensor, given: Any) -> None:
@@ -163,46 +158,6 @@ class AttentionRecorder:
             )
 
 
-def _scores(
-    layer: nn.Module, implementation: str | None, query: Tensor, key: Tensor, mask: Any, options: dict[str, Any]
-) -> Tensor:
-    if implementation not in (None, "eager", "sdpa") or not (
-        mask is None or (isinstance(mask, Tensor) and mask.ndim == 4)
-    ):
-        raise SignalError(
-            f"scores and probabilities are recorded under the implementations eager and sdpa, not {implementation!r}: "
-            "build the model with attn_implementation='sdpa'."
-        )
-    if options.get("s_aux") is not None:
-        raise SignalError("it attends to sinks besides the tokens, so no scores are recorded; name a module instead.")
-    scale = options.get("scaling")
-    scores: Tensor = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    cap, bias = options.get("softcap"), options.get("position_bias")
-    if cap is not None:
-        scores = (scores / cap).tanh() * cap
-    if bias is not None:
-        scores = scores + bias
-    if mask is None:
-        causal = options.get("is_causal")
-        causal = getattr(layer, "is_causal", True) if causal is None else causal
-        if implementation != "sdpa" or not causal or query.shape[2] == 1:
-            return scores  # eager masks by what it is given alone
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    elif mask.dtype == torch.bool:
-        seen = mask
-    else:
-        seen = mask > torch.finfo(mask.dtype).min / 2
-        scores = scores + torch.where(seen, mask, 0.0)
-    return scores.masked_fill(~seen, -torch.inf)
-
-
-def _probs(scores: Tensor) -> Tensor:
-    open_rows = (scores > -torch.inf).any(-1, keepdim=True)
-    # before the softmax: a row of minus infinity has nan for a gradient even where it is left out
-    exact = torch.float32 if scores.dtype in (torch.float16, torch.bfloat16) else scores.dtype
-    return torch.where(open_rows, torch.where(open_rows, scores, 0.0).softmax(-1, dtype=exact), 0.0)
-
-
 def _install() -> None:
     from transformers import AttentionInterface
 
@@ -219,9 +174,15 @@ def _install() -> None:
             layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **options: Any
         ) -> Any:
             given = function(layer, query, key, value, attention_mask, **options)
-            for recorder in tuple(_watched.get(layer, ())):
+            recorders = tuple(_watched.get(layer, ()))
+            if recorders:
+                causal = options.get("is_causal")
+                causal = getattr(layer, "is_causal", True) if causal is None else causal
+                kept = {name: options[name] for name in _OPTIONS if name in options}
                 weights = given[1] if isinstance(given, tuple) and len(given) > 1 else None
-                recorder._keep(layer, attn_implementation, (query, key, value), attention_mask, options, weights)
+                call = AttentionCall(attn_implementation, query, key, value, attention_mask, causal, kept, weights)
+                for recorder in recorders:
+                    recorder._keep(layer, call)
             return given
 
         return attend

@@ -1,17 +1,21 @@
 """Capture: names are resolved once, on the bare model, to module objects, and hooks are placed there."""
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.errors import SignalError, nearest
+from limbeck.signals.attention import AttentionRecorder, is_attention
 from limbeck.signals.call import call, logits_of, shows_hidden
+from limbeck.signals.gradient import GRADIENT, InputGradient
 
 Signals: TypeAlias = Mapping[str, Tensor]
 """What a model shows for one batch: tensors by name, first dimension B. ``logits``; ``hidden.N`` (0 = embeddings) of
-models with ``output_hidden_states``; any module path (its output), or ``path:in`` (its first input)."""
+models with ``output_hidden_states``; ``attention.N.probs`` and the like (see `AttentionRecorder`); ``gradient`` of the
+logits with respect to the input (see `InputGradient`); any module path (its output), or ``path:in`` (its first input)."""
 
 
 def bare(module: nn.Module) -> nn.Module:
@@ -24,6 +28,12 @@ def bare(module: nn.Module) -> nn.Module:
             module = module._orig_mod  # type: ignore[assignment]
         else:
             return module
+
+
+def _named(module: nn.Module) -> nn.Module:
+    """The module whose names are meant: a PEFT model hangs its adapters on the modules of the model inside it."""
+    inner = getattr(module, "get_base_model", None)
+    return inner() if callable(inner) else module
 
 
 def _first_tensor(value: Any) -> Tensor | None:
@@ -41,13 +51,13 @@ class Capture:
         names: which signals `__call__` returns.
 
     Raises:
-        SignalError: a name is neither ``logits``, ``hidden.N`` of a model that shows hidden states, nor a module.
+        SignalError: the model has no signal of a name.
     """
 
     def __init__(self, module: nn.Module, names: Collection[str]) -> None:
         self.module = module
         self.names = frozenset(names)
-        self._bare = bare(module)
+        self._bare = _named(bare(module))
         self._seen: dict[str, tuple[Tensor, int]] = {}
         shows, modules = shows_hidden(self._bare), dict(self._bare.named_modules())
         self._hidden = {  # a model that shows none may have a module of that name: a list of layers called `hidden`
@@ -58,9 +68,13 @@ class Capture:
                 f"{sorted(self._hidden)[0]!r}: {type(self._bare).__name__} does not take output_hidden_states; "
                 "name a module instead, such as " + _examples(self._bare)
             )
+        attention = frozenset(name for name in self.names if is_attention(name) and name not in modules)
+        self._attention = AttentionRecorder(self._bare, attention) if attention else None
+        own = {"logits"} | ({GRADIENT} if GRADIENT not in modules else set())
+        self._gradient = GRADIENT in self.names and GRADIENT not in modules
         self._hooks: list[Any] = []
         try:
-            for name in sorted(self.names - self._hidden.keys() - {"logits"}):
+            for name in sorted(self.names - self._hidden.keys() - own - attention):
                 self._hooks.append(self._place(name))
         except SignalError:
             self.close()
@@ -81,27 +95,44 @@ class Capture:
         target = known[path]
         return target.register_forward_pre_hook(keep) if side else target.register_forward_hook(keep)
 
-    def __call__(self, columns: Mapping[str, Tensor], module: nn.Module | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, columns: Mapping[str, Tensor], module: nn.Module | None = None, keys: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Runs the model once and returns the named signals, with whatever graph is being recorded.
+
+        ``keys``: int64 [B], what tells one input from another; only ``gradient`` reads them.
 
         Raises:
             SignalError: a module never ran, or what it gave was altered in place afterwards.
         """
         self._seen.clear()
         options = {"output_hidden_states": True} if self._hidden else {}
-        output = call(module or self.module, columns, self._bare, **options)
-        shown = {"logits": logits_of(output)} if "logits" in self.names else {}
+        graph = torch.is_grad_enabled()
+        gradient = InputGradient(self._bare, columns) if self._gradient else None
+        with self._attention or nullcontext():
+            with gradient.watching() if gradient else nullcontext():
+                output = call(module or self.module, gradient.columns if gradient else columns, self._bare, **options)
+            shown = {name: self._attention.read(name) for name in self._attention.names} if self._attention else {}
+        if "logits" in self.names:
+            shown["logits"] = logits_of(output)
+        if gradient:
+            rows = torch.zeros(len(next(iter(columns.values()))), dtype=torch.int64) if keys is None else keys
+            shown[GRADIENT] = gradient.read(logits_of(output), rows, graph)
         for name, index in self._hidden.items():
-            states = getattr(output, "hidden_states", None)
-            if states is None:
-                raise SignalError(f"{name!r}: {type(self._bare).__name__} was asked for hidden states and gave none.")
-            if index >= len(states):
-                raise SignalError(f"{name!r}: the model shows hidden.0 to hidden.{len(states) - 1}.")
-            shown[name] = states[index]
+            shown[name] = self._state(output, name, index)
         for name in self.names - shown.keys():
             shown[name] = self._captured(name)
         self._seen.clear()
-        return shown
+        return shown if graph or not gradient else {name: value.detach() for name, value in shown.items()}
+
+    def _state(self, output: Any, name: str, index: int) -> Tensor:
+        states = getattr(output, "hidden_states", None)
+        if states is None:
+            raise SignalError(f"{name!r}: {type(self._bare).__name__} was asked for hidden states and gave none.")
+        if index >= len(states):
+            raise SignalError(f"{name!r}: the model shows hidden.0 to hidden.{len(states) - 1}.")
+        found: Tensor = states[index]
+        return found
 
     def _captured(self, name: str) -> Tensor:
         if name not in self._seen:
@@ -147,13 +178,18 @@ def _examples(module: nn.Module) -> str:
 
 
 @torch.no_grad()
-def show(module: nn.Module, columns: Mapping[str, Tensor], names: Collection[str] = ("logits",)) -> dict[str, Tensor]:
+def show(
+    module: nn.Module,
+    columns: Mapping[str, Tensor],
+    names: Collection[str] = ("logits",),
+    keys: Tensor | None = None,
+) -> dict[str, Tensor]:
     """The named signals once, in evaluation mode, without a graph; the module's mode is put back."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         with Capture(module, names) as capture:
-            return capture(columns)
+            return capture(columns, keys=keys)
     finally:
         for part in training:
             part.training = True

@@ -28,8 +28,8 @@ def attention_layers(model: nn.Module) -> list[nn.Module | None]:
         )
     if len(stacks) > 1:
         raise SignalError(
-            f"{kind} has several stacks of layers that attend ({', '.join(list(stacks)[:3])}), so attention.N could be any of "
-            "them: name a module instead."
+            f"{kind} has several stacks of layers that attend ({', '.join(list(stacks)[:3])}), so attention.N could be "
+            "any of them: name a module instead."
         )
     ((path, found),) = stacks.items()
     length, layers = len(list(modules[path].children())), _depth(path, modules)

@@ -44,4 +44,4 @@ class LocalTeacher:
                 self._capture.close()
             self._capture = Capture(self.module, needs)
         with torch.no_grad():
-            return self._capture(batch.columns("teacher"))
+            return self._capture(batch.columns("teacher"), keys=batch.keys)

@@ -44,7 +44,9 @@ class Engine(nn.Module):
         self, batch: Batch, teacher: Signals | None, counts: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts; see `Objective`."""
-        return self.objective(self.capture(batch.columns(self.side)), teacher, batch, counts)  # type: ignore[no-any-return]
+        return self.objective(  # type: ignore[no-any-return]
+            self.capture(batch.columns(self.side), keys=batch.keys), teacher, batch, counts
+        )
 
 
 Watch = Callable[[Stage, Curve], Sequence[object]]
@@ -76,7 +78,7 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
     batch = stage.examples.batch(few, torch.full_like(few, view))
     needs = objective.needs()
     seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
-    ours = show(student, batch.columns(stage.side), needs.student)
+    ours = show(student, batch.columns(stage.side), needs.student, batch.keys)
     objective.build(ours, seen, derived(stage.seed, "objective"), len(stage.examples.labels))
     return objective
 
@@ -105,7 +107,8 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
     silence = Silence(stage, objective.names, accelerator)
     parts = [objective, silence, best, curve, *(watch(stage, curve) if accelerator.is_main_process else ())]
     model, optimiser = accelerator.prepare(
-        engine.train(), optimizer(settings.optimizer, groups(student, objective.owned(), settings.optimizer.weight_decay))
+        engine.train(),
+        optimizer(settings.optimizer, groups(student, objective.owned(), settings.optimizer.weight_decay)),
     )
     resumable = Resumable(folder, accelerator, engine, optimiser, parts)
     first, spent = resumable.load()

@@ -1,0 +1,77 @@
+"""The signal ``gradient``: how a random combination of the logits changes with the input."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import SignalError
+
+GRADIENT = "gradient"
+
+
+def signs(keys: Tensor, classes: int) -> Tensor:
+    """A vector of -1 and 1 for each key, [B, classes]: the same for the same key, on any machine.
+
+    Both sides combine their logits by it, so that only the direction is random (Czarnecki et al. 2017, arXiv:1706.04859).
+    """
+    column = torch.arange(1, classes + 1, device=keys.device)
+    mixed = keys.unsqueeze(-1) * 2654435761 + column * 40503  # multiplicative hashing, in 64 bits that wrap
+    mixed = (mixed ^ (mixed >> 15)) * 2246822519
+    mixed = (mixed ^ (mixed >> 13)) * 3266489917
+    return ((mixed >> 17) & 1).double() * 2 - 1
+
+
+class InputGradient:
+    """Watches what a model's input does to its logits, for one call.
+
+    The input is the floating column, or for token ids the output of the model's embeddings.
+    """
+
+    def __init__(self, bare: nn.Module, columns: Mapping[str, Tensor]) -> None:
+        self._input: Tensor | None = None
+        self.columns = dict(columns)
+        floating = [name for name, value in columns.items() if value.is_floating_point()]
+        if len(floating) == 1:
+            self._input = columns[floating[0]].detach().requires_grad_()
+            self.columns[floating[0]] = self._input
+            self._embeddings = None
+        else:
+            self._embeddings = _embeddings(bare)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While the model runs: attention is computed in the form that can be differentiated twice."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+            self._input = output if output.requires_grad else output.detach().requires_grad_()
+            return self._input
+
+        hook = self._embeddings.register_forward_hook(keep) if self._embeddings is not None else None
+        try:
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            if hook:
+                hook.remove()
+
+    def read(self, logits: Tensor, keys: Tensor, graph: bool) -> Tensor:
+        """The gradient of ``sum_c signs(key)_c logits_c`` for each example, in the shape of the input."""
+        assert self._input is not None
+        combined = (signs(keys.to(logits.device), logits.shape[-1]).to(logits.dtype) * logits).sum()
+        (found,) = torch.autograd.grad(combined, self._input, create_graph=graph, retain_graph=True)
+        return found
+
+
+def _embeddings(bare: nn.Module) -> nn.Module:
+    get = getattr(bare, "get_input_embeddings", None)
+    found = get() if callable(get) else None
+    if not isinstance(found, nn.Module):
+        raise SignalError(
+            f"'{GRADIENT}': {type(bare).__name__} has neither one floating input column nor get_input_embeddings: "
+            "there is nothing to take a gradient for."
+        )
+    return found
