@@ -9,11 +9,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Vali
 
 from limbeck.errors import SettingError, nearest
 
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)
-
 TAGS: Final = ("name", "schedule")  # the fields by which a choice is made
 _EXTRA: Final = "extra_forbidden"
 
@@ -22,12 +17,14 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-class _Told(ModelMetaclass):
-    """Makes a config, or says in one paragraph what is wrong. Values inside others are made by pydantic, not here."""
+if TYPE_CHECKING:  # who checks types knows the fields by it
+    from pydantic._internal._model_construction import ModelMetaclass as _Told
+else:
 
-    if not TYPE_CHECKING:  # or checkers would no longer see the fields
+    class _Told(type(BaseModel)):
+        """Makes a config, or says in one paragraph what is wrong. Values inside others are made by pydantic, not here."""
 
-        def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - of a metaclass
+        def __call__(cls, *args: Any, **given: Any) -> Any:
             try:
                 return super().__call__(*args, **given)
             except ValidationError as error:
@@ -106,13 +103,13 @@ def tags_of(types: Iterable[type[Config]]) -> set[str]:
 def _refusal(top: type[Config], error: ValidationError) -> str:
     """What is wrong, unknown settings first: a misspelt one explains the one that is missing."""
     first = min(error.errors(include_url=False), key=lambda one: one["type"] != _EXTRA)
-    around, types, path = _place(top, first["loc"])
+    around, types, path = _place(top, first["loc"], first["type"] == _EXTRA)
     where, found = ".".join((top.__name__, *path)), repr(first["input"])
     if first["type"] == _EXTRA:
         known = sorted(key.replace("-", "_") for key in fields_of(around))
         hint = nearest(path[-1], known, 1)
         return f"{where}: unknown setting; {f'{hint} A' if hint else 'a'}llowed: {', '.join(known)}."
-    if names := sorted(tags_of(types)) if len(types) > 1 else []:
+    if first["type"] != "value_error" and len(types) > 1 and (names := sorted(tags_of(types))):
         tag = "schedule" if any("schedule" in one.model_fields for one in types) else "name"
         number = "a number, or " if tag == "schedule" else ""
         said = f"allowed: {number}a mapping whose {tag} is one of {', '.join(names)}"
@@ -124,17 +121,19 @@ def _refusal(top: type[Config], error: ValidationError) -> str:
 
 
 def _place(
-    top: type[Config], loc: Sequence[int | str]
+    top: type[Config], loc: Sequence[int | str], unknown: bool
 ) -> tuple[tuple[type[Config], ...], tuple[type[Config], ...], list[str]]:
-    """What has the setting at pydantic's place, what the setting may be, and its path as it is written in Python."""
+    """What has the setting at pydantic's place, what the setting may be, and its path as it is written in Python.
+
+    ``unknown``: whether there is no such setting.
+    """
     around: tuple[type[Config], ...] = (top,)
     types, path = around, list[str]()
     for index, part in enumerate(loc):
-        known = fields_of(types)
-        key = str(part).replace("_", "-")
+        known, key = fields_of(types), str(part).replace("_", "-")
         if isinstance(part, int):
             path.append(str(part))
-        elif key in known or index == len(loc) - 1 and not types == () and part not in tags_of(types):
+        elif key in known or (unknown and index == len(loc) - 1):
             around, types = types, known.get(key, ())
             path.append(part.replace("-", "_"))
         else:  # the branch of a union, which nobody wrote

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.config import digest
 from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.errors import SettingError
 from limbeck.objective import TERMS, Needs, Objective, Term, Terms
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Learned
@@ -165,7 +166,7 @@ def test_it_says_what_it_is(case):
     assert type(term).__doc__
     with pytest.raises(ValidationError, match="frozen"):
         term.weight = Fixed(value=2.0)
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         type(term)(**{**term.model_dump(), "nonsense": 1})
 
 

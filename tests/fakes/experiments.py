@@ -16,7 +16,7 @@ from limbeck.errors import Interrupted
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module
 from limbeck.models.spec import BuildContext
-from limbeck.objective import Hints, Labels, SoftTargets
+from limbeck.objective import Contrastive, Dist, Hints, Labels, RkdDistance, SoftTargets
 from limbeck.regimes.plan import Plan
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.loop import Outcome, train
@@ -253,6 +253,17 @@ SHARED = {
     "accumulate": {"terms": (LABELS, SOFT, HINTS), "accumulate": 2},
     "ragged": {"terms": (LABELS, SOFT), "batch_size": 15, "accumulate": 2},
     "few labels": {"terms": (LABELS, SOFT), "examples": splits(labelled=9).train, "batch_size": 5},
+    "relations": {"terms": (LABELS, RkdDistance(student="body", teacher="body", weight=1.0), Dist(weight=0.5))},
+    "a trained embedding": {"terms": (LABELS, Contrastive(student="body", teacher="body", width=4, temperature=0.5))},
+    "gates": {"terms": (LABELS, SoftTargets(gate={"by": "teacher-certainty"}), SoftTargets(gate="teacher-correct"))},
+    "weights of their own": {
+        "terms": (
+            LABELS,
+            SoftTargets(weight={"schedule": "uncertainty"}),
+            Hints(student="body", teacher="body", weight={"schedule": "gradient-norm", "every": 3}),
+        )
+    },
+    "a learned temperature": {"terms": (LABELS, SoftTargets(temperature={"schedule": "learned", "rise": 0.5}))},
 }
 """Trainings that one process and two must do alike."""
 

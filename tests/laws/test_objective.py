@@ -10,7 +10,7 @@ from torch import nn
 
 from limbeck.config import digest
 from limbeck.data.batch import CLASS, REAL, SUPERVISED, Batch
-from limbeck.errors import SignalError
+from limbeck.errors import SettingError, SignalError
 from limbeck.objective import Hints, Labels, Objective, SoftTargets, Terms
 from limbeck.objective.projectors import Projector, normalised
 from limbeck.objective.schedules import Place
@@ -201,7 +201,7 @@ class TestWeightsOverTime:
         assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
     def test_a_negative_weight_is_refused(self):
-        with pytest.raises(ValidationError):
+        with pytest.raises(SettingError):
             Labels(weight=-1.0)
         with pytest.raises(ValidationError):
             terms({"labels": -0.5})

@@ -5,8 +5,9 @@ from math import cos, inf, nan, pi
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from limbeck.errors import SettingError
 from limbeck.objective import Hints, Labels, SoftTargets
 from limbeck.objective.balance import Weight
 from limbeck.objective.schedules import Cosine, Fixed, Linear, Place, Steps
@@ -96,7 +97,7 @@ def test_steps_take_only_their_own_values_in_their_order(shares, steps):
     ],
 )
 def test_steps_out_of_order_are_refused(values):
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         Steps(schedule="steps", values=values)
 
 
@@ -111,14 +112,14 @@ def negative_and_unreal(worst):
 def test_weights_are_finite_and_not_negative(worst):
     for weight in negative_and_unreal(worst):
         for make in (Labels, SoftTargets, lambda weight: Hints(student="a", teacher="b", weight=weight)):
-            with pytest.raises(ValidationError, match="finite number, not negative"):
+            with pytest.raises(SettingError, match="finite number, not negative"):
                 make(weight=weight)
 
 
 @pytest.mark.parametrize("worst", [0, -1.0, -inf, inf, nan])
 def test_temperatures_are_finite_and_above_zero(worst):
     for temperature in negative_and_unreal(worst):
-        with pytest.raises(ValidationError, match="finite number above 0"):
+        with pytest.raises(SettingError, match="finite number above 0"):
             SoftTargets(temperature=temperature)
 
 
@@ -128,7 +129,7 @@ def test_a_weight_of_zero_is_allowed():
 
 @pytest.mark.parametrize("wrong", [True, "1", None, {"schedule": "quadratic", "start": 0, "end": 1}, {"value": 1}, [1]])
 def test_what_is_no_schedule_is_refused(wrong):
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingError):
         Labels(weight=wrong)
 
 
@@ -157,7 +158,7 @@ def test_a_whole_number_is_the_same_schedule_as_its_float():
 
 
 def test_a_temperature_that_would_go_unused_is_refused():
-    with pytest.raises(ValidationError, match="no temperature"):
+    with pytest.raises(SettingError, match="no temperature"):
         SoftTargets(loss="logit-mse", temperature=2.0)
     again = SoftTargets.model_validate(SoftTargets(loss="logit-mse").plain())
     assert again.loss == "logit-mse"

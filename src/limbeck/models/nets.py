@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.models.mixer import MlpMixer
+
 
 class Mlp(nn.Module):
     """Linear layers with ReLU between them: [B, ...] flattened to [B, inputs], then logits [B, classes]."""
@@ -107,7 +109,12 @@ class SmallResnet(nn.Module):
         return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
-NETS: dict[str, type[nn.Module]] = {"mlp": Mlp, "small-cnn": SmallCnn, "small-resnet": SmallResnet}
+NETS: dict[str, type[nn.Module]] = {
+    "mlp": Mlp,
+    "small-cnn": SmallCnn,
+    "small-resnet": SmallResnet,
+    "mlp-mixer": MlpMixer,
+}
 
 
 def again(name: str, settings: dict[str, Any]) -> nn.Module:

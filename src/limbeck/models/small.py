@@ -41,7 +41,7 @@ class SmallCnn(Spec):
 
     def create(self, context: BuildContext) -> nn.Module:
         """A `nets.SmallCnn` over the one image column."""
-        return nets.SmallCnn(_image(context, self.name).shape[1], self.width, self.blocks, context.classes)
+        return nets.SmallCnn(only_image(context, self.name).shape[1], self.width, self.blocks, context.classes)
 
 
 class SmallResnet(Spec):
@@ -57,7 +57,7 @@ class SmallResnet(Spec):
 
     def create(self, context: BuildContext) -> nn.Module:
         """A `nets.SmallResnet` over the one image column."""
-        channels = _image(context, self.name).shape[1]
+        channels = only_image(context, self.name).shape[1]
         return nets.SmallResnet(channels, self.width, self.depth, self.stages, context.classes)
 
 
@@ -112,7 +112,12 @@ class SmallTransformer(Spec):
         return module
 
 
-def _image(context: BuildContext, name: str) -> Tensor:
+def only_image(context: BuildContext, name: str) -> Tensor:
+    """The one input column, if it holds images; ``name`` is the model's.
+
+    Raises:
+        LimbeckError: it does not, or there are several.
+    """
     column = context.only_column(f"The model {name!r}")
     if column.ndim != 4:
         raise LimbeckError(

@@ -10,6 +10,7 @@ from limbeck.data.text import resolve
 from limbeck.errors import LimbeckError
 from limbeck.models.given import Given
 from limbeck.models.huggingface import HuggingFace
+from limbeck.models.patches import MlpMixer, Vit
 from limbeck.models.python import Python, allow_code, code_allowed
 from limbeck.models.seeded import seeded
 from limbeck.models.shrink import TeacherLayers
@@ -23,6 +24,7 @@ __all__ = [
     "Given",
     "HuggingFace",
     "Mlp",
+    "MlpMixer",
     "ModelSpec",
     "Python",
     "SmallCnn",
@@ -30,6 +32,7 @@ __all__ = [
     "SmallTransformer",
     "Spec",
     "TeacherLayers",
+    "Vit",
     "allow_code",
     "build",
     "check",
@@ -37,7 +40,17 @@ __all__ = [
     "resolve",
 ]
 
-SPECS: tuple[type[Spec], ...] = (Mlp, SmallCnn, SmallResnet, SmallTransformer, HuggingFace, TeacherLayers, Python)
+SPECS: tuple[type[Spec], ...] = (
+    Mlp,
+    SmallCnn,
+    SmallResnet,
+    MlpMixer,
+    Vit,
+    SmallTransformer,
+    HuggingFace,
+    TeacherLayers,
+    Python,
+)
 """What a recipe can name; `Given` is for Python only."""
 
 ModelSpec: Any = choice(*SPECS)

@@ -35,6 +35,9 @@ TERMS: tuple[type[Config], ...] = (
 )
 """Every term there is. A new one is a function in `limbeck.losses`, a config here, and its name in this tuple."""
 
+PROGRESSIVE = "progressive"
+"""In a recipe's objective: stages ``[weight of labels, temperature, epochs]`` of labels and soft targets together."""
+
 __all__ = [
     "TERMS",
     "Adversarial",
@@ -78,11 +81,47 @@ def _listed(value: Any) -> Any:
     """``{labels: 0.1, hints: [{...}, {...}]}`` as a list of terms; a number is short for ``{weight: number}``."""
     if not isinstance(value, Mapping):
         return value
+    given_by_name = {**value}
+    if PROGRESSIVE in given_by_name:
+        given_by_name |= _progressive(given_by_name.pop(PROGRESSIVE), given_by_name)
     return tuple(
         {**(one if isinstance(one, Mapping) else {"weight": one}), "name": name}
-        for name, given in value.items()
+        for name, given in given_by_name.items()
         for one in (given if isinstance(given, list | tuple) else (given,))
     )
+
+
+def _progressive(stages: Any, others: Mapping[str, Any]) -> dict[str, Any]:
+    """Stages ``[weight of labels, temperature, epochs]`` as the schedules of both terms that they stand for."""
+    if taken := {"labels", "soft-targets", "soft_targets"} & others.keys():
+        raise ValueError(f"{PROGRESSIVE} stands for labels and soft-targets: leave {min(taken)} out")
+    numbers = isinstance(stages, list | tuple) and all(
+        isinstance(stage, list | tuple) and len(stage) == 3 and all(_is_number(one) for one in stage) for stage in stages
+    )
+    if not numbers or not stages or any(not 0 <= w <= 1 or t <= 0 or epochs <= 0 for w, t, epochs in stages):
+        raise ValueError(
+            f"{PROGRESSIVE} is a list of stages [weight of labels from 0 to 1, temperature above 0, epochs above 0], "
+            "such as [[0.9, 2, 5], [0.5, 4, 10]]"
+        )
+    total, begun = sum(stage[2] for stage in stages), 0.0
+    labels, soft, temperatures = [], [], []
+    for weight, temperature, epochs in stages:
+        share = begun / total
+        labels.append((share, float(weight)))
+        soft.append((share, 1.0 - weight))
+        temperatures.append((share, float(temperature)))
+        begun += epochs
+    return {
+        "labels": {"weight": {"schedule": "steps", "values": tuple(labels)}},
+        "soft-targets": {
+            "weight": {"schedule": "steps", "values": tuple(soft)},
+            "temperature": {"schedule": "steps", "values": tuple(temperatures)},
+        },
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _some(terms: Any) -> Any:
@@ -98,6 +137,8 @@ def _mapping() -> Any:
         name = term.model_fields["name"].default
         given: Any = Union[float, term, tuple[term, ...]]  # type: ignore[valid-type]  # noqa: UP007
         fields[name.replace("-", "_")] = (given, Field(default=None, alias=name))
+    stage = tuple[float, float, float]
+    fields[PROGRESSIVE] = (tuple[stage, ...], Field(default=None, description=_progressive.__doc__))
     return create_model("ObjectiveByName", __config__=ConfigDict(extra="forbid"), **fields)  # type: ignore[call-overload]
 
 

@@ -59,6 +59,10 @@ class Objective(nn.Module):
             SignalError: there is no teacher, or it lacks a signal, or its logits are stored too coarsely for a term.
         """
         for name, term in zip(self.names, self.terms, strict=True):
+            other = getattr(term.weight, "against", None)
+            if other is not None and (other not in self.names or other == name):
+                known = ", ".join(repr(one) for one in self.names if one != name) or "none beside it"
+                raise SignalError(f"The weight of {name!r} is set against {other!r}; the objective's terms are {known}.")
             gated = term.gate.teacher if term.gate else frozenset[str]()
             wanted = term.needs().teacher | gated
             if not wanted:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from limbeck.config import Config
@@ -67,6 +67,12 @@ class Weighted(Config):
     """Which examples it learns from, and how much."""
     owned: Owned = Owned()
     """How what it trains beside the student (a projector, say) is optimised."""
+
+    @model_validator(mode="after")
+    def _gates_weigh_examples(self) -> Self:
+        if self.gate and getattr(self, "scope", None) == "batch":
+            raise ValueError("this term compares the examples of a batch with each other: it takes no gate")
+        return self
 
     def alone(self) -> Self:
         """The same term at weight 1, without a gate."""
