@@ -115,7 +115,9 @@ def _refusal(top: type[Config], error: ValidationError) -> str:
         said = f"allowed: {number}a mapping whose {tag} is one of {', '.join(names)}"
     else:
         said = str(first.get("ctx", {}).get("error", f"{first['msg'][:1].lower()}{first['msg'][1:]}")).rstrip(".")
-    if first["type"] == "missing" or (first["type"] == "value_error" and isinstance(first["input"], Mapping)):
+    if first["type"] == "missing":
+        return f"{where} is missing{f'; {said}' if said.startswith('allowed') else ''}."
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):
         return f"{where}: {said}."
     return f"{where}: found {found if len(found) <= 60 else found[:57] + '...'}; {said}."
 

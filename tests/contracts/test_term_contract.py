@@ -53,7 +53,7 @@ LEAST = {
     "ofd": [MAPS, OTHER_MAPS, TOKEN],
     "mgd": [MAPS, {**OTHER_MAPS, "hide": "cells", "drop": 0.5}],
     "simkd": [MAPS, OTHER_MAPS],
-    "review": [{"layers": {"map": "map:in", "grid-map": "map"}}],
+    "review": [{"layers": {"map": "map:in", "grid-map": "map"}, "middle": 2}],
     "jacobian": [{}, {"normalise": False}],
     "attention-maps": [LAYERS, {**LAYERS, "form": "mse"}],
     "minilm": [{**LAYERS, "heads": 2}],
@@ -65,8 +65,8 @@ LEAST = {
     "gram": [MAPS, OTHER_MAPS, {**MAPS, "form": "kl"}, TOKEN],
     "nst": [MAPS, OTHER_MAPS],
     "fsp": [{"student": ("map", "grid-map"), "teacher": ("map", "grid-map")}],
-    "contrastive": [VECTORS, {**UNLIKE, "other-classes": True}],
-    "crd": [{**VECTORS, "negatives": 3}, {**UNLIKE, "negatives": 3, "other-classes": True}],
+    "contrastive": [{**VECTORS, "width": 3}, {**UNLIKE, "width": 3, "other-classes": True}],
+    "crd": [{**VECTORS, "width": 3, "negatives": 3}, {**UNLIKE, "width": 3, "negatives": 3, "other-classes": True}],
     "adversarial": [VECTORS, {"student": "logits", "teacher": "logits"}],
 }
 """The settings with which each term is tried, by its name; the first ones are the least it takes."""
@@ -125,7 +125,10 @@ def batch_of(rows=ROWS):
     return Batch.of(columns, torch.arange(rows) % 5)
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0].__name__, *(str(one).replace(" ", "") for one in case[1].values())]))
+@pytest.fixture(
+    params=CASES,
+    ids=lambda case: "-".join([case[0].__name__, *(str(one).replace(" ", "") for one in case[1].values())]),
+)
 def case(request):
     kind, given = request.param
     term = kind(**given)

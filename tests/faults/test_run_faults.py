@@ -1,6 +1,7 @@
 """What goes wrong around a run: folders, disks, memory, interruptions, and experiments that cannot work."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from torch import nn
 
 from limbeck.advice.preflight import check_labels, dry_run
 from limbeck.cli.main import main
-from limbeck.errors import Busy, LimbeckError, PreflightError, SignalError
+from limbeck.errors import Busy, LimbeckError, PreflightError, RecipeError, SignalError
 from limbeck.evidence.schema import Evidence
 from limbeck.files import held
 from limbeck.models.identity import of_module
@@ -306,6 +307,37 @@ def test_a_teacher_no_better_than_chance():
         r"The teacher is right on .* % of the validation part.*Are they in the order",
         teacher=Knows(order=(1, 2, 0)),
     )
+
+
+def test_a_teacher_that_was_trained_too_little_says_so(tmp_path):
+    def flat():
+        net = smooth()
+        with torch.no_grad():
+            net.head.weight.zero_()
+            net.head.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))  # one class, whatever it sees
+        return net
+
+    with pytest.raises(
+        PreflightError, match=r"it has learnt nothing in 1 steps? of training on \d+ labelled rows"
+    ) as said:
+        distill(
+            flat(), Net, rows(), training=BRIEF, teacher_training={"steps": 1, "batch-size": 16}, seeds=1, quiet=True
+        )
+    assert "still has to be trained" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training": {"epoch": 3}}, "training.epoch: unknown key; did you mean 'epochs'?"),
+        ({"training": {"epochs": 3, "optimizer": {"name": "sgd", "momentun": 0.5}}}, "training.optimizer.momentun"),
+        ({"teacher_training": {"steps": "many"}}, "teacher_training.steps: found 'many'; allowed: a whole number"),
+        ({"objective": {"lables": 0.1}}, "objective.lables: unknown name 'lables'; did you mean 'labels'?"),
+        ({"objective": {}}, "objective: an objective needs at least one term"),
+    ],
+)
+def test_a_wrong_mapping_is_named_as_in_a_recipe(changes, said):
+    refused(RecipeError, "limbeck.distill: " + re.escape(said), **changes)
 
 
 class Mute(Net):

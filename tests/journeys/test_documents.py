@@ -124,7 +124,7 @@ def photos(folder: Path) -> None:
 
 def test_readme_is_what_happens(here):
     photos(here / "photos")
-    assert Reader(ROOT / "README.md").follow() == 4
+    assert Reader(ROOT / "README.md").follow() == 5
     assert (here / "runs/digits/report.html").is_file()
     assert (here / "runs/photos/evidence.json").is_file()
 

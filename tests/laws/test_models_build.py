@@ -17,12 +17,14 @@ from limbeck.models.specs import (
     Given,
     HuggingFace,
     Mlp,
+    MlpMixer,
     ModelSpec,
     Python,
     SmallCnn,
     SmallResnet,
     SmallTransformer,
     TeacherLayers,
+    Vit,
     allow_code,
     build,
     resolve,
@@ -38,7 +40,8 @@ TEXT = BuildContext(
     vocabulary=50,
 )
 TINY = SmallTransformer(layers=4, hidden=16, heads=2)
-BUILDABLE = [(Mlp(hidden=(32, 32)), IMAGES), (SmallCnn(), IMAGES), (SmallResnet(), IMAGES), (TINY, TEXT)]
+BUILDABLE = [(spec, IMAGES) for spec in (Mlp(hidden=(32, 32)), SmallCnn(), SmallResnet(), MlpMixer(), Vit())]
+BUILDABLE += [(TINY, TEXT)]
 
 
 @pytest.mark.parametrize(("spec", "context"), BUILDABLE, ids=lambda item: getattr(item, "name", None))
@@ -91,6 +94,8 @@ def test_specs_are_read_strictly_and_written_whole():
         for value in (
             "small-cnn",
             {"name": "mlp", "hidden": [8, 8]},
+            {"name": "mlp-mixer", "patch": 7, "across": 8},
+            {"name": "vit", "hidden": 32, "dropout": 0.0},
             {"name": "huggingface", "path": "a/b", "trained-head": True},
             {"name": "teacher-layers", "layers": [0, 2]},
             {"name": "python", "target": "a.b:c", "arguments": {"width": 3}},
@@ -104,6 +109,8 @@ def test_specs_are_read_strictly_and_written_whole():
         {"name": "mlp", "depth": 3},
         {"name": "small-cnn", "width": "8"},
         {"name": "mlp", "hidden": []},
+        {"name": "mlp-mixer", "patch": 0},
+        {"name": "vit", "patch": 4.0},
     ):
         with pytest.raises(ValidationError):
             MODELS.validate_python(wrong)

@@ -14,14 +14,17 @@ from limbeck.models.specs import (
     BuildContext,
     Given,
     Mlp,
+    MlpMixer,
     Python,
     SmallCnn,
     SmallResnet,
     SmallTransformer,
     TeacherLayers,
+    Vit,
     allow_code,
     build,
 )
+from limbeck.signals.call import logits_of
 
 READER = ImageReader(height=12, width=12, channels=1, mean=(0.2,), std=(0.5,))
 RAW = [np.random.default_rng(seed).integers(0, 256, (12, 12)).astype(np.uint8) for seed in range(9)]
@@ -39,7 +42,10 @@ class Numbers:
         return {self.column: torch.tensor(raw)}
 
 
-@pytest.mark.parametrize("spec", [Mlp(hidden=(8, 8)), SmallCnn(), SmallResnet(width=4)], ids=lambda spec: spec.name)
+SAVED = [Mlp(hidden=(8, 8)), SmallCnn(), SmallResnet(width=4), MlpMixer(hidden=8), Vit(hidden=16, layers=1)]
+
+
+@pytest.mark.parametrize("spec", SAVED, ids=lambda spec: spec.name)
 def test_a_saved_student_answers_bit_for_bit(tmp_path, spec):
     module = build(spec, IMAGES, 0)
     save_student(tmp_path / "student", module, spec, READER, NAMES, {"recipe": "abc"})
@@ -48,7 +54,7 @@ def test_a_saved_student_answers_bit_for_bit(tmp_path, spec):
     assert student.reader == READER
     assert student.metadata == {"recipe": "abc"}
     with torch.inference_mode():
-        expected = module.eval()(READER.encode(RAW)["pixel_values"])
+        expected = logits_of(module.eval()(READER.encode(RAW)["pixel_values"]))
     assert torch.equal(student.logits(RAW), expected)
     assert torch.allclose(student.logits(RAW, batch_size=2), expected, atol=1e-6)
     probabilities = student.probabilities(RAW)

@@ -389,7 +389,7 @@ class TestProjectors:
 
     @pytest.mark.parametrize(
         ("student_shape", "teacher_shape"),
-        [((3, 4), (4, 8, 8)), ((4, 8, 8), (3, 4)), ((3, 4), (5, 4)), ((2, 2, 2, 2), (2,)), ((), (4,))],
+        [((3, 4), (4, 8, 8)), ((4, 8, 8), (3, 4)), ((2, 2, 2, 2), (2,)), ((), (4,))],
     )
     def test_what_cannot_be_joined_is_refused(self, student_shape, teacher_shape):
         with pytest.raises(SignalError):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.fakes.experiments import Clouds, Knows, Net, smooth
 
+from limbeck.errors import DataError, LimbeckError
 from limbeck.evidence.schema import Evidence
 from limbeck.objective import Hints, Labels, SoftTargets
 from limbeck.run import distill, folder, load, report
@@ -180,3 +181,61 @@ def test_a_damaged_arm_is_trained_again_by_the_run(tmp_path, home):
     second = go(tmp_path, seeds=1)
     assert same_weights(first, second)
     assert first.sentence == second.sentence
+
+
+def test_a_result_and_a_student_show_themselves_in_few_words(tmp_path, capsys):
+    result = go(tmp_path, seeds=1)
+    assert capsys.readouterr() == ("", "")
+    assert repr(result) == f"<Result: cannot tell, {tmp_path / 'out'}>"
+    shown = str(result)
+    for part in ("Teacher", "Control", "Distilled", "accuracy", result.sentence.split(":")[0], f"Report: {tmp_path}"):
+        assert part in shown
+    assert "tensor" not in shown
+    assert len(shown) < 2000
+    assert result._repr_html_().startswith("<pre>")
+    assert repr(result.student) == "<Delivered: Net with 291 parameters, 3 classes (0, 1, 2)>"
+
+
+def test_what_came_out_is_shown_at_the_end_unless_quiet(tmp_path, capsys):
+    result = go(tmp_path, seeds=1, quiet=False)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert str(result) in err
+
+
+def test_a_student_from_memory_is_judged_and_exported_from_python(tmp_path):
+    result = go(tmp_path, seeds=1)
+    student = load(tmp_path / "out", module=Net())
+    given = rows(labelled=100)
+    right = [student.predict([x])[0] == str(label) for x, label in given if label is not None]
+    found = result.evaluate(given, metrics=["f1-macro"])
+    assert found.examples == 100
+    assert found.accuracy == pytest.approx(sum(right) / 100)
+    assert found.metrics["f1-macro"] is not None
+    assert student.evaluate(given) == found.model_copy(update={"metrics": {}})
+    made = result.export("safetensors", tmp_path / "plain")
+    assert (made.compared, made.max_difference) == (30, 0.0), "on the run's own inputs"
+    again = load(tmp_path / "plain", module=Net())
+    assert torch.equal(again.logits([x for x, _ in given]), student.logits([x for x, _ in given]))
+    with pytest.raises(LimbeckError, match=r"give some as samples"):
+        again.export("safetensors", tmp_path / "other")
+    assert again.export("safetensors", tmp_path / "other", [given[0][0]]).compared == 1
+
+
+class Named(list):
+    """Rows whose labels are numbers of classes that have names."""
+
+    classes: tuple[str, ...] = ("a", "b", "c")
+
+
+def test_labels_are_found_by_name_whatever_the_order_of_the_other_data(tmp_path):
+    result = distill(Knows(150), Net, Named(rows()), training=BRIEF, seeds=1, quiet=True, out=tmp_path / "out")
+    assert result.student.classes == ("a", "b", "c")
+    other = Named((x, 2 - label) for x, label in rows())
+    other.classes = ("c", "b", "a")
+    named = [(x, "abc"[label]) for x, label in rows()]
+    assert result.evaluate(other) == result.evaluate(named) == result.evaluate(rows())
+    with pytest.raises(DataError, match="the label 'd' of row 0 is none of the 3 classes"):
+        result.evaluate([(named[0][0], "d")])
+    with pytest.raises(DataError, match="no row has a label"):
+        result.evaluate([(named[0][0], None)])

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from limbeck import __version__
-from limbeck.cli import check, compare, evaluate, export, init, label, methods, recipes, report, run, runs, tell
+from limbeck.cli import check, compare, evaluate, export, init, label, methods, recipes, report, run, runs, search, tell
 from limbeck.errors import Interrupted, LimbeckError
 
 _HELP: Final = """Knowledge distillation that says whether the teacher helped.
@@ -33,6 +33,7 @@ app.command("run")(run.run)
 app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("label")(label.label)
+app.command("search")(search.search)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(args=typed or ["--help"], prog_name="limbeck", obj=command, standalone_mode=False)
         _flush()
         if code == 130:
-            goes_on = f" The same command goes on: {command}" if typed[:1] in (["run"], ["label"]) else ""
+            goes_on = f" The same command goes on: {command}" if typed[:1] in (["run"], ["label"], ["search"]) else ""
             tell.note(f"Stopped.{goes_on}")
         sys.exit(code or 0)
     except BrokenPipeError:

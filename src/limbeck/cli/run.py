@@ -8,7 +8,7 @@ import typer
 from limbeck.cli import options, tell
 
 if TYPE_CHECKING:
-    from limbeck.evidence.schema import Arm, Evidence, Step
+    from limbeck.evidence.schema import Evidence
 
 
 def run(
@@ -48,40 +48,14 @@ def run(
 
 def show(evidence: "Evidence") -> None:
     """The arms, the verdict, and what would settle it."""
-    from limbeck.evidence.tables import NAMES
+    from limbeck.evidence import summary
 
-    columns = ("", "accuracy", "NLL", "ECE", "parameters", "one example", "training")
-    rows = [(NAMES[name], *_cells(arm)) for name, arm in evidence.arms.present().items()]
     tell.raw("")
-    tell.table(columns, rows, right=range(1, 7))
+    tell.table(summary.COLUMNS, summary.rows(evidence), right=range(1, 7))
     tell.raw("")
     colour = {"helped": "green", "did not help": "red"}.get(evidence.verdict, "yellow")
-    tell.say(evidence.sentence, f"bold {colour}")
-    if evidence.attribution:
-        tell.say(f"Step by step: {'; '.join(_step(step) for step in evidence.attribution)}.")
-    if evidence.advice:
-        tell.say(evidence.advice)
+    verdict, *more = summary.paragraphs(evidence)
+    tell.say(verdict, f"bold {colour}")
+    for paragraph in more:
+        tell.say(paragraph)
     tell.raw("")
-
-
-def _step(step: "Step") -> str:
-    from limbeck.evidence.verdict import gained
-
-    return f"{step.step} {gained(step.difference.mean, step.difference.ci95, unit='', after=' over seeds')}"
-
-
-def _cells(arm: "Arm") -> tuple[str | None, ...]:
-    from limbeck.evidence.tables import number, short
-    from limbeck.evidence.verdict import percent
-
-    spread = arm.sd.get("accuracy")
-    cost, times = arm.efficiency, arm.training_seconds
-    mean = sum(times) / len(times) if times else None
-    return (
-        percent(arm.mean.accuracy) + (f" ± {100 * spread:.1f}" if spread is not None else ""),
-        number(arm.mean.nll),
-        number(arm.mean.ece),
-        short(cost.parameters) if cost else None,
-        f"{short(cost.latency.p50_ms)} ms" if cost and cost.latency else None,
-        None if mean is None else f"{mean / 60:.1f} min" if mean >= 120 else f"{mean:.1f} s",
-    )

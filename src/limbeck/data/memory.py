@@ -92,7 +92,7 @@ class MapTable:
 
     @cached_property
     def _named(self) -> tuple[Tensor, tuple[str, ...]]:
-        return named(self.found, self.where, _own_classes(self.dataset))
+        return named(self.found, self.where, own_classes(self.dataset))
 
     def augmented(self, augment: Augment) -> Self:
         """The same rows, whose images ``augment`` alters in addition under views above 0. Nothing is read again.
@@ -272,7 +272,8 @@ def _wrapped(dataset: Any, depth: int = 8) -> Iterator[Any]:
             yield from _wrapped(level, depth - 1)
 
 
-def _own_classes(dataset: Any) -> tuple[str, ...] | None:
+def own_classes(dataset: Any) -> tuple[str, ...] | None:
+    """The names of the classes that a data set knows itself, in the order of their numbers."""
     for level in _wrapped(dataset):
         features = getattr(level, "features", None)
         kinds = [features[name] for name in LABELS if name in features] if isinstance(features, Mapping) else []

@@ -14,7 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.signals.capture import show
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Student:
     """A delivered model with all that it needs to answer.
 
@@ -26,6 +26,13 @@ class Student:
     reader: Reader
     classes: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        """One line; the modules and their weights are in ``module``."""
+        names = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
+        count = sum(parameter.numel() for parameter in self.module.parameters())
+        kind = type(self.module).__name__
+        return f"<{type(self).__name__}: {kind} with {count:,} parameters, {len(self.classes)} classes ({names})>"
 
     def logits(self, raw: Sequence[Any], batch_size: int = 64) -> Tensor:
         """Logits, float32 [len(raw), classes], on the CPU; in evaluation mode, ``batch_size`` at a time.

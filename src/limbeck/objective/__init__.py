@@ -12,6 +12,7 @@ from limbeck.objective.contrast import Adversarial, Contrastive, Crd
 from limbeck.objective.features import AttentionTransfer, ChannelWise, Cosine, Jacobian
 from limbeck.objective.hints import Hints
 from limbeck.objective.labels import Labels
+from limbeck.objective.mapping import matched
 from limbeck.objective.objective import Objective
 from limbeck.objective.regressions import Fsp, Mgd, Ofd, Review, SimKd, Vid
 from limbeck.objective.relations import (
@@ -74,6 +75,7 @@ __all__ = [
     "Terms",
     "Vid",
     "Wsld",
+    "matched",
 ]
 
 
@@ -96,7 +98,8 @@ def _progressive(stages: Any, others: Mapping[str, Any]) -> dict[str, Any]:
     if taken := {"labels", "soft-targets", "soft_targets"} & others.keys():
         raise ValueError(f"{PROGRESSIVE} stands for labels and soft-targets: leave {min(taken)} out")
     numbers = isinstance(stages, list | tuple) and all(
-        isinstance(stage, list | tuple) and len(stage) == 3 and all(_is_number(one) for one in stage) for stage in stages
+        isinstance(stage, list | tuple) and len(stage) == 3 and all(_is_number(one) for one in stage)
+        for stage in stages
     )
     if not numbers or not stages or any(not 0 <= w <= 1 or t <= 0 or epochs <= 0 for w, t, epochs in stages):
         raise ValueError(

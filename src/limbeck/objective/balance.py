@@ -59,10 +59,12 @@ class LogVariance(nn.Module):
         above = -log(start) - self.floor
         self.raw = nn.Parameter(torch.tensor(log(exp(above) - 1)))
 
-    def forward(self, mean: Tensor, other: Tensor | None, signal: Tensor, place: Place) -> Tensor:
-        """The weighted term, a scalar."""
+    def forward(
+        self, mean: Tensor, other: Tensor | None, signal: Tensor, place: Place, share: float | Tensor = 1.0
+    ) -> Tensor:
+        """The weighted term, a scalar. ``share``: of the step's examples that are in ``mean``, so that s counts once."""
         s = self.floor + F.softplus(self.raw)
-        return torch.exp(-s) * mean + s / 2
+        return torch.exp(-s) * mean + share * s / 2
 
 
 class GradientNorm(Schedule):
@@ -105,7 +107,9 @@ class Pull(nn.Module):
         self.settings = settings
         self.register_buffer("quotient", torch.zeros((), dtype=torch.float64))
 
-    def forward(self, mean: Tensor, other: Tensor | None, signal: Tensor, place: Place) -> Tensor:
+    def forward(
+        self, mean: Tensor, other: Tensor | None, signal: Tensor, place: Place, share: float | Tensor = 1.0
+    ) -> Tensor:
         """The weighted term, a scalar. Before the first measurement, and where nothing can be measured, the ratio weighs."""
         kept: Tensor = self.get_buffer("quotient")
         due = place.step % self.settings.every == 0 or not bool(kept)

@@ -112,7 +112,8 @@ class AttentionTransfer(Paired):
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.attention_map`."""
         assert part is not None
-        return losses.attention_map(*part(*self.sides(student, teacher)), self.power)
+        ours, theirs = part(*self.sides(student, teacher))
+        return losses.attention_map(ours, theirs, self.power)
 
 
 class Jacobian(Weighted):

@@ -62,7 +62,9 @@ class Objective(nn.Module):
             other = getattr(term.weight, "against", None)
             if other is not None and (other not in self.names or other == name):
                 known = ", ".join(repr(one) for one in self.names if one != name) or "none beside it"
-                raise SignalError(f"The weight of {name!r} is set against {other!r}; the objective's terms are {known}.")
+                raise SignalError(
+                    f"The weight of {name!r} is set against {other!r}; the objective's terms are {known}."
+                )
             gated = term.gate.teacher if term.gate else frozenset[str]()
             wanted = term.needs().teacher | gated
             if not wanted:
@@ -149,7 +151,7 @@ class Objective(nn.Module):
         with torch.autocast(batch.ids.device.type, enabled=False):
             ours, theirs = _full(student), _full(teacher or {})
             loss = ours[min(ours)].new_zeros(())
-            means, parts = self._means(ours, theirs, batch, counts)
+            means, parts, shares = self._means(ours, theirs, batch, counts)
             named = dict(zip(self.names, self.terms, strict=True))
             for name, term in named.items():
                 if name not in means:  # it rests, yet its parameters must be seen by every process
@@ -159,7 +161,7 @@ class Objective(nn.Module):
                 if name in self.balances:
                     other = means.get(getattr(term.weight, "against", ""))
                     signal = student[min(term.needs().student)]
-                    weighted = self.balances[name](means[name], other, signal, self.place)
+                    weighted = self.balances[name](means[name], other, signal, self.place, shares[name])
                 loss = loss + term.weight.at(self.place) * weighted
             if len(means) < len(
                 self.terms
@@ -169,10 +171,13 @@ class Objective(nn.Module):
 
     def _means(
         self, student: Signals, teacher: Signals, batch: Batch, counts: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The mean of every term that does not rest and has examples, and the same without graphs beside shares kept."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """The mean of every term that does not rest and has examples; the same without graphs, beside the shares kept;
+        and the share of the whole step's examples that each mean is of.
+        """
         means: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
+        shares: dict[str, Tensor] = {}
         for name, term in zip(self.names, self.terms, strict=True):
             if term.weight.at(self.place) == 0:
                 continue
@@ -193,8 +198,10 @@ class Objective(nn.Module):
             if shared:
                 parts[name] = values.detach().mean() / processes()
                 means[name] = values.mean() / processes()  # every process computes it whole
+                shares[name] = torch.ones_like(means[name]).detach() / processes()
                 continue
             total = counts[term.mask].clamp_min(1)
+            shares[name] = len(rows) / total
             if term.gate:
                 weights = term.gate.weights(ours, theirs, rows)
                 self.kept[name](weights, rows)
@@ -202,7 +209,7 @@ class Objective(nn.Module):
                 values = torch.where(weights > 0, weights * values, 0.0)
             means[name] = values.sum() / total
             parts[name] = means[name].detach()
-        return means, parts
+        return means, parts, shares
 
     def shares(self) -> dict[str, list[float | None]]:
         """What the gates kept so far, by term: of each class, then of the examples without a label."""

@@ -91,16 +91,11 @@ class Outline:
         self._given = {}
 
     def layers(self) -> list[str]:
-        """By the first way of looking at the model that shows two layers or more; else the first that shows one."""
-        ways: tuple[Callable[[], list[str]], ...] = (
-            lambda: self._blocks(3, 4),
-            lambda: self._opened(4, self._stages),
-            lambda: self._opened(3, lambda level: [one for one in level if self._whole(one)]),
-            lambda: self._blocks(2),
-            self._units,
-        )
-        found = [way() for way in ways]
-        return next((one for one in found if len(one) > 1), next((one for one in found if one), []))
+        """Blocks of maps or tokens; else what there is more of, stages of maps or modules of tokens; else vectors."""
+        if blocks := self._blocks(3, 4):
+            return blocks
+        maps, tokens = self._opened(4, self._stages), self._opened(3, self._repeated)
+        return max(maps, tokens, key=len) or self._blocks(2) or self._units()
 
     def _blocks(self, *axes: int) -> list[str]:
         """The numbered blocks of the outermost containers, or these themselves where they are stages."""
@@ -133,12 +128,12 @@ class Outline:
             chosen = {block for path in outer for block in holders[path]}
         return [path for path in seen if path in chosen]
 
-    def _opened(self, axes: int, chosen: Callable[[list[str]], list[str]]) -> list[str]:
+    def _opened(self, axes: int, chosen: Callable[[list[str], bool], list[str]]) -> list[str]:
         """What is chosen of the outermost modules; where that is fewer than two, of those inside them, and so on."""
         left, first = [path for path, shape in self.shapes.items() if len(shape) == axes], list[str]()
         while left:
             level = _outermost(left)
-            found = chosen(level)
+            found = chosen(level, bool(first))
             if len(found) > 1:
                 return found
             first = first or found
@@ -148,14 +143,23 @@ class Outline:
             left = opened
         return first
 
-    def _stages(self, level: list[str]) -> list[str]:
-        """The end of each run of one resolution that has weights in it."""
+    def _stages(self, level: list[str], inside: bool) -> list[str]:
+        """The end of each run of one resolution that has weights in it; what is averaged to 1 x 1 is a gate or a head."""
+        level = [path for path in level if self.shapes[path][2:] != (1, 1)] or level
         runs: list[list[str]] = []
         for path in level:
             if not runs or self.shapes[runs[-1][-1]][2:] != self.shapes[path][2:]:
                 runs.append([])
             runs[-1].append(path)
         return self._ends(run for run in runs if any(self._weighted(path) for path in run))
+
+    def _repeated(self, level: list[str], inside: bool) -> list[str]:
+        """Those with weights; inside another, the parts of a block are none, and blocks are of one class."""
+        found = [path for path in level if self._whole(path)]
+        if not inside:
+            return found
+        classes = Counter(type(self.modules[path]) for path in found if self._parts(path))
+        return [path for path in found if classes[type(self.modules[path])] > 1]
 
     def _units(self) -> list[str]:
         """Each hidden layer of a plain network of vectors: from its weights up to the next ones."""

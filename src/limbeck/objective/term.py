@@ -89,8 +89,8 @@ class Term(Protocol):
 
     ``mask`` names the batch's mask of rows that count, and so the denominator; ``scope`` says what one value stands for.
     A term sees the rows that count and no others; one of scope ``batch`` sees those of all processes.
-    ``looks_at`` says in words what it reads, ``reads`` how much of the teacher's logits it needs. ``zero_at_match``: the value is 0 when the teacher is the
-    student.
+    ``looks_at`` says in words what it reads, ``reads`` how much of the teacher's logits it needs. ``zero_at_match``: the
+    value is 0 when the teacher is the student.
     """
 
     about: ClassVar[About]

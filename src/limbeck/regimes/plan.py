@@ -1,6 +1,7 @@
 """`Plan`: what a regime plans with, for one seed."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -11,13 +12,16 @@ from torch import Tensor
 
 from limbeck.data.examples import Examples, Splits
 from limbeck.models.specs import BuildContext, Spec
-from limbeck.objective import Labels, Objective, Term
+from limbeck.objective import Labels, Objective, Term, matched
+from limbeck.objective.term import Layers
 from limbeck.regimes.regime import Regime, make, train
 from limbeck.teachers.cached import CachedTeacher, label
 from limbeck.teachers.teacher import Teacher
+from limbeck.training.order import Order
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage, Start
 
+_MATCHED = 512  # examples that layers are compared on
 _ROWS = 256  # a labelling batch; its bits depend on this, so it is not a setting
 
 
@@ -75,6 +79,20 @@ class Plan:
         teacher = trained.as_teacher()
         return replace(self, teacher=teacher, context=replace(self.context, donor=teacher.module))
 
+    def matched(self) -> Self:
+        """The plan with the layers of its terms found, on the untrained student of this seed and the ready teacher."""
+        with suppress(_Asked):
+            return replace(self, terms=tuple(one for term in self.terms for one in term.resolved(_ask)))
+        rows = self.splits.train.rows[:_MATCHED]
+        order = Order(rows, len(rows), self.seed, self.views)
+        views = torch.full_like(rows, order.view(0))  # a store may hold none but the views of the training
+        batches = [
+            self.splits.train.batch(ids, own)
+            for ids, own in zip(torch.split(rows, 64), torch.split(views, 64), strict=True)
+        ]
+        module = Start(self.student, self.seed, self.context).module()
+        return replace(self, terms=matched(self.terms, module, self.teacher, batches))
+
     def labelled(self) -> Regime[Teacher]:
         """The ready teacher, its outputs for every training row and view stored unless the plan says to ask it live."""
         assert self.teacher is not None
@@ -108,6 +126,14 @@ class Plan:
         """What is left of the objective without a teacher, at full weight; labels, if nothing else is."""
         left = [term for term in self.terms if not term.needs().teacher]
         return tuple(term.alone() for term in left) or (Labels(),)
+
+
+class _Asked(Exception):
+    """A term has a rule that needs both models."""
+
+
+def _ask(rule: Layers) -> list[tuple[str, str]]:
+    raise _Asked
 
 
 def hard_labels(examples: Examples, teacher: Teacher, device: str) -> Tensor:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ from numpy.typing import NDArray
 
 from limbeck.advice.preflight import accuracy_of, chance
 from limbeck.errors import LimbeckError, PreflightError
+from limbeck.evidence import summary
 from limbeck.evidence.report import disagreements, write_report
-from limbeck.evidence.schema import Evidence, Provenance, Verdict
+from limbeck.evidence.schema import Evidence, Provenance, Quality, Verdict
+from limbeck.evidence.verdict import outcome
 from limbeck.evidence.weigh import weigh
+from limbeck.export import Exported
+from limbeck.export.deliver import Format
 from limbeck.files import held, home, write_json
 from limbeck.models.saved import load_student, save_student
-from limbeck.models.student import Student
 from limbeck.regimes.arms import arms
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime, train
 from limbeck.regimes.walk import walk
 from limbeck.run import folder as runs
+from limbeck.run.delivered import Delivered
 from limbeck.run.experiment import TEACHER_SEED, Experiment
 from limbeck.run.measure import counts, curve, measure, notes
 from limbeck.run.preflight import Preflight, preflight
@@ -43,7 +48,19 @@ class Result:
 
     folder: Path
     evidence: Evidence
-    student: Student = field(repr=False)
+    student: Delivered
+
+    def __repr__(self) -> str:
+        """One line: the verdict, and where the rest is."""
+        return f"<Result: {outcome(self.evidence)}, {self.folder}>"
+
+    def __str__(self) -> str:
+        """Every arm, the verdict, and where the report is."""
+        return f"{summary.text(self.evidence)}\n\nReport: {self.report_path}"
+
+    def _repr_html_(self) -> str:
+        """The same in a notebook."""
+        return f"<pre>{escape(str(self))}</pre>"
 
     @property
     def verdict(self) -> Verdict:
@@ -59,6 +76,14 @@ class Result:
     def report_path(self) -> Path:
         """The report, one HTML page."""
         return self.folder / runs.REPORT
+
+    def export(self, to: Format, folder: Path | str, samples: Sequence[Any] | None = None) -> Exported:
+        """Writes the student into ``folder`` as ``safetensors``, ``hf`` or ``onnx``; see `Delivered.export`."""
+        return self.student.export(to, folder, samples)
+
+    def evaluate(self, data: Any, metrics: Sequence[str] = ()) -> Quality:
+        """The student's quality on other data of the same classes; see `Delivered.evaluate`."""
+        return self.student.evaluate(data, metrics)
 
 
 def conduct(
@@ -95,7 +120,8 @@ def conduct(
         state.wait_for_everyone()
     best = max(trained["distilled"], key=lambda one: (one.metrics["accuracy"], -one.metrics["nll"]))
     reader = experiment.splits.reader
-    return Result(out, Evidence.read(out), load_student(out / runs.STUDENT, module=best.start.module(), reader=reader))
+    student = load_student(out / runs.STUDENT, module=best.start.module(), reader=reader)
+    return Result(out, Evidence.read(out), Delivered.of(student, out))
 
 
 def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watcher) -> tuple[Plan, Trained | None]:
@@ -109,7 +135,7 @@ def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watche
     if plan.teacher_stage is not None:
         trained = walk(train(plan.teacher_stage), workshop, out / "journal" / "teacher.json")
         _reused(watcher, trained)
-    plan = walk(plan.taught(), workshop, out / "journal" / "taught.json")
+    plan = walk(plan.taught(), workshop, out / "journal" / "taught.json").matched()
     _check_teacher(experiment, plan)
     return plan, trained
 
@@ -120,10 +146,18 @@ def _check_teacher(experiment: Experiment, plan: Plan) -> None:
     validation = experiment.splits.validation
     accuracy, floor = accuracy_of(plan.teacher, validation, plan.device), chance(validation)
     if accuracy <= floor:
+        stage = plan.teacher_stage
         raise PreflightError(
             f"The teacher is right on {100 * accuracy:.1f} % of the validation part, and always answering the commonest class "
-            f"on {100 * floor:.1f} %: it knows nothing of these classes. Are they in the order that it was trained with? "
-            "If it still has to be trained on them, give teacher.training (in Python teacher_training)."
+            f"on {100 * floor:.1f} %: "
+            + (
+                "it knows nothing of these classes. Are they in the order that it was trained with? If it still has to be "
+                "trained on them, give teacher.training (in Python teacher_training)."
+                if stage is None
+                else f"it has learnt nothing in {stage.training.total:,} steps of training on {len(stage.examples):,} labelled "
+                "rows. Give teacher.training (in Python teacher_training) more steps or another learning rate, and look at "
+                "the labels."
+            )
         )
 
 

@@ -16,12 +16,12 @@ from limbeck.export import Exported, export
 from limbeck.files import home
 from limbeck.models.python import allow_code as code_is_allowed
 from limbeck.models.saved import load_student
-from limbeck.models.student import Student
 from limbeck.recipe import Recipe
 from limbeck.recipe.reading import dump
 from limbeck.regimes.walk import walk
 from limbeck.run import folder as runs
 from limbeck.run.conduct import Result, conduct, ready
+from limbeck.run.delivered import Delivered
 from limbeck.run.experiment import from_recipe
 from limbeck.run.measure import logits_of
 from limbeck.run.preflight import Preflight, preflight
@@ -153,7 +153,7 @@ def label(recipe: Recipe, *, allow_code: bool = False) -> StoreInfo:
         return describe(teacher.store)
 
 
-def load(folder: Path | str, module: torch.nn.Module | None = None) -> Student:
+def load(folder: Path | str, module: torch.nn.Module | None = None) -> Delivered:
     """The delivered student of a run, or of a folder that ``limbeck export --to safetensors`` wrote.
 
     ``module``: one like it, if it was given in memory.
@@ -166,7 +166,8 @@ def load(folder: Path | str, module: torch.nn.Module | None = None) -> Student:
         raise LimbeckError(
             f"{folder} has no student yet: the run is not finished. The same `limbeck run` goes on with it."
         )
-    return load_student(folder / runs.STUDENT if (folder / runs.STUDENT).is_dir() else folder, module)
+    of_run = (folder / runs.STUDENT).is_dir()
+    return Delivered.of(load_student(folder / runs.STUDENT if of_run else folder, module), folder if of_run else None)
 
 
 def _recipe_of(folder: Path) -> Recipe:
@@ -180,8 +181,7 @@ def _in_memory(folder: Path) -> LimbeckError:
     return LimbeckError(
         f"{folder} was run from objects in memory, which are not in the folder, so this takes Python. "
         f"student = limbeck.load({str(folder)!r}, module=...), with a module like the student's, gives the student back; "
-        "student.predict(inputs) and student.probabilities(inputs) answer; "
-        "limbeck.export.export(student, 'onnx', 'a-new-folder', inputs) exports it (import limbeck.export)."
+        "student.export('onnx', 'a-new-folder') exports it, and student.evaluate(data) judges it on (input, label) pairs."
     )
 
 

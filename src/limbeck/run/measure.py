@@ -15,6 +15,7 @@ from limbeck.evidence.schema import Counts, Efficiency, Evidence
 from limbeck.evidence.weigh import ArmResult, ArmResults
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
+from limbeck.run.preflight import paired
 from limbeck.signals.capture import show
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.workshop import Trained
@@ -155,6 +156,8 @@ def notes(
         said.append(
             "The control has fewer labelled examples than a batch, so each of its batches repeats some of them."
         )
+    if layers := paired(plan.terms, experiment.terms):
+        said.append(f"The recipe's rules found these layers, the student's first: {layers}.")
     for name, shares in trained["distilled"][0].points[-1].get("kept", {}).items():
         said.append(_kept(name, shares, splits.classes))
     if plan.context.donor is not None and len({one.fingerprint for one in trained["distilled"]}) < len(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
+from accelerate import PartialState
 from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import ConcatDataset
@@ -29,6 +30,7 @@ from limbeck.run.conduct import Result, conduct
 from limbeck.run.experiment import Experiment
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
+from limbeck.training.progress import Watcher
 from limbeck.training.settings import Training
 
 _MOST_SEEDS: Final = 100  # as in a recipe
@@ -76,7 +78,7 @@ def distill(
         name: what the report calls it.
         out: the run folder; by default ``runs/<name>-<hash>``.
         store: whether the teacher's outputs are stored first, and read from there.
-        quiet: no progress.
+        quiet: no progress, and no results on the error stream at the end; ``print(result)`` shows them.
 
     Raises:
         LimbeckError: something that the caller can mend.
@@ -115,7 +117,10 @@ def distill(
         metrics=tuple(metrics),
     )
     folder = Path(out) if out else Path("runs") / f"{name}-{digest(given)[:8]}"
-    return conduct(experiment, folder, _described(teacher, student, given), quiet=quiet)
+    result = conduct(experiment, folder, _described(teacher, student, given), quiet=quiet)
+    if not quiet and PartialState().is_main_process:
+        Watcher().say(f"\n{result}\n")
+    return result
 
 
 def _demand(teacher: Any, seeds: Any, name: Any) -> None:

@@ -1,6 +1,7 @@
 """Preflight of a whole experiment: what a run would do, what it would cost, and whether it can work at all."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -10,9 +11,11 @@ from limbeck.advice.preflight import Dry, check_labels, dry_run
 from limbeck.errors import PreflightError
 from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.models.identity import of_module
+from limbeck.objective import Term
 from limbeck.regimes.arms import arms
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
+from limbeck.signals.gradient import GRADIENT
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.settings import Training
 
@@ -63,8 +66,9 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
             f"training.batch-size is {plan.training.batch_size}, but there are only {len(splits.train)} training examples: "
             f"set it to {len(splits.train)} or less."
         )
+    plan = plan.matched()
     stage = plan.stage("student", teacher=plan.teacher)
-    same = of_module(stage.start.module()) == plan.teacher.fingerprint
+    same = stage.teacher is not None and of_module(stage.start.module()) == stage.teacher.fingerprint
     dry = dry_run(stage, plan.device, teacher_is_student=same)
     return _budget(experiment, plan, dry, teaching, labelled)
 
@@ -99,6 +103,7 @@ def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, 
             f"{len(splits.test):,} test; {len(splits.classes)} classes",
         ),
         ("student", f"{dry.parameters:,} parameters" + (f", the teacher {teaching.parameters:,}" if teaching else "")),
+        *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
         ("first batch", ", ".join(f"{name} {value:.4g}" for name, value in dry.parts.items())),
         ("training", f"{steps:,} steps for each of {told}: about {duration(seconds)} with all that comes after"),
         ("teacher's outputs", f"{rows:,} rows, {size(store)}" if experiment.store else "asked live, nothing stored"),
@@ -135,6 +140,18 @@ def _looks(training: Training) -> int:
 def _timing(row: float) -> float:
     """Seconds to time a model that takes ``row`` for one example: some hundred calls, or as long as each is given."""
     return min(3 * SECONDS, (WARMUP + TIMED) * (row + _CALL) + _BULK * row)
+
+
+def paired(terms: Sequence[Term], given: Sequence[Term]) -> str:
+    """The layers that rules found, the student's from the teacher's; empty if none was needed."""
+    if tuple(terms) == tuple(given):
+        return ""
+    pairs = []
+    for term in terms:
+        ours, theirs = (sorted(side - {"logits", GRADIENT}) for side in (term.needs().student, term.needs().teacher))
+        if ours and theirs:
+            pairs.append(f"{term.name} {', '.join(ours)} from {', '.join(theirs)}")
+    return "; ".join(pairs)
 
 
 def _existing(path: Path) -> Path:

@@ -59,10 +59,23 @@ class InputGradient:
                 hook.remove()
 
     def read(self, logits: Tensor, keys: Tensor, graph: bool) -> Tensor:
-        """The gradient of ``sum_c signs(key)_c logits_c`` for each example, in the shape of the input."""
-        assert self._input is not None
-        combined = (signs(keys.to(logits.device), logits.shape[-1]).to(logits.dtype) * logits).sum()
-        (found,) = torch.autograd.grad(combined, self._input, create_graph=graph, retain_graph=True)
+        """The gradient of ``sum_c signs(key)_c logits_c`` for each example, in the shape of the input.
+
+        Raises:
+            SignalError: no graph leads from the logits back to the input.
+        """
+        found = None
+        with torch.enable_grad():  # a teacher is asked without a graph
+            combined = (signs(keys.to(logits.device), logits.shape[-1]).to(logits.dtype) * logits).sum()
+        if self._input is not None and combined.requires_grad:
+            (found,) = torch.autograd.grad(
+                combined, self._input, create_graph=graph, retain_graph=True, allow_unused=True
+            )
+        if found is None:
+            raise SignalError(
+                f"'{GRADIENT}': no graph leads from the logits back to the input (a forward that detaches or runs without a "
+                "graph does that, or an earlier compilation): choose another signal."
+            )
         return found
 
 

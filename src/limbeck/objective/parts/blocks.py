@@ -57,7 +57,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        half = max(1, after // 2)
+        half = max(8, after // 2)  # a ReLU over one or two channels may never open
         self.blocks = nn.Sequential(
             nn.Conv2d(before, half, 1),
             nn.ReLU(),

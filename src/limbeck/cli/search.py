@@ -1,0 +1,133 @@
+"""``limbeck search``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from limbeck.cli import options, tell
+
+if TYPE_CHECKING:
+    from limbeck.search import Found
+
+_MOST = 10  # trials that are shown
+
+
+def search(
+    context: typer.Context,
+    recipe: options.Source,
+    over: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FIELDS",
+            help="temperature, weights, or both; or FIELD=1,2,4, FIELD=1..8, FIELD=log:0.5..16 for any field; repeatable.",
+            show_default=False,
+        ),
+    ],
+    method: Annotated[
+        Literal["grid", "bayes"], typer.Option(help="grid: every combination; bayes: Optuna's TPE.")
+    ] = "grid",
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many trials.", show_default="the whole grid; bayes: 20")
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(min=0.001, max=1, help="The share of the recipe's steps that a trial is given.")
+    ] = 0.2,
+    prune: Annotated[
+        bool, typer.Option("--prune/--no-prune", help="End hopeless trials early, by successive halving.")
+    ] = True,
+    confirm: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Fresh seeds at which the winner is set against the recipe.", show_default="the recipe's seeds"
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="An Optuna storage URL, or journal:FILE, that several machines share.", show_default="a file in --out"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The search folder.", show_default="runs/<name>-search")
+    ] = None,
+    settings: options.Overrides = None,
+    allow_code: options.AllowCode = False,
+) -> None:
+    """Find the temperature, weights or other settings that do best on validation, and say whether they are better.
+
+    The test part is not looked at. An interrupted search goes on where it was when the same command is given again.
+    """
+    from limbeck.recipe.reading import read
+
+    chosen = read(recipe, settings or ())
+    from limbeck.search import search as seek
+
+    found = seek(
+        chosen,
+        over,
+        method=method,
+        trials=trials,
+        budget=budget,
+        prune=prune,
+        confirmed_at=confirm,
+        storage=storage,
+        out=out,
+        allow_code=allow_code,
+        command=context.obj,
+    )
+    show(found)
+
+
+def show(found: "Found") -> None:
+    """The best trials, the sentence, the warning, and what was written."""
+    from limbeck.search.fields import short
+    from limbeck.search.seek import BEST, SURFACE, TRIALS
+
+    ranked = sorted(found.trials, key=_rank)
+    columns = ("trial", *(short(field.path) for field in found.fields), "accuracy", "NLL", "steps", "")
+    rows = [
+        (
+            str(one["number"] + 1),
+            *(_value(one["settings"].get(field.path)) for field in found.fields),
+            None if one.get("accuracy") is None else f"{100 * one['accuracy']:.1f} %",
+            None if one.get("nll") is None else f"{one['nll']:.3f}",
+            None if one.get("steps") is None else f"{one['steps']:,}",
+            {"complete": "", "pruned": "ended early"}.get(one["state"], one["state"]),
+        )
+        for one in ranked[:_MOST]
+    ]
+    tell.raw("")
+    tell.table(columns, rows, right=range(len(columns) - 1))
+    tell.raw("")
+    if len(ranked) > _MOST:
+        tell.say(f"The best {_MOST} of {len(ranked)} trials; all of them are in {TRIALS}.")
+    better = found.confirmation["better"] if found.confirmation else None
+    tell.say(found.sentence, f"bold {({'yes': 'green', 'no': 'red'}).get(better or '', 'yellow')}")
+    if found.winner is None:
+        return
+    tell.note(found.warning, "warning", "bold yellow")
+    tell.raw("")
+    tell.pairs(
+        [
+            ("recipe", str(found.folder / BEST)),
+            ("trials", str(found.folder / TRIALS)),
+            ("picture", str(found.folder / SURFACE)),
+        ]
+    )
+
+
+def _rank(record: dict[str, Any]) -> tuple[bool, float, float, int]:
+    """Those that came to their end first, the best of them first."""
+    nll = record.get("nll")
+    accuracy = record.get("accuracy")
+    return (
+        record["state"] != "complete",
+        -(accuracy if accuracy is not None else -1.0),
+        float("inf") if nll is None else nll,
+        record["number"],
+    )
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
