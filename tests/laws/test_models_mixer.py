@@ -17,7 +17,7 @@ from limbeck.models.student import Student
 from limbeck.objective.hints import Hints
 from limbeck.objective.objective import Objective
 from limbeck.objective.outline import layers_of
-from limbeck.recipe.reading import bundled, description, dump, parse, quick, read, schema
+from limbeck.recipe.reading import parse
 from limbeck.signals.capture import Capture, show
 
 NAMES = ("bag", "boot", "coat")
@@ -111,6 +111,14 @@ def test_a_patch_is_seen_at_its_place_and_no_example_sees_another(spec):
 
 
 @small
+def test_freezing_changes_no_bit(spec):
+    """Exports are compared with a frozen student: torch may choose another kernel where weights are to be trained."""
+    module = loud(build(spec, CONTEXT, 0))
+    before = show(module, CONTEXT.sample)["logits"]
+    assert torch.equal(show(module.requires_grad_(False), CONTEXT.sample)["logits"], before)
+
+
+@small
 def test_a_blank_image_has_finite_gradients(spec):
     module = build(spec, CONTEXT, 0)
     with Capture(module, {"logits"}) as capture:
@@ -160,7 +168,6 @@ def test_it_learns_the_features_of_a_cnn(spec):
         objective.build(capture(CONTEXT.sample), theirs)
         before, _ = objective(capture(CONTEXT.sample), theirs, batch)
         before.backward()
-        assert student.get_submodule("stem" if isinstance(spec, MlpMixer) else "vit.embeddings") is not None
         with torch.no_grad():
             for parameter in student.parameters():
                 if parameter.grad is not None:
@@ -172,7 +179,8 @@ def test_it_learns_the_features_of_a_cnn(spec):
 @pytest.mark.parametrize("to", ["safetensors", "onnx", "hf"])
 @small
 def test_every_export_answers_as_the_student_does(tmp_path, spec, to):
-    student = Student(loud(build(spec, CONTEXT, 0)).eval(), READER, NAMES)
+    one = spec.model_copy(update={"layers": 1 if to == "onnx" else 2})  # tracing takes long
+    student = Student(loud(build(one, CONTEXT, 0)).eval(), READER, NAMES)
     if to == "hf" and isinstance(spec, MlpMixer):
         with pytest.raises(LimbeckError, match="MlpMixer, which the transformers library does not know"):
             export(student, to, tmp_path / "a", RAW, 0)

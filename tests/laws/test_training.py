@@ -39,9 +39,9 @@ from tests.fakes.experiments import (
 from tests.fakes.served import serving
 from torch import nn
 
-from limbeck.errors import Interrupted, LimbeckError
+from limbeck.errors import Interrupted, LimbeckError, SignalError
 from limbeck.models.nets import SmallCnn
-from limbeck.objective import Hints, Labels, SoftTargets
+from limbeck.objective import Adversarial, Crd, Hints, Labels, RkdDistance, SoftTargets
 from limbeck.objective.schedules import Place
 from limbeck.objective.term import Owned
 from limbeck.teachers.cached import CachedTeacher, label
@@ -148,6 +148,44 @@ def test_accumulated_is_one_batch(tmp_path, batch, accumulate):
     assert apart(train(one, tmp_path / "1", first).weights, train(many, tmp_path / "4", second).weights) < 1e-6
     for a, b in zip(first.losses, second.losses, strict=True):
         assert a == pytest.approx(b, abs=1e-6)
+
+
+def test_a_balanced_weight_and_a_gate_accumulate_too(tmp_path):
+    terms = (
+        LABELS,
+        SoftTargets(weight={"schedule": "uncertainty"}, gate={"by": "teacher-certainty"}),
+        SoftTargets(temperature={"schedule": "learned", "rise": 0.5}),
+    )
+    few = splits(labelled=20).train
+    one, many = (
+        train(stage(smooth, optimizer=SGD, examples=few, terms=terms, accumulate=parts), tmp_path / str(parts))
+        for parts in (1, 4)
+    )
+    assert apart(one.weights, many.weights) < 1e-6
+    for a, b in zip(one.points, many.points, strict=True):
+        assert a["parts"] == pytest.approx(b["parts"], abs=1e-6)
+        assert a["kept"]["soft-targets"] == pytest.approx(b["kept"]["soft-targets"], abs=1e-6)
+
+
+def test_relations_refuse_to_be_accumulated(tmp_path):
+    terms = (LABELS, RkdDistance(student="body", teacher="body"))
+    with pytest.raises(SignalError, match=r"'rkd-distance' compares the examples of a batch .* accumulate"):
+        train(stage(smooth, terms=terms, accumulate=2), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["crd", "adversarial", "learned"])
+def test_what_a_term_trains_and_remembers_survives_a_stop(tmp_path, kind):
+    term = {
+        "crd": Crd(student="body", teacher="body", width=4, negatives=8),
+        "adversarial": Adversarial(student="logits", teacher="logits", width=4),
+        "learned": SoftTargets(weight={"schedule": "uncertainty"}, temperature={"schedule": "learned"}),
+    }[kind]
+    one = stage(terms=(LABELS, term))
+    whole = train(one, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(one, tmp_path / "cut", Watching(after=7, act=control_c))
+    assert same(train(one, tmp_path / "cut"), whole)
+    assert not any("memory" in name or "layers" in name or "theta" in name for name in whole.weights), "not delivered"
 
 
 def test_two_processes_are_one(tmp_path):

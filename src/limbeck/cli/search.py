@@ -34,8 +34,13 @@ def search(
         float, typer.Option(min=0.001, max=1, help="The share of the recipe's steps that a trial is given.")
     ] = 0.2,
     prune: Annotated[
-        bool, typer.Option("--prune/--no-prune", help="End hopeless trials early, by successive halving.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--prune/--no-prune",
+            help="End hopeless trials early, by successive halving.",
+            show_default="with bayes only",
+        ),
+    ] = None,
     confirm: Annotated[
         int | None,
         typer.Option(

@@ -15,7 +15,8 @@ class MixerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, patches, hidden] to the same."""
-        x = x + self.across(self.norm1(x).transpose(1, 2)).transpose(1, 2)
+        # contiguous: a linear layer over strided rows rounds by whether its weights are to be trained
+        x = x + self.across(self.norm1(x).transpose(1, 2).contiguous()).transpose(1, 2)
         return x + self.within(self.norm2(x))  # type: ignore[no-any-return]
 
 

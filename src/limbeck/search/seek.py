@@ -51,7 +51,7 @@ def search(
     method: Method = "grid",
     trials: int | None = None,
     budget: float = 0.2,
-    prune: bool = True,
+    prune: bool | None = None,
     confirmed_at: int | None = None,
     storage: str | None = None,
     out: Path | None = None,
@@ -70,7 +70,7 @@ def search(
         method: every combination, or Optuna's TPE.
         trials: how many, 20 by default; a grid has as many as it has points.
         budget: the share of the recipe's steps that a trial is given.
-        prune: whether successive halving ends trials early.
+        prune: whether successive halving ends trials early; by default with ``bayes`` only, as a grid is there to be seen whole.
         confirmed_at: seeds of the confirmation, at least 2; by default as many as the recipe has.
         storage: an Optuna storage URL or a journal file that several machines share; by default a file in ``out``.
         out: the search folder, by default ``runs/<name>-search``.
@@ -82,6 +82,7 @@ def search(
         LimbeckError: something that the user can mend.
     """
     demand_installed()
+    prune = method == "bayes" if prune is None else prune
     if PartialState().num_processes > 1:
         raise LimbeckError(
             "A search trains each trial in one process: start it once on each machine, with the same --storage."
