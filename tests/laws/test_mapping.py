@@ -298,7 +298,7 @@ class Tokens(nn.Module):
         x = self.words(input_ids)
         for part in self.body if isinstance(self.body, nn.ModuleList) else [self.body]:
             x = part(x)
-        return self.head(x.mean(1))
+        return self.head(x.mean(1, keepdim=True)).squeeze(1)
 
 
 class Gated(nn.Module):

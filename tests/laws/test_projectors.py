@@ -251,9 +251,10 @@ class TestMasks:
     def test_padding_is_zero_among_as_many_tokens(self):
         student, teacher = both((5, 4), (5, 4))
         student[~self.mask] = torch.nan
-        ours, theirs = joined(student, teacher, self.mask, self.mask)
+        other = self.mask.flip(0)
+        ours, theirs = joined(student, teacher, self.mask, other)
         assert torch.equal(ours, torch.where(self.mask[..., None], student, 0.0))
-        assert torch.equal(theirs, torch.where(self.mask[..., None], teacher, 0.0))
+        assert torch.equal(theirs, torch.where(other[..., None], teacher, 0.0))
 
     def test_vectors_are_means_of_the_tokens_that_count(self):
         student, teacher = both((5, 4), (4,))

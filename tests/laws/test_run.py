@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.fakes.experiments import Clouds, Knows, Net, smooth
 
+from limbeck.cli.main import main
 from limbeck.errors import DataError, LimbeckError
 from limbeck.evidence.schema import Evidence
 from limbeck.objective import Hints, Labels, SoftTargets
@@ -220,6 +221,16 @@ def test_a_student_from_memory_is_judged_and_exported_from_python(tmp_path):
     with pytest.raises(LimbeckError, match=r"give some as samples"):
         again.export("safetensors", tmp_path / "other")
     assert again.export("safetensors", tmp_path / "other", [given[0][0]]).compared == 1
+
+
+@pytest.mark.parametrize("command", [["export", "--to", "safetensors"], ["evaluate"]])
+def test_the_command_line_says_what_python_does_with_a_run_from_memory(tmp_path, capsys, command):
+    go(tmp_path, seeds=1)
+    with pytest.raises(SystemExit):
+        main([command[0], str(tmp_path / "out"), *command[1:]])
+    said = " ".join(capsys.readouterr().err.split())
+    for part in (f"limbeck.load('{tmp_path / 'out'}', module=...)", "student.export(", "student.evaluate("):
+        assert part in said
 
 
 class Named(list):

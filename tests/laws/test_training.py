@@ -163,7 +163,8 @@ def test_a_balanced_weight_and_a_gate_accumulate_too(tmp_path):
     )
     assert apart(one.weights, many.weights) < 1e-6
     for a, b in zip(one.points, many.points, strict=True):
-        assert a["parts"] == pytest.approx(b["parts"], abs=1e-6)
+        # T^2 = 243 magnifies the rounding of single precision
+        assert a["parts"] == pytest.approx(b["parts"], abs=1e-4)
         assert a["kept"]["soft-targets"] == pytest.approx(b["kept"]["soft-targets"], abs=1e-6)
 
 

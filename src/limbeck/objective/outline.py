@@ -144,7 +144,7 @@ class Outline:
         return first
 
     def _stages(self, level: list[str], inside: bool) -> list[str]:
-        """The end of each run of one resolution that has weights in it; what is averaged to 1 x 1 is a gate or a head."""
+        """The end of each run of one resolution that has weights in it; 1 x 1 is a gate or a head."""
         level = [path for path in level if self.shapes[path][2:] != (1, 1)] or level
         runs: list[list[str]] = []
         for path in level:

@@ -49,7 +49,7 @@ class Projector(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, seen: Tensor | None = None, shown: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Both features in one shape, the student's projected; ``seen`` and ``shown``: each side's tokens that count."""
+        """Both features in one shape, the student's projected; ``seen``, ``shown``: each side's tokens that count."""
         student, teacher = self._joined(student, teacher, seen, shown)
         return self.linear(student), teacher
 

@@ -162,8 +162,9 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
         LimbeckError: it holds another search, or something else.
     """
     path = out / CLAIM
-    if not path.exists():
-        if strangers := [item.name for item in out.iterdir() if item.name != ".lock"]:
+    strangers = [item.name for item in out.iterdir() if item.name not in (CLAIM, ".lock")]
+    if not path.exists() or not strangers:  # one that failed before its first trial leaves nothing but its claim
+        if strangers:
             raise LimbeckError(
                 f"{out} is not empty and holds no search (it has {strangers[0]!r}): choose another --out."
             )

@@ -248,5 +248,5 @@ def explained(storage: str | None) -> Iterator[None]:
             isinstance(error, ImportError)
         ):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise LimbeckError(f"The storage {storage or 'search.db'} of the search cannot be used: {reason}.") from error

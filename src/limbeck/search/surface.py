@@ -56,7 +56,7 @@ def draw(
 def _line(
     axes: Any, field: Field, trials: Sequence[Mapping[str, Any]], winner: Any, own: Mapping[str, Any], alone: bool
 ) -> None:
-    axis = _Axis(field, trials, own)
+    axis = _Axis(field, trials, cells=False)
     done = sorted((axis.at(one), 100 * one["accuracy"]) for one in trials if one["state"] == "complete")
     cut = [(axis.at(one), 100 * one["accuracy"]) for one in trials if one["state"] == "pruned"]
     axes.plot(*_columns(done), "o" + "-" * alone, color="#1f5fa8", label="trained to the end of its budget")
@@ -70,7 +70,7 @@ def _line(
     axes.set_ylabel(_LABEL)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, frameon=False, markerscale=0.6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
 def _plane(
@@ -81,7 +81,7 @@ def _plane(
     winner: Any,
     own: Mapping[str, Any],
 ) -> None:
-    across, up = (_Axis(field, trials, own) for field in pair)
+    across, up = (_Axis(field, trials) for field in pair)
     done = [one for one in trials if one["state"] == "complete"]
     cut = [one for one in trials if one["state"] == "pruned"]
     drawn = _cells if across.steps and up.steps else _points
@@ -99,7 +99,7 @@ def _plane(
     across.label(axes, "x")
     up.label(axes, "y")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        axes.legend(fontsize=7, frameon=False, markerscale=0.6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def _cells(axes: Any, across: "_Axis", up: "_Axis", done: Sequence[Any], cut: Sequence[Any]) -> Any:
@@ -157,11 +157,11 @@ def _limits(done: Sequence[Any]) -> dict[str, float]:
 class _Axis:
     """Where values stand: numbers of a range at their place, chosen values at equal steps."""
 
-    def __init__(self, field: Field, trials: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> None:
+    def __init__(self, field: Field, trials: Sequence[Mapping[str, Any]], cells: bool = True) -> None:
         self.field = field
         found: list[Any] = list(field.values)
         values = {one["settings"][field.path] for one in trials}
-        if not found and all(value in field.points() for value in values):  # a grid over a range
+        if cells and not found and all(value in field.points() for value in values):  # a grid over a range
             found = list(field.points())
         ordered = all(isinstance(value, int | float) for value in found)
         self.steps = sorted(found) if ordered else found
