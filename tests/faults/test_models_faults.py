@@ -104,7 +104,7 @@ def test_without_a_network_the_hub_name_is_named_at_once(monkeypatch, capfd):
     for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", none)
-    with pytest.raises(LimbeckError, match=r"'somebody/some-model'.*network"):
+    with pytest.raises(LimbeckError, match=r"'somebody/some-model' is no folder here.*hub, which cannot be reached"):
         build(HuggingFace(path="somebody/some-model"), TEXT, 0)
     assert capfd.readouterr() == ("", "")
 

@@ -405,7 +405,7 @@ class TestSecondOrders:
         (grams.fsp, ((2, 3, 4, 4), (1, 3, 4, 4), (2, 3, 4, 4), (2, 3, 4, 4))),
         (grams.fsp, ((2, 3, 4), (2, 3, 4), (2, 3, 4), (2, 3, 4))),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_impossible_shapes_are_named(loss, shapes):
     with pytest.raises(ValueError) as caught:

@@ -17,7 +17,7 @@ def methods(
     known: dict[str, Any] = {str(term.model_fields["name"].default): term for term in TERMS}
     if name is not None:
         if name not in known:
-            hint = nearest(name, list(known))
+            hint = nearest(name, list(known), 1)
             raise LimbeckError(f"There is no term {name!r}: {hint or 'see `limbeck methods`.'}")
         _one(name, known[name])
         return
