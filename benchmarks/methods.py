@@ -2,10 +2,9 @@
 
 Screening: one small convolutional student, with all labels and with 1,000, three weights a method tried on validation at
 one seed, the best at three seeds judged on the test part. Every training is kept by its content, so the command goes on
-where it was stopped.
+where it was stopped, and each setting can run in a process of its own.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from limbeck.config import digest
 from limbeck.files import home, write_json
 from limbeck.objective import Terms
 from limbeck.recipe.reading import parse
+from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import train
 from limbeck.regimes.walk import walk
@@ -32,7 +32,7 @@ from limbeck.run.measure import logits_of
 from limbeck.training.progress import Watcher
 from limbeck.training.workshop import Trained, Workshop
 
-RESULTS = Path(__file__).parent / "methods.json"
+RESULTS = Path(__file__).parent / "methods"
 SEEDS, WEIGHTS = (0, 1, 2), (0.3, 1.0, 3.0)
 HEAD = {"student": "head:in", "teacher": "head:in"}
 LAST = {"student": "blocks.2", "teacher": "stages.2"}
@@ -93,10 +93,11 @@ class Setting:
     name: str
     labelled: int | str
     steps: int = 2000
+    teacher_steps: int = 2000
     limit: int | None = None
 
 
-SETTINGS = (Setting("1,000 labels", 1000), Setting("all labels", "all"))
+SETTINGS = {"scarce": Setting("1,000 labels", 1000), "all": Setting("all labels", "all", teacher_steps=4000)}
 
 
 def recipe(setting: Setting) -> str:
@@ -110,10 +111,10 @@ data:
   labelled: {setting.labelled}
   validation: 2000
   augment: {{shift: 2, flip: true}}
-  views: 4{limit}
+  views: 3{limit}
 teacher:
   model: {{name: small-resnet, width: 16}}
-  training: {{steps: {setting.steps}, optimizer: {{name: adamw, learning-rate: 3e-3}}}}
+  training: {{steps: {setting.teacher_steps}, optimizer: {{name: adamw, learning-rate: 3e-3}}}}
 student: {{name: small-cnn, width: 10}}
 objective: {{labels: 0.1, soft-targets: 0.9}}
 training: {{steps: {setting.steps}, optimizer: {{name: adamw, learning-rate: 3e-3}}}}
@@ -151,6 +152,14 @@ class Bench:
         teacher = None if not reads else self.teacher if reads == {"logits"} else plan.teacher
         stage = plan.stage("method", terms, teacher, examples)
         return walk(train(stage), self.workshop, self.folder / f"{digest([dict(objective), seed])[:16]}.json")
+
+    def pseudo_labels(self) -> dict[str, Any]:
+        """The arm of hard pseudo-labels, which says what soft targets add to more data."""
+        arms = [
+            walk(Offline().pseudo_labels(self.plan.at(seed)), self.workshop, self.folder / f"hard-{seed}.json")
+            for seed in SEEDS
+        ]
+        return {"test": [self.accuracy(one) for one in arms], "seconds": [one.seconds for one in arms]}
 
     def accuracy(self, trained: Trained) -> float:
         """On the test part."""
@@ -190,35 +199,43 @@ def paired(ours: Iterable[float], control: Iterable[float]) -> dict[str, float]:
     }
 
 
-def main(names: list[str]) -> None:
-    """Runs what has not been run, and writes every result at once."""
-    found: dict[str, Any] = {}
+def screen(setting: Setting, path: Path, names: Iterable[str]) -> None:
+    """Runs what has not been run of one setting, and writes every result at once."""
     with Watcher() as watcher:
-        for setting in SETTINGS:
-            bench = Bench(setting, watcher)
-            test = bench.plan.splits.test
-            taught = bench.plan.teacher.module if bench.plan.teacher else None
-            assert taught is not None
-            answers = logits_of(taught, test, "teacher", bench.plan.device).argmax(-1)
-            rows: dict[str, Any] = {
-                "teacher": {"test": [float(np.mean(answers == test.labels[test.rows].numpy()))]},
-                "control": bench.method({"labels": 1.0}, search=False),
-            }
-            for name in names or METHODS:
-                rows[name] = bench.method(METHODS[name], search=name != "label smoothing")
-                watcher.say(f"{setting.name}: {name} {100 * np.mean(rows[name]['test']):.2f} %")
-                found[setting.name] = {"recipe": recipe(setting), "hash": bench.experiment.hash, "rows": rows}
-                write_json(
-                    RESULTS,
-                    {
-                        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                        "threads": torch.get_num_threads(),
-                        "seeds": list(SEEDS),
-                        "versions": versions(),
-                        "settings": found,
-                    },
-                )
-    print(json.dumps({k: {n: r["test"] for n, r in v["rows"].items()} for k, v in found.items()}, indent=1))
+        bench = Bench(setting, watcher)
+        test, taught = bench.plan.splits.test, bench.plan.teacher
+        assert taught is not None
+        assert taught.module is not None
+        answers = logits_of(taught.module, test, "teacher", bench.plan.device).argmax(-1)
+        rows: dict[str, Any] = {
+            "teacher": {"test": [float(np.mean(answers == test.labels[test.rows].numpy()))]},
+            "control": bench.method({"labels": 1.0}, search=False),
+        }
+        if setting.labelled != "all":
+            rows["hard pseudo-labels"] = bench.pseudo_labels()
+        for name in names:
+            rows[name] = bench.method(METHODS[name], search=name != "label smoothing")
+            watcher.say(f"{setting.name}: {name} {100 * np.mean(rows[name]['test']):.2f} %")
+            write_json(
+                path,
+                {
+                    "setting": setting.name,
+                    "recipe": recipe(setting),
+                    "hash": bench.experiment.hash,
+                    "seeds": list(SEEDS),
+                    "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "threads": torch.get_num_threads(),
+                    "versions": versions(),
+                    "rows": rows,
+                },
+            )
+
+
+def main(settings: list[str]) -> None:
+    """Screens in the settings of these names, or in all."""
+    RESULTS.mkdir(exist_ok=True)
+    for name in settings or SETTINGS:
+        screen(SETTINGS[name], RESULTS / f"{name}.json", METHODS)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,23 @@ OPTIONS = {
     "export": ["--help", "--out", "--to", "-h", "-o", "RUN"],
     "init": ["--data", "--force", "--help", "--out", "--student", "--teacher", "-h", "-o"],
     "label": ["--allow-code", "--help", "--set", "-h", "RECIPE"],
-    "methods": ["--help", "-h"],
+    "methods": ["--help", "-h", "[NAME]"],
     "recipes": ["--copy", "--help", "--schema", "--show", "-h"],
     "report": ["--help", "--open", "-h", "RUN"],
     "run": ["--allow-code", "--help", "--max-minutes", "--out", "--quick", "--set", "-h", "-o", "RECIPE"],
     "runs": ["--help", "-h", "FOLDER"],
+    "search": [
+        "--allow-code",
+        "--budget",
+        "--confirm",
+        "--help",
+        "--method",
+        "--no-prune",
+        "--out",
+        "--over",
+        "--prune",
+    ]
+    + ["--set", "--storage", "--trials", "-h", "-o", "RECIPE"],
 }
 COMMAND = [sys.executable, "-m", "limbeck.cli.main"]
 

@@ -1,4 +1,4 @@
-"""README and tutorial are executed as a reader would type them; CONTRIBUTING.md says which comments adapt a block."""
+"""README, tutorial and the page on adding a loss are executed; CONTRIBUTING.md says which comments adapt a block."""
 
 import re
 import shlex
@@ -6,15 +6,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from pydantic import TypeAdapter
+from tests.contracts import test_term_contract as contract
 
+from limbeck import losses
 from limbeck.cli.main import main
-from limbeck.objective import TERMS, Terms
+from limbeck.objective import TERMS, Objective, Terms
+from limbeck.objective.gates import Gate
+from limbeck.objective.schedules import Fixed
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -22,6 +28,7 @@ BLOCK = re.compile(
     r"(?P<comments>(?:^<!-- (?:test|file|bundled): .*? -->\n)*)^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
 )
 COMMENT = re.compile(r"<!-- (\w+): (.*?) -->")
+ARXIV = re.compile(r"\b\d{4}\.\d{4,5}\b")
 BUDGETED = ("run", "check", "label")
 
 
@@ -150,18 +157,171 @@ def _bare(code: str) -> str:
     return re.sub(r" *# .*", "", code)
 
 
-def test_tutorial_and_methods_quote_what_is_there():
+def test_tutorial_quotes_the_bundled_recipes():
     quoted = [block for block in blocks(ROOT / "docs/tutorial.md") if "bundled" in block.comments]
     assert quoted
     for block in quoted:
         name = block.comments["bundled"]
         there = (ROOT / "src/limbeck/bundled" / name).read_text(encoding="utf-8")
         assert block.code == there, f"docs/tutorial.md, line {block.line}: {name} has changed"
-    methods = ROOT / "docs/methods.md"
-    named = re.findall(r"^\| `([\w-]+)` \|", methods.read_text(encoding="utf-8").partition("## ")[0], re.M)
-    assert named == [term.model_fields["name"].default for term in TERMS]
-    for block in blocks(methods):
+
+
+# --- docs/methods.md
+
+METHODS = ROOT / "docs/methods.md"
+FAMILIES = list(dict.fromkeys(term.about.family for term in TERMS))
+
+
+def sections() -> dict[str, str]:
+    """The text of `METHODS` by heading; what stands before the first one under an empty name."""
+    parts = re.split(r"^## (.*)\n", METHODS.read_text(encoding="utf-8"), flags=re.M)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def rows(section: str) -> list[list[str]]:
+    """The rows of its tables whose first cell is code."""
+    return [line.strip("| ").split(" | ") for line in re.findall(r"^\| `.*\|$", sections()[section], re.M)]
+
+
+def test_methods_has_a_table_for_each_family_and_counts_the_terms():
+    assert [one.lower() for one in sections() if one.lower() in FAMILIES] == FAMILIES
+    assert f"lists the {len(TERMS)} there are" in sections()[""]
+    for name, said in {
+        "README.md": "There are {} terms",
+        "README.zh-CN.md": "共有 {} 个",
+        "CHANGELOG.md": "- {} terms",
+    }.items():
+        assert said.format(len(TERMS)) in (ROOT / name).read_text(encoding="utf-8"), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_table_of_a_family_says_what_its_terms_say(family):
+    terms, table = [term for term in TERMS if term.about.family == family], rows(family.capitalize())
+    assert [row[0] for row in table] == [f"`{term.model_fields['name'].default}`" for term in terms]
+    for term, (name, functions, paper, reads, default, when, _) in zip(terms, table, strict=True):
+        about, weight = term.about, term.model_fields["weight"].get_default()
+        assert isinstance(weight, Fixed), name
+        assert default == f"{weight.value:g}: {about.reduction.replace('T^2', 'T²')}"
+        assert (reads, when) == (term.looks_at, about.when)
+        assert ARXIV.findall(about.paper) == re.findall(r"\[([\d.]+)\]\(https://arxiv.org/abs/\1\)", paper), name
+        assert re.sub(r"[^\w]", "", ARXIV.sub("", about.paper).replace("arXiv:", "")) == re.sub(
+            r"[^\w]", "", re.sub(r"\[[\d.]+\]\(.*?\)", "", paper)
+        )
+        assert re.findall(r"`(\w+)`", functions), name
+
+
+def test_methods_names_every_loss_there_is_and_no_other():
+    tables = [
+        name for family in FAMILIES for row in rows(family.capitalize()) for name in re.findall(r"`(\w+)`", row[1])
+    ]
+    assert set(tables) <= set(losses.__all__)
+    _, _, alone = sections()["Adversarial"].partition("Every public function")
+    assert set(losses.__all__) - set(tables) <= set(re.findall(r"`(\w+)`", alone))
+
+
+def test_what_methods_calls_measured_is_in_the_gallery():
+    gallery = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
+    responses = sections()["Responses"]
+    cells = [row[-1] for family in FAMILIES for row in rows(family.capitalize())]
+    for text in (*cells, responses[responses.index("Hard pseudo-labels,") :]):
+        figures = re.findall(r"[+−]\d[\d.]* points", text)
+        assert all(figure in gallery for figure in figures), figures
+        assert text == "not measured yet" or "gallery.md" in text
+
+
+def test_methods_tells_of_every_gate_and_every_reading_of_soft_targets():
+    assert [row[0] for row in rows("Gates")][1:] == [f"`{one}`" for one in get_args(Gate.model_fields["by"].annotation)]
+    kinds = get_args(next(term for term in TERMS if term.__name__ == "SoftTargets").model_fields["loss"].annotation)
+    assert [row[0].partition(" (")[0] for row in rows("Labels and soft targets")][1:] == [f"`{one}`" for one in kinds]
+
+
+def test_the_objectives_of_methods_are_objectives():
+    found = [block for block in blocks(METHODS) if block.language == "yaml"]
+    assert found
+    for block in found:
         assert TypeAdapter(Terms).validate_python(yaml.safe_load(block.code)["objective"])
+
+
+# --- docs/adding-a-loss.md
+
+ADDING = ROOT / "docs/adding-a-loss.md"
+LAWS = (
+    contract.test_it_gives_one_finite_value_an_example_and_none_is_negative,
+    contract.test_it_alters_nothing_it_is_given,
+    contract.test_the_order_of_examples_does_not_matter,
+    contract.test_what_padding_tokens_hold_never_reaches_the_loss,
+    contract.test_nothing_that_counts_is_a_loss_of_zero,
+    contract.test_the_gradient_is_the_values_slope,
+    contract.test_the_teachers_side_gets_no_gradient,
+    contract.test_its_own_parameters_are_found_and_learn,
+    contract.test_resting_it_touches_its_parameters_and_the_student_with_zero,
+)
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory):
+    """What the page on adding a loss defines, once its code has run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("adding"))
+        reader = Reader(ADDING)
+        assert reader.follow() == 4
+    return vars(reader.module)
+
+
+@pytest.fixture(params=range(5))
+def example(added, request):
+    """The page's term with each of the settings that it adds to the contract test."""
+    (line,) = (block for block in blocks(ADDING) if block.test == "skip")
+    exec(line.code, names := dict(vars(contract)))
+    (settings,) = names["LEAST"].values()
+    assert len(settings) == 5
+    term = added["Pearson"](**settings[request.param])
+    student, teacher = contract.signals(term.needs().student, 1), contract.signals(term.needs().teacher, 2)
+    objective = Objective([term])
+    objective.build(student, teacher)
+    objective.double().eval()
+    return contract.Case(term, student, teacher, contract.batch_of(), next(iter(objective.parts.values())))
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_the_term_of_the_page_on_adding_a_loss_keeps_the_contract(example, law):
+    law(example)
+
+
+def test_the_term_of_that_page_correlates_each_channel_over_examples_and_positions(example):
+    (ours,), (theirs,) = example.student.values(), example.teacher.values()
+    real = example.batch.masks[contract.TOKENS] if ours.ndim == 3 else None
+    with torch.no_grad():
+        sides = example.part(ours, theirs, real, real)
+    apart = []
+    for channel in range(sides[0].shape[1 if ours.ndim == 4 else -1]):
+        values = [side[:, channel] if side.ndim == 4 else side[..., channel] for side in sides]
+        a, b = (one.flatten() if real is None else one[real] for one in values)
+        apart.append(1 - np.corrcoef(a, b)[0, 1])
+    assert float(example.values().detach()) == pytest.approx(np.mean(apart), rel=1e-12)
+
+
+def test_the_loss_of_that_page_is_zero_where_channels_are_shifted_and_scaled(added):
+    feature = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scale, shift = torch.tensor([0.1, 1.0, 2.0, 30.0]).double(), torch.tensor([5.0, 0.0, -1.0, 2.0]).double()
+    assert float(added["pearson"](feature, feature * scale + shift)) < 1e-28  # squares of rounding
+    assert float(added["pearson"](feature, -feature)) == pytest.approx(2, rel=1e-12)
+    assert float(added["pearson"](feature, torch.ones_like(feature))) == 1
+
+
+def test_the_page_on_adding_a_loss_trains_with_its_term(added):
+    loss, parts = added["loss"].detach(), added["parts"]
+    assert parts.keys() == {"labels", "pearson"}
+    assert float(loss) == pytest.approx(float(parts["labels"] + 10 * parts["pearson"]), rel=1e-6)  # float32
+    assert added["student"]["body"].grad.abs().max() > 0
+    assert all(one.grad.abs().max() > 0 for one in added["objective"].parameters())
+
+
+def test_the_page_on_adding_a_loss_changes_a_line_that_is_there():
+    (diff,) = (block.code for block in blocks(ADDING) if block.language == "diff")
+    old, new = (line[1:] for line in diff.splitlines())
+    assert old in (ROOT / "src/limbeck/objective/__init__.py").read_text(encoding="utf-8").splitlines()
+    assert new == old.replace("Jacobian)", "Jacobian, Pearson)")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -107,6 +107,7 @@ def _nothing_compiled_before():
 
 
 def hooks(module):
+    """Those that `module` has; transformers leaves its own after the first call that shows hidden states."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return [(name, [list(getattr(part, kind)) for kind in kinds]) for name, part in module.named_modules()]
 
@@ -141,7 +142,9 @@ def test_a_closed_capture_leaves_no_hook(wrapper):
     from transformers import AttentionInterface
 
     make, names, (columns, _), targets = MODELS["bert"]
-    wrapped = WRAPPERS[wrapper](make(), targets)
+    model = make()
+    model(**columns, output_hidden_states=True)
+    wrapped = WRAPPERS[wrapper](model, targets)
     before, interface = hooks(wrapped), AttentionInterface.get_interface
     with Capture(wrapped, names) as capture:
         assert hooks(wrapped) != before
@@ -154,6 +157,7 @@ def test_a_forward_that_fails_leaves_no_hook():
     from transformers import AttentionInterface
 
     model = bert()
+    model(**TEXT, output_hidden_states=True)
     before, interface = hooks(model), AttentionInterface.get_interface
     for names in (IN_BERT, ("gradient",), ("bert.encoder.layer.7", "bert.encoder.layer.0")):
         model.classifier.forward = lambda _: 1 / 0

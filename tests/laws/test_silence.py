@@ -166,6 +166,16 @@ def test_every_epoch_is_looked_at():
         watched.add({"soft-targets": 1.0})
 
 
+def test_what_an_epoch_said_does_not_excuse_the_next():
+    watched = silence("hints")
+    for _ in range(EPOCH):
+        watched.add({"hints": 1.0})
+    for _ in range(EPOCH - 1):
+        watched.add({"hints": 0.0})
+    with pytest.raises(LimbeckError, match="'hints'"):
+        watched.add({"hints": 0.0})
+
+
 def test_steps_without_an_example_do_not_speak_for_it():
     watched = silence("hints")
     for _ in range(EPOCH):
@@ -193,4 +203,10 @@ def test_a_process_that_heard_nothing_stops_with_the_others():
     for _ in range(EPOCH - 1):
         watched.add({})
     with pytest.raises(LimbeckError, match="'hints'"):
+        watched.add({})
+
+
+def test_a_term_that_rests_in_all_processes_may_be_silent():
+    watched = silence("hints", num_processes=2, reduce=lambda rows, how: rows)
+    for _ in range(EPOCH):
         watched.add({})

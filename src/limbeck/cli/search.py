@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from limbeck.search import Found
 
 _MOST = 10  # trials that are shown
+_STATES = {"complete": "", "pruned": "ended early", "diverged": "given up"}
 
 
 def search(
@@ -86,7 +87,7 @@ def search(
 
 def show(found: "Found") -> None:
     """The best trials, the sentence, the warning, and what was written."""
-    from limbeck.search.fields import short
+    from limbeck.search.fields import short, shown
     from limbeck.search.seek import BEST, SURFACE, TRIALS
 
     ranked = sorted(found.trials, key=_rank)
@@ -94,11 +95,11 @@ def show(found: "Found") -> None:
     rows = [
         (
             str(one["number"] + 1),
-            *(_value(one["settings"].get(field.path)) for field in found.fields),
+            *(shown(one["settings"].get(field.path)) for field in found.fields),
             None if one.get("accuracy") is None else f"{100 * one['accuracy']:.1f} %",
             None if one.get("nll") is None else f"{one['nll']:.3f}",
             None if one.get("steps") is None else f"{one['steps']:,}",
-            {"complete": "", "pruned": "ended early"}.get(one["state"], one["state"]),
+            ", ".join(filter(None, (_STATES.get(one["state"], one["state"]), _whose(one, found)))),
         )
         for one in ranked[:_MOST]
     ]
@@ -134,5 +135,7 @@ def _rank(record: dict[str, Any]) -> tuple[bool, float, float, int]:
     )
 
 
-def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _whose(record: dict[str, Any], found: "Found") -> str:
+    if found.winner and record["number"] == found.winner["number"]:
+        return "the best"
+    return "the recipe's own" if record["settings"] == found.own else ""

@@ -49,14 +49,21 @@ class Outline:
     """What the modules of a model gave in one forward pass, in the order in which they ended."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.modules = dict(module.named_modules())
+        every = dict(module.named_modules())
+        wrapped = {path: inner for path, one in every.items() if (inner := _adapted(one)) is not one}
+        self.modules = {
+            path: wrapped.get(path, one)
+            for path, one in every.items()
+            if not any(above in wrapped for above in _around(path))
+        }
+        """By path; an adapter stands as the one module that it adapts."""
         self.shapes: dict[str, torch.Size] = {}
         """Outputs [B, ...] of what may be a layer or a part of one."""
         self.altered: set[str] = set()
         """Those of them that a later module wrote over."""
         self._calls = Counter[str]()
         self._given: dict[str, tuple[Tensor, int]] = {}
-        self._hooks = [one.register_forward_hook(self._keeper(path)) for path, one in self.modules.items() if path]
+        self._hooks = [every[path].register_forward_hook(self._keeper(path)) for path in self.modules if path]
 
     def _keeper(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
@@ -197,6 +204,17 @@ class Outline:
 
     def _plain(self, path: str) -> bool:
         return self._weighted(path) and not self._parts(path)
+
+
+def _adapted(module: nn.Module) -> nn.Module:
+    """The module in an adapter or a trained copy of PEFT, which are known by their parts; any other module itself."""
+    while hasattr(type(module), "active_adapters"):
+        inside = (module._modules.get(name) for name in ("base_layer", "original_module", "token_adapter"))
+        inner = next((one for one in inside if one is not None), None)
+        if inner is None:
+            break
+        module = inner
+    return module
 
 
 def _version(value: Tensor) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from limbeck.config import digest
 from limbeck.errors import LimbeckError, RecipeError
@@ -81,17 +81,18 @@ class Bench:
             record["recipe"] = recipe.hash
             plan = self.plan(recipe)
             plan = replace(plan, training=shortened(plan.training, budget))
-            watch = _Trial(trial, len(plan.splits.validation), prune)
-            trained = self._walk(recipe, plan.at(SEED), watch)
-            watch.catch_up(trained.points)  # an arm that was trained before has told nothing
+            watch = _Trial(trial, len(plan.splits.validation), prune, self._watcher)
+            with watch:
+                trained = self._walk(recipe, plan.at(SEED), watch)
+                watch.catch_up(trained.points)  # an arm that was trained before has told nothing
         except _Ended as end:
             point = end.args[0]
             trial.finish({**record, "state": "pruned", **_told(watch.points, point)}, None)
-        except LimbeckError as error:
-            # settings that cannot be together, or under which the loss leaves the numbers, are bad settings
-            if not isinstance(error, RecipeError) and "not finite" not in str(error):
+        except (LimbeckError, OverflowError, RuntimeError) as error:
+            reason = _fault_of_settings(error)
+            if reason is None:
                 raise
-            trial.finish({**record, "reason": str(error)}, None)
+            trial.finish({**record, "reason": reason}, None)
         else:
             found = {**_told(trained.points, trained.metrics), "arm": trained.key, "state": "complete"}
             trial.finish({**record, **found}, score(trained.metrics, len(plan.splits.validation)))
@@ -99,21 +100,45 @@ class Bench:
     def _walk(self, recipe: Recipe, plan: Plan, watch: Watch) -> Trained:
         journal = digest([recipe.hash, plan.training, plan.seed])[:16]
         regime = recipe.regime.distilled(plan)
-        return walk(regime, Workshop(home(), watch), self._out / "journal" / f"{journal}.json")
+        try:
+            return walk(regime, Workshop(home(), watch), self._out / "journal" / f"{journal}.json")
+        finally:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Takes away the bars that are full, as a search would fill the screen with them."""
+        for bar in list(self._watcher.bars.tasks):
+            if bar.finished:
+                self._watcher.bars.remove_task(bar.id)
 
 
 class _Trial:
-    """What watches the training of a trial."""
+    """What watches the training of a trial; as a context manager it shows a bar that goes when the trial ends."""
 
-    def __init__(self, trial: Trial, examples: int, prune: bool) -> None:
-        self._trial, self._examples, self._prune = trial, examples, prune
+    def __init__(self, trial: Trial, examples: int, prune: bool, watcher: Watcher) -> None:
+        self._trial, self._examples, self._prune, self._watcher = trial, examples, prune, watcher
         self._curve: Curve | None = None
         self._heard = 0
         self.points: Sequence[Mapping[str, Any]] = ()
 
+    def __enter__(self) -> Self:
+        self._bar = self._watcher.bars.add_task(f"trial {self._trial.number + 1}", total=None, note="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar in self._watcher.bars.task_ids:
+            self._watcher.bars.remove_task(self._bar)
+
     def __call__(self, stage: Stage, curve: Curve) -> Sequence[object]:
         self._curve = curve
         return (self,)
+
+    def stepped(self, _: Any, place: Place) -> None:
+        """Shows the step."""
+        if self._watcher.live:
+            self._watcher.bars.update(self._bar, completed=place.step, total=place.steps)
+        elif self._watcher.due():
+            self._watcher.say(f"trial {self._trial.number + 1}: step {place.step} of {place.steps}")
 
     def evaluated(self, metrics: Metrics, place: Place) -> None:
         """Tells what is new on the curve; one that was resumed begins with points that nobody told of."""
@@ -139,6 +164,16 @@ def shortened(training: Training, share: float) -> Training:
         return less
     every = round(training.evaluate_every * less.total / training.total)
     return less.model_copy(update={"evaluate_every": max(1, every)})
+
+
+def _fault_of_settings(error: Exception) -> str | None:
+    """Why a trial is given up: its settings cannot be together, or leave the numbers; None if they are not at fault."""
+    if isinstance(error, RecipeError) or (isinstance(error, LimbeckError) and "not finite" in str(error)):
+        return str(error)
+    # of Python's and of PyTorch's numbers: a learning rate of 1e38, say, is finite, but a step of the optimizer is not
+    if isinstance(error, OverflowError) or "without overflow" in str(error):
+        return "With these settings a step of training is too large for a number."
+    return None
 
 
 def _told(points: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Whether the winner is better than the recipe's own settings: both in full, at fresh seeds, judged on validation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,21 @@ def fresh(count: int) -> tuple[int, ...]:
     return tuple(range(SEED + 1, SEED + 1 + count))
 
 
-def confirm(bench: Bench, winner: Recipe, seeds: Sequence[int]) -> dict[str, Any]:
-    """The winner against the recipe's own settings at each of ``seeds``, as JSON types; ``sentence`` says it in one."""
+def confirm(
+    bench: Bench, winner: Recipe, seeds: Sequence[int], say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """The winner against the recipe's own settings at each of ``seeds``, as JSON types; ``sentence`` says it in one.
+
+    ``say`` hears what came of each seed.
+    """
     both: dict[str, list[Trained]] = {"own": [], "winner": []}
     right: dict[str, list[NDArray[np.bool_]]] = {"own": [], "winner": []}
     for seed in seeds:
         for who, recipe in (("own", bench.recipe), ("winner", winner)):
             both[who].append(bench.trained(recipe, seed))
             right[who].append(_right(bench, recipe, both[who][-1]))
+        shares = (percent(float(right[who][-1].mean())) for who in ("own", "winner"))
+        say("seed {}: {} with the recipe's own settings, {} with the winner's".format(seed, *shares))
     own, best = np.stack(right["own"]), np.stack(right["winner"])
     rows = own.shape[1]
     gap = difference(best.mean(1).tolist(), own.mean(1).tolist(), resolution=1 / rows)

@@ -86,6 +86,8 @@ def fields(recipe: Recipe, over: Sequence[str], method: Method) -> tuple[Field, 
             found |= {path: _field(recipe, path, given) for path in paths}
     if not found:
         raise LimbeckError("--over names nothing to search; `--over temperature,weights` is the usual beginning.")
+    if method == "grid":
+        _countable(list(found.values()))
     for field in found.values():
         for value in field.values or (field.low, field.high):
             applied(recipe, {field.path: field.rounded(float(value)) if not field.values else value})  # type: ignore[arg-type]
@@ -98,11 +100,15 @@ def grid(chosen: Sequence[Field]) -> Iterator[dict[str, Value]]:
     Raises:
         LimbeckError: there are too many.
     """
+    _countable(chosen)
+    for values in product(*(field.points() for field in chosen)):
+        yield dict(zip((field.path for field in chosen), values, strict=True))
+
+
+def _countable(chosen: Sequence[Field]) -> None:
     count = prod(len(field.points()) for field in chosen)
     if count > MOST_POINTS:
         raise LimbeckError(f"This grid has {count:,} trials, more than {MOST_POINTS:,}: search it with --method bayes.")
-    for values in product(*(field.points() for field in chosen)):
-        yield dict(zip((field.path for field in chosen), values, strict=True))
 
 
 def applied(recipe: Recipe, settings: Settings) -> Recipe:
@@ -132,6 +138,16 @@ def own(recipe: Recipe, path: str) -> Any:
 def short(path: str) -> str:
     """A path without what every searched field begins with."""
     return path.removeprefix("objective.")
+
+
+def shown(value: Any) -> str:
+    """A value for a person."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def told(settings: Settings) -> str:
+    """Settings for a person."""
+    return ", ".join(f"{short(path)} {shown(value)}" for path, value in settings.items())
 
 
 def _path(name: str) -> str:
@@ -209,7 +225,7 @@ def _field(recipe: Recipe, path: str, given: str) -> Field:
         raise LimbeckError(
             f"--over {path}={cut(text)}: a log range has only numbers above 0, but it begins at {low:g}."
         )
-    whole = isinstance(low, int) and isinstance(high, int) and not _takes(recipe, path, low + 0.5)
+    whole = low == int(low) and high == int(high) and not _takes(recipe, path, low + 0.5)  # 1e3 is a whole number, too
     return Field(path, low=float(low), high=float(high), log=logarithmic, whole=whole)
 
 

@@ -18,7 +18,7 @@ from limbeck.run.folder import versions, writable
 from limbeck.search import surface
 from limbeck.search.bench import SEED, Bench
 from limbeck.search.confirm import confirm, fresh
-from limbeck.search.fields import Field, Method, Settings, applied, fields, grid, own, short
+from limbeck.search.fields import Field, Method, Settings, applied, fields, grid, own, told
 from limbeck.search.study import Study, changed, demand_installed, explained, settings_of
 from limbeck.training.progress import Watcher
 
@@ -30,12 +30,14 @@ TRIALS_OF_BAYES: Final = 20
 class Found:
     """What a search found.
 
-    ``trials``: a record for each, in their order. ``winner``: the record of the best, None while trials run elsewhere.
-    ``confirmation``: see `limbeck.search.confirm`; None if there is nothing to confirm, as ``sentence`` says.
+    ``trials``: a record for each, in their order. ``own``: the recipe's settings, by field. ``winner``: the record of the
+    best, None while trials run elsewhere. ``confirmation``: see `limbeck.search.confirm`; None if there is nothing to
+    confirm, as ``sentence`` says.
     """
 
     folder: Path
     fields: tuple[Field, ...]
+    own: dict[str, Any]
     trials: tuple[dict[str, Any], ...]
     winner: dict[str, Any] | None
     recipe: Recipe | None
@@ -117,11 +119,17 @@ def search(
         study = Study(storage, out, recipe.name, identity, chosen, points, method)
         bench = Bench(recipe, out, watcher, allow_code)
         wanted = len(points) if method == "grid" else trials or TRIALS_OF_BAYES
+        seeds = max(2, confirmed_at or recipe.seeds)
+        before = sum(one["state"] != "running" for one in _records(study, chosen, method))
+        watcher.say(
+            f"{wanted} trials{f' ({before} done before)' * (before > 0)} of {100 * budget:g} % of the steps, judged on "
+            f"validation; then the best in full against the recipe's own settings at {seeds} fresh seeds"
+        )
         while trial := study.next(wanted):
             bench.run(trial, budget, prune)
             done = {one["number"]: one for one in _records(study, chosen, method)}
             watcher.say(_line(done[trial.number], wanted))
-        found = _concluded(bench, study, chosen, method, max(2, confirmed_at or recipe.seeds), out, watcher)
+        found = _concluded(bench, study, chosen, method, seeds, out, watcher)
         _write(found, recipe, identity, command)
     return found
 
@@ -198,6 +206,7 @@ def _concluded(
     bench: Bench, study: Study, chosen: tuple[Field, ...], method: Method, seeds: int, out: Path, watcher: Watcher
 ) -> Found:
     records = _records(study, chosen, method)
+    own_ones = {field.path: own(bench.recipe, field.path) for field in chosen}
     winner, count = best(records), len(records)
     running = sum(one["state"] == "running" for one in records)
     warning = (
@@ -207,33 +216,34 @@ def _concluded(
     )
     if running:
         said = f"{running} trials still run elsewhere: the same command confirms the winner once they are done."
-        return Found(out, chosen, tuple(records), None, None, None, said, warning)
+        return Found(out, chosen, own_ones, tuple(records), None, None, None, said, warning)
     if winner is None:
         reasons = [one["reason"] for one in records if "reason" in one]
         raise LimbeckError(f"No trial came to its end. The first reason: {reasons[0] if reasons else 'none is known'}")
     chosen_recipe = applied(bench.recipe, winner["settings"])
     if chosen_recipe.hash == bench.recipe.hash:
         said = "The recipe's own settings are the best of those that were tried: there is nothing to confirm."
-        return Found(out, chosen, tuple(records), winner, chosen_recipe, None, said, warning)
-    watcher.say(f"the winner against the recipe's own settings, in full, at {seeds} fresh seeds")
-    told = confirm(bench, chosen_recipe, fresh(seeds))
-    return Found(out, chosen, tuple(records), winner, chosen_recipe, told, told["sentence"], warning)
+        return Found(out, chosen, own_ones, tuple(records), winner, chosen_recipe, None, said, warning)
+    watcher.say(
+        f"the best, trial {winner['number'] + 1}, in full against the recipe's own settings at {seeds} fresh seeds"
+    )
+    judged = confirm(bench, chosen_recipe, fresh(seeds), watcher.say)
+    return Found(out, chosen, own_ones, tuple(records), winner, chosen_recipe, judged, judged["sentence"], warning)
 
 
 def _write(found: Found, recipe: Recipe, identity: dict[str, Any], command: str | None) -> None:
     """All files; the table of trials last."""
-    own_ones = {field.path: own(recipe, field.path) for field in found.fields}
     if found.recipe is not None and found.winner is not None:
         named = found.recipe.model_copy(update={"name": f"{recipe.name[:59]} best"})
-        told = ", ".join(f"{short(path)} {value}" for path, value in found.winner["settings"].items())
-        head = f"# {recipe.name}, the best of {len(found.trials)} trials by validation accuracy: {told}\n"
+        settings = told(found.winner["settings"])
+        head = f"# {recipe.name}, the best of {len(found.trials)} trials by validation accuracy: {settings}\n"
         write_text(found.folder / BEST, head + dump(named))
     surface.draw(
         found.folder / SURFACE,
         found.fields,
         found.trials,
         found.winner,
-        own_ones,
+        found.own,
         f"{recipe.name}: {len(found.trials)} trials of {100 * identity['budget']:g} % of the steps, one seed",
     )
     write_json(
@@ -245,7 +255,7 @@ def _write(found: Found, recipe: Recipe, identity: dict[str, Any], command: str 
             "method": identity["method"],
             "budget": identity["budget"],
             "seed": SEED,
-            "own_settings": own_ones,
+            "own_settings": found.own,
             "trials": list(found.trials),
             "winner": found.winner["number"] if found.winner else None,
             "confirmation": found.confirmation,
@@ -259,9 +269,9 @@ def _write(found: Found, recipe: Recipe, identity: dict[str, Any], command: str 
 
 def _line(record: dict[str, Any], wanted: int) -> str:
     """What came of a trial."""
-    told = ", ".join(f"{short(path)} {value}" for path, value in record["settings"].items())
-    head = f"trial {record['number'] + 1} of {wanted}: {told}: "
+    head = f"trial {record['number'] + 1} of {wanted}: {told(record['settings'])}: "
     if record["state"] == "diverged":
         return f"{head}given up. {record['reason']}"
     early = f", ended after {record['steps']} steps" if record["state"] == "pruned" else ""
-    return f"{head}{100 * record['accuracy']:.1f} % on validation, NLL {record['nll'] or float('nan'):.3f}{early}"
+    nll = "not finite" if record["nll"] is None else f"{record['nll']:.3f}"
+    return f"{head}{100 * record['accuracy']:.1f} % on validation, NLL {nll}{early}"

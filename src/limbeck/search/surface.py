@@ -5,13 +5,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from limbeck.search.fields import Field, short
+from limbeck.search.fields import Field, short, shown
 
 _MOST_PAIRS: Final = 3  # fields that are shown pair by pair; more are shown one by one
+_MOST_NUMBERS: Final = 15  # more would hide each other
 _DPI: Final = 150
 _UNITS: Final = {
-    "temperature": "T, no unit",
-    "weight": "no unit",
+    "temperature": "T",
     "steps": "optimiser steps",
     "epochs": "passes",
     "batch-size": "examples",
@@ -35,7 +35,7 @@ def draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [trial for trial in trials if trial.get("accuracy") is not None]
+    drawn = [trial for trial in trials if trial.get("accuracy") is not None]
     pairs = list(combinations(chosen, 2)) if 1 < len(chosen) <= _MOST_PAIRS else []
     count = len(pairs) or len(chosen)
     columns = min(3, count)
@@ -46,9 +46,9 @@ def draw(
         for place in range(count):
             axes = figure.add_subplot(lines, columns, place + 1)
             if pairs:
-                _plane(figure, axes, pairs[place], shown, winner, own)
+                _plane(figure, axes, pairs[place], drawn, winner, own)
             else:
-                _line(axes, chosen[place], shown, winner, own, alone=len(chosen) == 1)
+                _line(axes, chosen[place], drawn, winner, own, alone=len(chosen) == 1)
         figure.suptitle(title, fontsize=10)
         figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 
@@ -85,16 +85,24 @@ def _plane(
     done = [one for one in trials if one["state"] == "complete"]
     cut = [one for one in trials if one["state"] == "pruned"]
     drawn = _cells if across.steps and up.steps else _points
+    above = 0.25 if drawn is _cells else 0.0  # the number of its cell
     image = drawn(axes, across, up, done, cut)
     if image is not None:
         figure.colorbar(image, ax=axes, label=_LABEL)
     if winner:
-        axes.plot([across.at(winner)], [up.at(winner)], "*", color="#d1600a", markersize=15, markeredgecolor="white",
+        axes.plot([across.at(winner)], [up.at(winner) + above], "*", color="#d1600a", markersize=15, markeredgecolor="white",
                   linestyle="none", label="best")  # fmt: skip
     x, y = across.place(own.get(pair[0].path)), up.place(own.get(pair[1].path))
     if x is not None and y is not None:
         axes.plot(
-            [x], [y], "s", color="#333333", fillstyle="none", markersize=13, linestyle="none", label="the recipe's own"
+            [x],
+            [y + above],
+            "s",
+            color="#333333",
+            fillstyle="none",
+            markersize=13,
+            linestyle="none",
+            label="the recipe's own",
         )
     across.label(axes, "x")
     up.label(axes, "y")
@@ -123,11 +131,9 @@ def _cells(axes: Any, across: "_Axis", up: "_Axis", done: Sequence[Any], cut: Se
     for y, x in np.ndindex(*table.shape):
         if not np.isnan(table[y, x]):
             dark = image is not None and image.norm(table[y, x]) > 0.6
-            axes.text(x, y - 0.28, f"{table[y, x]:.1f}", ha="center", va="center", color="white" if dark else "black")
+            axes.text(x, y, f"{table[y, x]:.1f}", ha="center", va="center", color="white" if dark else "black")
         elif (x, y) in early:
-            axes.text(
-                x, y - 0.28, f"{early[x, y]:.1f}\nended early", ha="center", va="center", color="#777777", fontsize=7
-            )
+            axes.text(x, y, f"{early[x, y]:.1f}\nended early", ha="center", va="center", color="#777777", fontsize=7)
     axes.set_facecolor("#f2f2f2")
     return image
 
@@ -139,6 +145,9 @@ def _points(axes: Any, across: "_Axis", up: "_Axis", done: Sequence[Any], cut: S
         x, y = [across.at(one) for one in done], [up.at(one) for one in done]
         image = axes.scatter(x, y, c=[100 * one["accuracy"] for one in done], cmap="Blues", s=55, edgecolors="#1f3c5f",
                              **_limits(done))  # fmt: skip
+        for one in done if len(done) <= _MOST_NUMBERS else ():
+            axes.annotate(f"{100 * one['accuracy']:.1f}", (across.at(one), up.at(one)), (10, 0), fontsize=7, va="center",
+                          textcoords="offset points")  # fmt: skip
     if cut:
         axes.plot([across.at(one) for one in cut], [up.at(one) for one in cut], "x", color="#9a9a9a", linestyle="none",
                   label="ended early")  # fmt: skip
@@ -185,18 +194,19 @@ class _Axis:
         unit = _UNITS.get(self.field.path.rpartition(".")[2])
         axis.set_label_text(short(self.field.path) + (f" ({unit})" if unit else ""))
         if self.steps:
-            axis.set_ticks(range(len(self.steps)), [_shown(value) for value in self.steps])
+            axis.set_ticks(range(len(self.steps)), [shown(value) for value in self.steps])
         elif self.field.log:
             from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
             axes.set(**{f"{which}scale": "log"})
+            margin = (self.field.high / self.field.low) ** 0.05
+            axes.set(**{f"{which}lim": (self.field.low / margin, self.field.high * margin)})
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        else:
+            margin = 0.05 * (self.field.high - self.field.low)
+            axes.set(**{f"{which}lim": (self.field.low - margin, self.field.high + margin)})
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

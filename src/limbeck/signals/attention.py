@@ -167,6 +167,21 @@ def _install() -> None:
             "Attention is recorded with a newer transformers (AttentionInterface.get_interface): update it."
         )
 
+    def note(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> None:
+        implementation, mask, options, given = rest
+        recorders = tuple(_watched.get(layer, ()))
+        if recorders:
+            causal = options.get("is_causal")
+            causal = getattr(layer, "is_causal", True) if causal is None else causal
+            kept = {name: options[name] for name in _OPTIONS if name in options}
+            weights = given[1] if isinstance(given, tuple) and len(given) > 1 else None
+            call = AttentionCall(implementation, query, key, value, mask, causal, kept, weights)
+            for recorder in recorders:
+                recorder._keep(layer, call)
+
+    # a compiled layer's code serves the next layer too, which may be watched when that one is not
+    note = torch.compiler.disable(note)
+
     def get_interface(self: Any, attn_implementation: str | None, default: Callable[..., Any]) -> Callable[..., Any]:
         function = original(self, attn_implementation, default)
 
@@ -174,15 +189,7 @@ def _install() -> None:
             layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **options: Any
         ) -> Any:
             given = function(layer, query, key, value, attention_mask, **options)
-            recorders = tuple(_watched.get(layer, ()))
-            if recorders:
-                causal = options.get("is_causal")
-                causal = getattr(layer, "is_causal", True) if causal is None else causal
-                kept = {name: options[name] for name in _OPTIONS if name in options}
-                weights = given[1] if isinstance(given, tuple) and len(given) > 1 else None
-                call = AttentionCall(attn_implementation, query, key, value, attention_mask, causal, kept, weights)
-                for recorder in recorders:
-                    recorder._keep(layer, call)
+            note(layer, query, key, value, attn_implementation, attention_mask, options, given)
             return given
 
         return attend

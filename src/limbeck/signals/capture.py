@@ -1,7 +1,8 @@
 """Capture: names are resolved once, on the bare model, to module objects, and hooks are placed there."""
 
+import sys
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -20,14 +21,25 @@ logits with respect to the input (see `InputGradient`); any module path (its out
 
 def bare(module: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and torch.compile wrappers."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if isinstance(module, wrappers):
-            module = module.module
-        elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
-            module = module._orig_mod  # type: ignore[assignment]
-        else:
-            return module
+    while (inner := _inside(module)) is not None:
+        module = inner
+    return module
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps; nothing is in the bare module."""
+    name = "module" if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else "_orig_mod"
+    inner = getattr(module, name, None)
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def _divided(module: nn.Module | None) -> bool:
+    """Whether copies of the model run at once, each on a part of the batch."""
+    while module is not None:
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+            return True
+        module = _inside(module)
+    return False
 
 
 def _named(module: nn.Module) -> nn.Module:
@@ -103,14 +115,20 @@ class Capture:
         ``keys``: int64 [B], what tells one input from another; only ``gradient`` reads them.
 
         Raises:
-            SignalError: a module never ran, or what it gave was altered in place afterwards.
+            SignalError: a module never ran, or what it gave was altered in place afterwards; or `torch.nn.DataParallel`
+                divides the batch, and a signal is not in what the model returns.
         """
         self._seen.clear()
         options = {"output_hidden_states": True} if self._hidden else {}
         graph = torch.is_grad_enabled()
         gradient = InputGradient(self._bare, columns) if self._gradient else None
+        if (self._hooks or self._attention or (gradient and gradient.hooked)) and _divided(module or self.module):
+            raise SignalError(
+                "nn.DataParallel runs a copy of the model on each device, and what happens inside them is not put together: "
+                "use one device or DistributedDataParallel, or only signals of the whole such as logits and hidden.N."
+            )
         with self._attention or nullcontext():
-            with gradient.watching() if gradient else nullcontext():
+            with gradient.watching() if gradient else nullcontext(), _hooks_minded():
                 output = call(module or self.module, gradient.columns if gradient else columns, self._bare, **options)
             shown = {name: self._attention.read(name) for name in self._attention.names} if self._attention else {}
         if "logits" in self.names:
@@ -137,7 +155,8 @@ class Capture:
     def _captured(self, name: str) -> Tensor:
         if name not in self._seen:
             ran = [path for path in (other.partition(":")[0] for other in self._seen) if path]
-            near = nearest(name, [path for path, _ in self._bare.named_modules() if path and path != name])
+            own = name.partition(":")[0]
+            near = nearest(own, [path for path, _ in self._bare.named_modules() if path and path != own])
             raise SignalError(
                 f"The module {name!r} of {type(self._bare).__name__} never ran in a forward pass"
                 + (f" ({', '.join(ran)} did)" if ran else "")
@@ -162,6 +181,12 @@ class Capture:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _hooks_minded() -> AbstractContextManager[Any]:
+    """While the model runs: code that torch.compile made for one layer is not reused for another that has a hook."""
+    dynamo: Any = sys.modules.get("torch._dynamo")  # slow to import, and absent where nothing was compiled
+    return nullcontext() if dynamo is None else dynamo.config.patch(skip_nnmodule_hook_guards=False)  # type: ignore[no-any-return]
 
 
 def _version(value: Tensor) -> int:

@@ -41,6 +41,11 @@ class InputGradient:
         else:
             self._embeddings = _embeddings(bare)
 
+    @property
+    def hooked(self) -> bool:
+        """Whether the input is found inside the model."""
+        return self._embeddings is not None
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While the model runs: attention is computed in the form that can be differentiated twice."""
