@@ -46,7 +46,7 @@ gallery: .venv/.dev ## the bundled recipes in full, written to docs/gallery.md
 	$(BIN)/python -m benchmarks.gallery
 
 docs: .venv/.dev ## run what the documents say
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/journeys -k "tutorial or readme"
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/journeys/test_documents.py
 
 clean: ## remove the environment and caches, never runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info

@@ -1,1 +1,1 @@
-"""Ratios against floors, measured in turns in one process; `make bench` writes them to results.md."""
+"""Ratios against floors, measured in turns in one process; `make bench` writes them to results/bench.md."""

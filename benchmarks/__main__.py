@@ -28,7 +28,7 @@ from limbeck.training.settings import Training
 from limbeck.training.stage import Stage, Start
 
 STEPS, ROUNDS = 150, 5
-RESULTS = Path(__file__).parent / "results.md"
+RESULTS = Path(__file__).parent / "results" / "bench.md"
 
 
 def turns(variants: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:

@@ -1,12 +1,14 @@
-"""`make methods`: every method on Fashion-MNIST against control, label smoothing and plain soft targets.
+"""`python -m benchmarks.methods [STAGE ...]`: every method on Fashion-MNIST, with and without scarce labels.
 
-Screening: one small convolutional student, with all labels and with 1,000, three weights a method tried on validation at
-one seed, the best at three seeds judged on the test part. Every training is kept by its content, so the command goes on
-where it was stopped, and each setting can run in a process of its own.
+Screening: one small convolutional student, three weights a method tried on validation at one seed, the best at three seeds
+judged on the test part. Then the best six by validation, at more steps and five seeds, for that student and for an
+MLP-mixer. Every training is kept by its content, so the command goes on where it was stopped, and stages can run in
+processes of their own.
 """
 
+import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from scipy import stats
 
+from benchmarks.comparisons import compare
+from benchmarks.objectives import BASELINES, CNN, MIXER, Objective, Student, objectives, scaled
 from limbeck.config import digest
 from limbeck.files import home, write_json
+from limbeck.losses.similarity import linear_cka
 from limbeck.objective import Terms
 from limbeck.recipe.reading import parse
 from limbeck.regimes.offline import Offline
@@ -29,118 +34,69 @@ from limbeck.run.conduct import ready
 from limbeck.run.experiment import Experiment, from_recipe
 from limbeck.run.folder import versions
 from limbeck.run.measure import logits_of
+from limbeck.signals.capture import show
 from limbeck.training.progress import Watcher
 from limbeck.training.workshop import Trained, Workshop
 
-RESULTS = Path(__file__).parent / "methods"
-SEEDS, WEIGHTS = (0, 1, 2), (0.3, 1.0, 3.0)
-HEAD = {"student": "head:in", "teacher": "head:in"}
-LAST = {"student": "blocks.2", "teacher": "stages.2"}
-KD: dict[str, Any] = {"labels": 0.1, "soft-targets": {"weight": 0.9, "temperature": 4}}
-
-METHODS: dict[str, dict[str, Any]] = {
-    "label smoothing": {"labels": {"smoothing": 0.1}},
-    "soft-targets": KD,
-    "soft-targets, standardised": {
-        "labels": 0.1,
-        "soft-targets": {"weight": 0.9, "temperature": 2, "standardize": True},
-    },
-    "soft-targets, T learned": {
-        "labels": 0.1,
-        "soft-targets": {"weight": 0.9, "temperature": {"schedule": "learned"}},
-    },
-    "soft-targets, T by difficulty": {
-        "labels": 0.1,
-        "soft-targets": {"weight": 0.9, "temperature": {"schedule": "by-difficulty", "easy": 2, "hard": 6}},
-    },
-    "soft-targets, teacher correct": {
-        "labels": 0.1,
-        "soft-targets": {"weight": 0.9, "temperature": 4, "gate": "teacher-correct"},
-    },
-    "soft-targets, gap": {"labels": 0.1, "soft-targets": {"weight": 0.9, "temperature": 4, "gate": "gap"}},
-    "logit-mse": {"labels": 0.1, "soft-targets": {"weight": 0.9, "loss": "logit-mse"}},
-    "decoupled": {"labels": 1.0, "decoupled": {"weight": 1.0}},
-    "dist": {"labels": 1.0, "dist": {"weight": 2.0}},
-    "nkd": {"labels": 0.1, "nkd": {"weight": 1.0}},
-    "wsld": {"labels": 1.0, "wsld": {"weight": 2.5}},
-    "hints": {**KD, "hints": {**LAST, "normalise": True, "weight": 0.5}},
-    "cosine": {**KD, "cosine": {**HEAD, "projector": "always", "weight": 1.0}},
-    "attention-transfer": {**KD, "attention-transfer": {**LAST, "weight": 100.0}},
-    "channel-wise": {**KD, "channel-wise": {**LAST, "weight": 5.0}},
-    "vid": {**KD, "vid": {**LAST, "weight": 0.1}},
-    "ofd": {**KD, "ofd": {**LAST, "weight": 1e-3}},
-    "mgd": {**KD, "mgd": {**LAST, "weight": 7e-5}},
-    "simkd": {**KD, "simkd": {**LAST, "weight": 0.5}},
-    "review": {**KD, "review": {"layers": {"blocks.1": "stages.1", "blocks.2": "stages.2"}, "weight": 0.5}},
-    "jacobian": {**KD, "jacobian": {"weight": 0.1}},
-    "rkd": {**KD, "rkd-distance": {**HEAD, "weight": 1.0}, "rkd-angle": {**HEAD, "weight": 2.0}},
-    "similarity-preserving": {**KD, "similarity-preserving": {**HEAD, "weight": 100.0}},
-    "correlation-congruence": {**KD, "correlation-congruence": {**HEAD, "weight": 10.0}},
-    "pkt": {**KD, "pkt": {**HEAD, "weight": 40.0}},
-    "gram": {**KD, "gram": {**LAST, "weight": 100.0}},
-    "nst": {**KD, "nst": {**LAST, "weight": 5.0}},
-    "contrastive": {**KD, "contrastive": {**HEAD, "weight": 0.1}},
-    "crd": {**KD, "crd": {**HEAD, "weight": 0.02, "negatives": 256}},
-    "adversarial": {**KD, "adversarial": {"student": "logits", "teacher": "logits", "weight": 0.05}},
-}
-"""Objectives by name; the weights of what is not labels (for plain soft targets: theirs) are multiplied in the search."""
+RESULTS = Path(__file__).parent / "results"
+WEIGHTS = (0.3, 1.0, 3.0)
+BEST, COMPARED = 6, 512
+AGAINST = ("control", "soft-targets")
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How much of the data has labels."""
+class Stage:
+    """One student with so many labels, for so many steps. ``after``: the screening whose best methods it takes."""
 
-    name: str
+    title: str
     labelled: int | str
+    student: Student = CNN
     steps: int = 2000
     teacher_steps: int = 2000
+    seeds: tuple[int, ...] = (0, 1, 2)
+    after: str | None = None
+    mixup: float = 0
     limit: int | None = None
 
-
-SETTINGS = {"scarce": Setting("1,000 labels", 1000), "all": Setting("all labels", "all", teacher_steps=4000)}
-
-
-def recipe(setting: Setting) -> str:
-    """The recipe that all methods of a setting share."""
-    limit = f"\n  limit: {setting.limit}" if setting.limit else ""
-    return f"""
-limbeck: 1
-name: methods
-data:
-  source: fashion-mnist
-  labelled: {setting.labelled}
-  validation: 2000
-  augment: {{shift: 2, flip: true}}
-  views: 3{limit}
-teacher:
-  model: {{name: small-resnet, width: 16}}
-  training: {{steps: {setting.teacher_steps}, optimizer: {{name: adamw, learning-rate: 3e-3}}}}
-student: {{name: small-cnn, width: 10}}
-objective: {{labels: 0.1, soft-targets: 0.9}}
-training: {{steps: {setting.steps}, optimizer: {{name: adamw, learning-rate: 3e-3}}}}
-"""
+    @property
+    def recipe(self) -> str:
+        """The recipe that all its methods share."""
+        more = (f"\n  mixup: {self.mixup}" if self.mixup else "") + (f"\n  limit: {self.limit}" if self.limit else "")
+        adamw = "optimizer: {name: adamw, learning-rate: 3e-3}"
+        return (
+            "limbeck: 1\nname: methods\ndata:\n  source: fashion-mnist\n"
+            f"  labelled: {self.labelled}\n  validation: 2000\n  augment: {{shift: 2, flip: true}}\n  views: 3{more}\n"
+            f"teacher:\n  model: {{name: small-resnet, width: 16}}\n"
+            f"  training: {{steps: {self.teacher_steps}, {adamw}}}\n"
+            f"student: {self.student.spec}\nobjective: {{labels: 0.1, soft-targets: 0.9}}\n"
+            f"training: {{steps: {self.steps}, {adamw}}}\n"
+        )
 
 
-def scaled(objective: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """The objective with the weight of what the method adds multiplied."""
-    added = [name for name in objective if name not in ("labels", "soft-targets")] or [
-        name for name in objective if name == "soft-targets"
-    ]
-    return {
-        name: {**one, "weight": one["weight"] * factor} if name in added else one for name, one in objective.items()
-    }
+FULL = {"steps": 6000, "seeds": (0, 1, 2, 3, 4)}
+SCARCE, ALL = Stage("1,000 labels", 1000), Stage("all labels", "all", teacher_steps=4000)
+STAGES = {
+    "scarce": SCARCE,
+    "all": ALL,
+    "scarce-full": replace(SCARCE, **FULL, after="scarce"),  # type: ignore[arg-type]
+    "all-full": replace(ALL, **FULL, after="all"),  # type: ignore[arg-type]
+    "scarce-mixer": replace(SCARCE, **FULL, after="scarce", student=MIXER),  # type: ignore[arg-type]
+    "all-mixer": replace(ALL, **FULL, after="all", student=MIXER),  # type: ignore[arg-type]
+}
 
 
 class Bench:
-    """One setting's plan, teacher and trainings."""
+    """One stage's plan, teacher and trainings."""
 
-    def __init__(self, setting: Setting, watcher: Watcher) -> None:
-        self.setting = setting
-        self.experiment: Experiment = from_recipe(parse(recipe(setting)))
+    def __init__(self, stage: Stage, watcher: Watcher) -> None:
+        self.stage = stage
+        self.experiment: Experiment = from_recipe(parse(stage.recipe))
         self.folder = home() / "methods" / self.experiment.hash
         self.workshop = Workshop(home(), watcher.watch)
-        self.plan, self.taught = ready(self.experiment, self.workshop, self.folder, watcher)
+        self.plan, _ = ready(self.experiment, self.workshop, self.folder, watcher)
         self.teacher = walk(self.plan.labelled(), self.workshop, self.folder / "label.json")
+        test = self.plan.splits.test
+        self.labels = test.labels[test.rows].numpy()
 
     def trained(self, objective: Mapping[str, Any], seed: int) -> Trained:
         """One training of a student."""
@@ -153,76 +109,117 @@ class Bench:
         stage = plan.stage("method", terms, teacher, examples)
         return walk(train(stage), self.workshop, self.folder / f"{digest([dict(objective), seed])[:16]}.json")
 
-    def pseudo_labels(self) -> dict[str, Any]:
-        """The arm of hard pseudo-labels, which says what soft targets add to more data."""
-        arms = [
-            walk(Offline().pseudo_labels(self.plan.at(seed)), self.workshop, self.folder / f"hard-{seed}.json")
-            for seed in SEEDS
-        ]
-        return {"test": [self.accuracy(one) for one in arms], "seconds": [one.seconds for one in arms]}
+    def pseudo_labelled(self, seed: int) -> Trained:
+        """One training on hard pseudo-labels, which say what soft targets add to more data."""
+        return walk(Offline().pseudo_labels(self.plan.at(seed)), self.workshop, self.folder / f"hard-{seed}.json")
 
-    def accuracy(self, trained: Trained) -> float:
-        """On the test part."""
-        test = self.plan.splits.test
-        right = (
-            logits_of(trained.module(), test, "student", self.plan.device).argmax(-1) == test.labels[test.rows].numpy()
-        )
-        return float(np.mean(right))
+    def right(self, trained: Trained) -> NDArray[np.bool_]:
+        """Which test examples it has right, [N]; asked once and kept."""
+        path = self.folder / "right" / f"{trained.key[:24]}.npy"
+        if not path.exists():
+            answers = logits_of(trained.module(), self.plan.splits.test, "student", self.plan.device).argmax(-1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, answers == self.labels)
+        found: NDArray[np.bool_] = np.load(path, allow_pickle=False)
+        return found
 
-    def method(self, objective: Mapping[str, Any], search: bool) -> dict[str, Any]:
-        """The best weight by validation at the first seed, and the test accuracy at every seed."""
-        tried: dict[float, float] = {}
-        for factor in WEIGHTS if search else (1.0,):
-            tried[factor] = self.trained(scaled(objective, factor), SEEDS[0]).metrics["accuracy"]
-        best = max(tried, key=lambda factor: tried[factor])
-        chosen = scaled(objective, best)
-        arms = [self.trained(chosen, seed) for seed in SEEDS]
+    def likeness(self, trained: Trained) -> dict[str, float]:
+        """Linear CKA of the student's last two layers with the teacher's last two stages, on validation rows."""
+        student, rows = trained.module(), self.plan.splits.validation.rows[:COMPARED]
+        batch = self.plan.splits.validation.batch(rows, torch.zeros_like(rows))
+        pairs = {self.stage.student.before: "stages.1", self.stage.student.last: "stages.2"}
+        assert self.plan.teacher is not None
+        theirs = self.plan.teacher.observe(batch, frozenset(pairs.values()))
+        ours = show(student, batch.columns("student"), frozenset(pairs))
+        return {b: float(linear_cka(_pooled(ours[a]), _pooled(theirs[b]))) for a, b in pairs.items()}
+
+    def method(self, objective: Objective | None, search: bool) -> "Method":
+        """The best weight by validation at the first seed, then every seed; None: hard pseudo-labels."""
+        seeds, tried = self.stage.seeds, dict[float, float]()
+        if objective is None:
+            return Method(None, tried, [self.pseudo_labelled(seed) for seed in seeds])
+        if search:
+            for factor in WEIGHTS:
+                tried[factor] = self.trained(scaled(objective, factor), seeds[0]).metrics["accuracy"]
+            objective = scaled(objective, max(tried, key=lambda factor: tried[factor]))
+        return Method(objective, tried, [self.trained(objective, seed) for seed in seeds])
+
+    def row(self, one: "Method", others: Mapping[str, "Method"]) -> dict[str, Any]:
+        """What is kept of a method, compared with those of `AGAINST` that there are."""
+        right = self.rights(one)
         return {
-            "objective": chosen,
-            "factor": best,
-            "validation": {str(factor): value for factor, value in tried.items()},
-            "test": [self.accuracy(one) for one in arms],
-            "seconds": [one.seconds for one in arms],
+            "objective": one.objective,
+            "tried": {str(factor): value for factor, value in one.tried.items()},
+            "validation": [arm.metrics["accuracy"] for arm in one.arms],
+            "test": right.mean(1).tolist(),
+            "against": {
+                name: compare(right, self.rights(others[name]))
+                for name in AGAINST
+                if name in others and others[name] is not one
+            },
+            "cka": self.likeness(one.arms[0]),
+            "seconds": [round(arm.seconds, 1) for arm in one.arms],
         }
 
+    def rights(self, one: "Method") -> NDArray[np.bool_]:
+        """Which test examples each seed has right, [S, N]."""
+        return np.stack([self.right(arm) for arm in one.arms])
 
-def paired(ours: Iterable[float], control: Iterable[float]) -> dict[str, float]:
-    """Mean difference over paired seeds, its 95 % interval and p-value (two-sided t-test)."""
-    gaps = np.asarray(list(ours)) - np.asarray(list(control))
-    if len(gaps) < 2 or gaps.std(ddof=1) == 0:
-        return {"mean": float(gaps.mean()), "half": float("nan"), "p": float("nan")}
-    error = gaps.std(ddof=1) / len(gaps) ** 0.5
+
+@dataclass(frozen=True)
+class Method:
+    """A method's objective, the validation accuracies of the weights that were tried, and its students."""
+
+    objective: Objective | None
+    tried: Mapping[float, float]
+    arms: Sequence[Trained]
+
+
+def _pooled(value: torch.Tensor) -> torch.Tensor:
+    return value.flatten(2).mean(2) if value.ndim == 4 else value.mean(1) if value.ndim == 3 else value
+
+
+def chosen(stage: Stage) -> dict[str, Objective]:
+    """The methods of a stage: all of them, or the baselines and the best of its screening by validation."""
+    every = objectives(stage.student)
+    if stage.after is None:
+        return every
+    rows = json.loads((RESULTS / f"methods-{stage.after}.json").read_text())["rows"]
+    ranked = sorted(
+        (name for name in every if name not in BASELINES), key=lambda name: -np.mean(rows[name]["validation"])
+    )
+    tried = {name: rows[name]["tried"] for name in every if rows[name]["tried"]}
+    factors = {name: float(max(values, key=values.__getitem__)) for name, values in tried.items()}
     return {
-        "mean": float(gaps.mean()),
-        "half": float(stats.t.ppf(0.975, len(gaps) - 1) * error),
-        "p": float(2 * stats.t.sf(abs(gaps.mean()) / error, len(gaps) - 1)),
+        name: scaled(every[name], factors[name]) if name in factors else every[name]
+        for name in (*BASELINES, *ranked[:BEST])
     }
 
 
-def screen(setting: Setting, path: Path, names: Iterable[str]) -> None:
-    """Runs what has not been run of one setting, and writes every result at once."""
+def perform(name: str, stage: Stage) -> None:
+    """Runs what has not been run of one stage, and writes every result at once."""
+    path = RESULTS / f"methods-{name}.json"
     with Watcher() as watcher:
-        bench = Bench(setting, watcher)
-        test, taught = bench.plan.splits.test, bench.plan.teacher
+        bench = Bench(stage, watcher)
+        taught = bench.plan.teacher
         assert taught is not None
         assert taught.module is not None
-        answers = logits_of(taught.module, test, "teacher", bench.plan.device).argmax(-1)
-        rows: dict[str, Any] = {
-            "teacher": {"test": [float(np.mean(answers == test.labels[test.rows].numpy()))]},
-            "control": bench.method({"labels": 1.0}, search=False),
-        }
-        if setting.labelled != "all":
-            rows["hard pseudo-labels"] = bench.pseudo_labels()
-        for name in names:
-            rows[name] = bench.method(METHODS[name], search=name != "label smoothing")
-            watcher.say(f"{setting.name}: {name} {100 * np.mean(rows[name]['test']):.2f} %")
+        answers = logits_of(taught.module, bench.plan.splits.test, "teacher", bench.plan.device).argmax(-1)
+        arms = {"control": bench.method({"labels": 1.0}, search=False)}
+        if stage.labelled != "all":
+            arms["hard pseudo-labels"] = bench.method(None, search=False)
+        rows: dict[str, Any] = {"teacher": {"test": [float((answers == bench.labels).mean())]}}
+        for method, objective in chosen(stage).items():
+            arms[method] = bench.method(objective, stage.after is None and method != "label smoothing")
+            rows |= {one: bench.row(arm, arms) for one, arm in arms.items() if one not in rows}
+            watcher.say(f"{stage.title}: {method} {100 * np.mean(rows[method]['test']):.2f} %")
             write_json(
                 path,
                 {
-                    "setting": setting.name,
-                    "recipe": recipe(setting),
+                    "title": stage.title,
+                    "recipe": stage.recipe,
                     "hash": bench.experiment.hash,
-                    "seeds": list(SEEDS),
+                    "seeds": stage.seeds,
                     "date": datetime.now(UTC).isoformat(timespec="seconds"),
                     "threads": torch.get_num_threads(),
                     "versions": versions(),
@@ -231,11 +228,10 @@ def screen(setting: Setting, path: Path, names: Iterable[str]) -> None:
             )
 
 
-def main(settings: list[str]) -> None:
-    """Screens in the settings of these names, or in all."""
-    RESULTS.mkdir(exist_ok=True)
-    for name in settings or SETTINGS:
-        screen(SETTINGS[name], RESULTS / f"{name}.json", METHODS)
+def main(names: list[str]) -> None:
+    """Performs the stages of these names, or all."""
+    for name in names or STAGES:
+        perform(name, STAGES[name])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ OPTIONS = {
     "export": ["--help", "--out", "--to", "-h", "-o", "RUN"],
     "init": ["--data", "--force", "--help", "--out", "--student", "--teacher", "-h", "-o"],
     "label": ["--allow-code", "--help", "--set", "-h", "RECIPE"],
-    "methods": ["--help", "-h", "[NAME]"],
+    "methods": ["--help", "-h", "NAME"],
     "recipes": ["--copy", "--help", "--schema", "--show", "-h"],
     "report": ["--help", "--open", "-h", "RUN"],
     "run": ["--allow-code", "--help", "--max-minutes", "--out", "--quick", "--set", "-h", "-o", "RECIPE"],
@@ -45,8 +45,13 @@ OPTIONS = {
         "--out",
         "--over",
         "--prune",
-    ]
-    + ["--set", "--storage", "--trials", "-h", "-o", "RECIPE"],
+        "--set",
+        "--storage",
+        "--trials",
+        "-h",
+        "-o",
+        "RECIPE",
+    ],
 }
 COMMAND = [sys.executable, "-m", "limbeck.cli.main"]
 

@@ -187,7 +187,9 @@ def test_every_export_answers_as_the_student_does(tmp_path, spec, to):
         return
     done = export(student, to, tmp_path / "a", RAW, 0)
     assert done.max_difference <= done.tolerance
-    assert student.logits(RAW).std(0).min() > 0.01  # the inputs are told apart, so a difference would show
+    logits = student.logits(RAW)
+    apart = (logits[:, None] - logits).abs().amax(-1)[~torch.eye(len(RAW), dtype=torch.bool)]
+    assert apart.min() > 50 * done.tolerance  # so an answer to another input would show
     if to == "safetensors":
         assert of_module(load_student(tmp_path / "a").module) == of_module(student.module)
 

@@ -50,9 +50,9 @@ class Outline:
 
     def __init__(self, module: nn.Module) -> None:
         every = dict(module.named_modules())
-        wrapped = {path: inner for path, one in every.items() if (inner := _adapted(one)) is not one}
+        wrapped = {path: _adapted(one) for path, one in every.items() if _adapted(one) is not one}
         self.modules = {
-            path: wrapped.get(path, one)
+            path: wrapped[path] if path in wrapped else one
             for path, one in every.items()
             if not any(above in wrapped for above in _around(path))
         }
@@ -210,8 +210,8 @@ def _adapted(module: nn.Module) -> nn.Module:
     """The module in an adapter or a trained copy of PEFT, which are known by their parts; any other module itself."""
     while hasattr(type(module), "active_adapters"):
         inside = (module._modules.get(name) for name in ("base_layer", "original_module", "token_adapter"))
-        inner = next((one for one in inside if one is not None), None)
-        if inner is None:
+        inner = next((one for one in inside if one is not None), module)
+        if inner is module:
             break
         module = inner
     return module

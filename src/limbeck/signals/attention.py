@@ -180,7 +180,7 @@ def _install() -> None:
                 recorder._keep(layer, call)
 
     # a compiled layer's code serves the next layer too, which may be watched when that one is not
-    note = torch.compiler.disable(note)
+    note = torch.compiler.disable(note)  # type: ignore[no-untyped-call]
 
     def get_interface(self: Any, attn_implementation: str | None, default: Callable[..., Any]) -> Callable[..., Any]:
         function = original(self, attn_implementation, default)

@@ -33,12 +33,13 @@ def _inside(module: nn.Module) -> nn.Module | None:
     return inner if isinstance(inner, nn.Module) else None
 
 
-def _divided(module: nn.Module | None) -> bool:
+def _divided(module: nn.Module) -> bool:
     """Whether copies of the model run at once, each on a part of the batch."""
-    while module is not None:
-        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+    inner: nn.Module | None = module
+    while inner is not None:
+        if isinstance(inner, nn.DataParallel) and len(inner.device_ids) > 1:
             return True
-        module = _inside(module)
+        inner = _inside(inner)
     return False
 
 
@@ -119,17 +120,18 @@ class Capture:
                 divides the batch, and a signal is not in what the model returns.
         """
         self._seen.clear()
+        module = self.module if module is None else module  # a compiled one may have no truth value
         options = {"output_hidden_states": True} if self._hidden else {}
         graph = torch.is_grad_enabled()
         gradient = InputGradient(self._bare, columns) if self._gradient else None
-        if (self._hooks or self._attention or (gradient and gradient.hooked)) and _divided(module or self.module):
+        if (self._hooks or self._attention or (gradient and gradient.hooked)) and _divided(module):
             raise SignalError(
                 "nn.DataParallel runs a copy of the model on each device, and what happens inside them is not put together: "
                 "use one device or DistributedDataParallel, or only signals of the whole such as logits and hidden.N."
             )
         with self._attention or nullcontext():
             with gradient.watching() if gradient else nullcontext(), _hooks_minded():
-                output = call(module or self.module, gradient.columns if gradient else columns, self._bare, **options)
+                output = call(module, gradient.columns if gradient else columns, self._bare, **options)
             shown = {name: self._attention.read(name) for name in self._attention.names} if self._attention else {}
         if "logits" in self.names:
             shown["logits"] = logits_of(output)
@@ -186,7 +188,7 @@ class Capture:
 def _hooks_minded() -> AbstractContextManager[Any]:
     """While the model runs: code that torch.compile made for one layer is not reused for another that has a hook."""
     dynamo: Any = sys.modules.get("torch._dynamo")  # slow to import, and absent where nothing was compiled
-    return nullcontext() if dynamo is None else dynamo.config.patch(skip_nnmodule_hook_guards=False)  # type: ignore[no-any-return]
+    return nullcontext() if dynamo is None else dynamo.config.patch(skip_nnmodule_hook_guards=False)
 
 
 def _version(value: Tensor) -> int:
