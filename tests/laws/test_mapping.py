@@ -412,6 +412,18 @@ class TestLayers:
         compiled = torch.compile(nets.SmallCnn(3, 4, 2, 4), backend="eager")
         assert layers_of(compiled, IMAGES) == ["blocks.0", "blocks.1"]
 
+    def test_a_part_called_base_layer_makes_no_adapter_of_its_module(self):
+        class Based(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.base_layer, self.head = nets.SmallCnn(3, 4, 2, 4), nn.Linear(4, 4)
+
+            def forward(self, x):
+                return self.head(self.base_layer(x))
+
+        assert layers_of(Based(), IMAGES) == ["base_layer.blocks.0", "base_layer.blocks.1"]
+        assert layers_of(nn.Sequential(Based()), IMAGES) == ["0.base_layer.blocks.0", "0.base_layer.blocks.1"]
+
     def test_what_runs_twice_or_is_written_over_is_no_layer(self):
         class Twice(nets.SmallResnet):
             def forward(self, x):

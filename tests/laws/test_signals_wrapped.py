@@ -86,7 +86,12 @@ def lora(model, targets, saved=None):
     return get_peft_model(
         model,
         LoraConfig(
-            r=2, lora_alpha=4, lora_dropout=0.0, target_modules=targets, task_type="SEQ_CLS" if classifies else None
+            r=2,
+            lora_alpha=4,
+            lora_dropout=0.0,
+            target_modules=targets,
+            modules_to_save=saved,
+            task_type="SEQ_CLS" if classifies else None,
         ),
     ).eval()
 
@@ -160,7 +165,7 @@ class Blocks(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("names", [{"blocks.1.inner"}, {"blocks.2.inner:in", "blocks.0.inner"}])
+@pytest.mark.parametrize("names", [{"blocks.2.inner"}, {"blocks.2.inner:in", "blocks.0.inner"}])
 def test_a_hook_on_one_of_the_blocks_that_share_compiled_code_sees_that_one(names):
     plain = Blocks()
     with Capture(torch.compile(Blocks(), backend="eager"), names) as capture:
@@ -237,8 +242,12 @@ def test_the_names_of_an_adapted_model_are_those_of_its_base():
     assert layers_of(adapted, TEXT) == layers_of(base, TEXT) == ["hidden.1", "hidden.2"]
     with pytest.raises(SignalError, match="has no module 'base_model"):
         Capture(adapted, {"base_model.model.bert.encoder.layer.0"})
-    for targets in (["module.0", "head"], ["module.0", "module.2", "head"]):
-        assert layers_of(lora(Own(), targets), ROWS) == layers_of(Own(), ROWS) == ["module.1", "module.2"]
+    for targets, saved in (
+        (["module.0", "head"], None),
+        (["module.0", "module.2", "head"], None),
+        (["head"], ["module.2"]),
+    ):
+        assert layers_of(lora(Own(), targets, saved), ROWS) == layers_of(Own(), ROWS) == ["module.1", "module.2"]
 
 
 HINTS = [

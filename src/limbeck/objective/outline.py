@@ -50,11 +50,9 @@ class Outline:
 
     def __init__(self, module: nn.Module) -> None:
         every = dict(module.named_modules())
-        wrapped = {path: _adapted(one) for path, one in every.items() if _adapted(one) is not one}
+        adapters = {path for path, one in every.items() if _adapted(one) is not one}
         self.modules = {
-            path: wrapped[path] if path in wrapped else one
-            for path, one in every.items()
-            if not any(above in wrapped for above in _around(path))
+            path: _adapted(one) for path, one in every.items() if not any(above in adapters for above in _around(path))
         }
         """By path; an adapter stands as the one module that it adapts."""
         self.shapes: dict[str, torch.Size] = {}

@@ -45,6 +45,11 @@ class Bench:
     def __init__(self, recipe: Recipe, out: Path, watcher: Watcher, code: bool) -> None:
         self.recipe, self._out, self._watcher, self._code = recipe, out, watcher, code
         self._ready: dict[str, tuple[Experiment, Plan]] = {}
+        self._bar = watcher.bars.add_task("trials", total=None, note="")
+
+    def progress(self, done: int, wanted: int) -> None:
+        """Shows how many trials have ended."""
+        self._watcher.bars.update(self._bar, completed=done, total=wanted)
 
     def plan(self, recipe: Recipe) -> Plan:
         """The recipe's plan with its teacher ready; data and teacher are loaded once for all recipes that share them."""
@@ -108,7 +113,7 @@ class Bench:
     def _clear(self) -> None:
         """Takes away the bars that are full, as a search would fill the screen with them."""
         for bar in list(self._watcher.bars.tasks):
-            if bar.finished:
+            if bar.finished and bar.id != self._bar:
                 self._watcher.bars.remove_task(bar.id)
 
 

@@ -125,10 +125,12 @@ def search(
             f"{wanted} trials{f' ({before} done before)' * (before > 0)} of {100 * budget:g} % of the steps, judged on "
             f"validation; then the best in full against the recipe's own settings at {seeds} fresh seeds"
         )
+        bench.progress(before, wanted)
         while trial := study.next(wanted):
             bench.run(trial, budget, prune)
             done = {one["number"]: one for one in _records(study, chosen, method)}
             watcher.say(_line(done[trial.number], wanted))
+            bench.progress(sum(one["state"] != "running" for one in done.values()), wanted)
         found = _concluded(bench, study, chosen, method, seeds, out, watcher)
         _write(found, recipe, identity, command)
     return found
