@@ -1,0 +1,75 @@
+"""The methods gallery as a page: a table for each stage that `python -m benchmarks.methods` has results of."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.comparisons import holm
+from limbeck.evidence.verdict import points
+
+
+def stage(path: Path) -> str:
+    """One stage's results with their provenance."""
+    found = json.loads(path.read_text())
+    rows: dict[str, Any] = found["rows"]
+    teacher, control = (float(np.mean(rows[name]["test"])) for name in ("teacher", "control"))
+    tested = [name for name in rows if name not in ("teacher", "control")]
+    sure = holm({name: rows[name]["against"]["control"]["p"] for name in tested})
+    others = [name for name in tested if name not in ("soft-targets", "label smoothing", "hard pseudo-labels")]
+    beyond = holm({name: rows[name]["against"]["soft-targets"]["p"] for name in others})
+    order = sorted(tested, key=lambda name: -np.mean(rows[name]["test"]))
+    lines = [
+        "| method | test accuracy | gap closed | against control | p (Holm) | against soft targets | p (Holm) | CKA | weight |",
+        "|---|---|---|---|---|---|---|---|---|",
+        f"| teacher | {100 * teacher:.2f} % | | | | | | | |",
+        f"| control | {_accuracy(rows['control'])} | 0 % | | | | | {_cka('control', rows)} | |",
+    ]
+    for name in order:
+        row = rows[name]
+        share = (float(np.mean(row["test"])) - control) / (teacher - control)
+        again = row["against"].get("soft-targets")
+        lines.append(
+            f"| {name} | {_accuracy(row)} | {100 * share:.0f} % | {_gain(row['against']['control'])} | {sure[name]:.3f} | "
+            f"{_gain(again) if again else ''} | {f'{beyond[name]:.3f}' if name in beyond else ''} | {_cka(name, rows)} | "
+            f"{_factor(row)} |"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return (
+        f"### {found['title']}\n\n" + "\n".join(lines).replace("0.000 |", "< 0.001 |") + "\n\n<details><summary>Recipe"
+        f"</summary>\n\n```yaml\n{found['recipe']}```\n\n</details>\n\n<sub>recipe {found['hash']}, seeds {found['seeds']}, "
+        f"{found['date']}, cpu, {found['threads']} torch thread(s); {versions}</sub>\n"
+    )
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    return f"{100 * np.mean(row['test']):.2f} % ± {100 * np.std(row['test'], ddof=1):.2f}"
+
+
+def _gain(against: dict[str, Any]) -> str:
+    low, high = against["seeds"]
+    return f"{points(against['mean'], digits=2)} ({points(low, digits=2)} to {points(high, digits=2)})"
+
+
+def _cka(name: str, rows: dict[str, Any]) -> str:
+    if name not in ("control", "soft-targets") and not any(map(_inner, (rows[name]["objective"] or {}).values())):
+        return ""
+    return f"{rows[name]['cka']['stages.2']:.2f}"
+
+
+def _inner(term: Any) -> bool:
+    """Whether a term reads an inner layer: only there does it matter how like the teacher's the layers became."""
+    return isinstance(term, dict) and ("layers" in term or term.get("student", "logits") != "logits")
+
+
+def _factor(row: dict[str, Any]) -> str:
+    """The weights that validation chose, of all but the labels."""
+    tried = row["tried"]
+    if not tried:
+        return ""
+    chosen = {
+        name: one["weight"] for name, one in row["objective"].items() if isinstance(one, dict) and "weight" in one
+    }
+    added = {name: value for name, value in chosen.items() if name != "soft-targets"} or chosen
+    return ", ".join(f"{value:.3g}" for value in added.values())
