@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from limbeck.export.deliver import ABOUT
+from limbeck.export.proof import ABOUT
 from limbeck.models.readers import save_reader
 from limbeck.models.saved import write_about
 from limbeck.models.student import Student

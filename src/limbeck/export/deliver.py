@@ -7,16 +7,14 @@ from dataclasses import replace as altered
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import torch
-
 from limbeck.errors import LimbeckError
 from limbeck.evidence.schema import Latency
+from limbeck.export.proof import ABOUT, Proof
 from limbeck.files import whole_folder
 from limbeck.models.student import Student
 
 Format = Literal["safetensors", "hf", "onnx"]
 FORMATS: Final[tuple[Format, ...]] = ("safetensors", "hf", "onnx")
-ABOUT: Final = "limbeck.json"
 _MINE: Final = (ABOUT, "student.json")  # what marks a folder that an export may replace
 
 
@@ -33,15 +31,6 @@ class Exported:
     to: Format
     bytes: int
     compared: int
-    max_difference: float
-    tolerance: float
-    latency: dict[str, Latency]
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What a format's writer found when it read its own files again."""
-
     max_difference: float
     tolerance: float
     latency: dict[str, Latency]
@@ -84,13 +73,6 @@ def export(student: Student, to: Format, folder: Path | str, samples: Sequence[A
             )
         size = sum(item.stat().st_size for item in draft.rglob("*") if item.is_file())
     return Exported(folder, to, size, len(samples), proof.max_difference, proof.tolerance, proof.latency)
-
-
-def difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """The largest absolute difference; infinite where the shapes differ, NaN where either is."""
-    if one.shape != other.shape:
-        return float("inf")
-    return float((one.double() - other.double()).abs().max())
 
 
 def _replaceable(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from limbeck.config import Config
 from limbeck.data.text import quiet
 from limbeck.errors import LimbeckError
 from limbeck.export.about import write_sidecar
-from limbeck.export.deliver import Proof, difference
+from limbeck.export.proof import Proof, difference
 from limbeck.models.architecture import is_transformers
 from limbeck.models.huggingface import auto_class, forget_origin, labels
 from limbeck.models.readers import load_reader

@@ -15,7 +15,7 @@ from limbeck.config import Config
 from limbeck.errors import LimbeckError
 from limbeck.evidence.efficiency import compare_latency
 from limbeck.export.about import write_sidecar
-from limbeck.export.deliver import Proof, difference
+from limbeck.export.proof import Proof, difference
 from limbeck.models.readers import load_reader
 from limbeck.models.student import Student
 from limbeck.signals.call import call, logits_of

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.config import Config
-from limbeck.export.deliver import Proof, difference
+from limbeck.export.proof import Proof, difference
 from limbeck.models.saved import ABOUT, load_student, read_about, save_student
 from limbeck.models.student import Student
 
