@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.config import Config
 from limbeck.data.batch import CLASS, Batch
@@ -82,3 +82,27 @@ def _named(value: object) -> object:
 
 GateField = Annotated[Gate, BeforeValidator(_named, json_schema_input_type=str | Gate)]
 """A gate in a recipe: its settings, or the name of its score alone."""
+
+
+class Kept(nn.Module):
+    """How much of each class a gate kept; the last entry is of examples without a label."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(classes + 1, 2, dtype=torch.float64))
+
+    @torch.no_grad()
+    def forward(self, weights: Tensor, batch: Batch) -> None:
+        """Adds the weights of these examples."""
+        sums: Tensor = self.get_buffer("sums")
+        if not self.training:
+            return
+        labels = batch.labels[CLASS]
+        labels = labels.argmax(-1) if labels.is_floating_point() else labels
+        index = torch.where((labels >= 0) & (labels < len(sums) - 1), labels, len(sums) - 1)
+        sums.index_add_(0, index, torch.stack([weights, torch.ones_like(weights)], 1).to(sums.dtype))
+
+    def shares(self) -> list[float | None]:
+        """The share kept of each class, then of the examples without a label; None where there was none."""
+        sums: Tensor = self.get_buffer("sums")
+        return [float(kept / seen) if seen else None for kept, seen in sums.tolist()]

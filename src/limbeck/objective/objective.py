@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from limbeck.data.batch import CLASS, REAL, Batch
+from limbeck.data.batch import REAL, Batch
 from limbeck.errors import SignalError
+from limbeck.objective.gates import Kept
 from limbeck.objective.schedules import Place
 from limbeck.objective.term import Needs, Owned, Term
 from limbeck.objective.together import processes, together
@@ -163,9 +164,7 @@ class Objective(nn.Module):
                     signal = student[min(term.needs().student)]
                     weighted = self.balances[name](means[name], other, signal, self.place, shares[name])
                 loss = loss + term.weight.at(self.place) * weighted
-            if len(means) < len(
-                self.terms
-            ):  # every process must reach what the others reach; a zero has a gradient too
+            if len(means) < len(named):  # every process must reach what the others reach; a zero has a gradient too
                 loss = loss + sum((value.flatten()[:0].sum() for value in ours.values()), start=loss.new_zeros(()))
         return loss, parts
 
@@ -244,30 +243,6 @@ class Objective(nn.Module):
                 home.clear()
             self._built = False
             raise SignalError("This objective trains a projector: call objective.build(...) before the optimiser.")
-
-
-class Kept(nn.Module):
-    """How much of each class a gate kept; the last entry is of examples without a label."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("sums", torch.zeros(classes + 1, 2, dtype=torch.float64))
-
-    @torch.no_grad()
-    def forward(self, weights: Tensor, batch: Batch) -> None:
-        """Adds the weights of these examples."""
-        sums: Tensor = self.get_buffer("sums")
-        if not self.training:
-            return
-        labels = batch.labels[CLASS]
-        labels = labels.argmax(-1) if labels.is_floating_point() else labels
-        index = torch.where((labels >= 0) & (labels < len(sums) - 1), labels, len(sums) - 1)
-        sums.index_add_(0, index, torch.stack([weights, torch.ones_like(weights)], 1).to(sums.dtype))
-
-    def shares(self) -> list[float | None]:
-        """The share kept of each class, then of the examples without a label; None where there was none."""
-        sums: Tensor = self.get_buffer("sums")
-        return [float(kept / seen) if seen else None for kept, seen in sums.tolist()]
 
 
 def _counted(term: Term, batch: Batch) -> Tensor:
