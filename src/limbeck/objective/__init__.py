@@ -10,15 +10,14 @@ from limbeck.objective.answers import Decoupled, Dist, Nkd, Wsld
 from limbeck.objective.attention import AttentionMaps, MiniLm
 from limbeck.objective.contrast import Adversarial, Contrastive, Crd
 from limbeck.objective.features import AttentionTransfer, ChannelWise, Cosine, Jacobian
+from limbeck.objective.grams import Fsp, Gram, Nst
 from limbeck.objective.hints import Hints
 from limbeck.objective.labels import Labels
 from limbeck.objective.mapping import matched
 from limbeck.objective.objective import Objective
-from limbeck.objective.regressions import Fsp, Mgd, Ofd, Review, SimKd, Vid
+from limbeck.objective.regressions import Mgd, Ofd, Review, SimKd, Vid
 from limbeck.objective.relations import (
     CorrelationCongruence,
-    Gram,
-    Nst,
     Pkt,
     RkdAngle,
     RkdDistance,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from limbeck import losses
 from limbeck.data.batch import SUPERVISED, Batch
 from limbeck.objective.balance import Weight
-from limbeck.objective.pairs import Answers, classes_of, same_classes
+from limbeck.objective.pairs import Answers, classes_of
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Scheduled, Temperature
 from limbeck.objective.term import About, Scope
@@ -34,13 +34,6 @@ class Decoupled(Answers):
     """Weight of the target class against the rest."""
     beta: _Share = 8.0
     """Weight of the distribution among the rest."""
-    temperature: Temperature = Fixed(value=4.0)
-    """T."""
-
-    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
-        """The temperature, if it is learned."""
-        same_classes(student, teacher)
-        return self.temperature.build()
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.dkd`."""
@@ -71,11 +64,6 @@ class Dist(Answers):
     temperature: Scheduled = Fixed(value=4.0)
     """T; 1 for ImageNet."""
 
-    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
-        """Nothing."""
-        same_classes(student, teacher)
-        return None
-
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.dist`."""
         ours, theirs = student["logits"], teacher["logits"]
@@ -99,11 +87,6 @@ class Nkd(Answers):
     """Weight of the classes that are not the target."""
     temperature: Temperature = Fixed(value=1.0)
     """T of the rest."""
-
-    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
-        """The temperature, if it is learned."""
-        same_classes(student, teacher)
-        return self.temperature.build()
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.nkd`."""
@@ -130,11 +113,6 @@ class Wsld(Answers):
     """A number or a schedule."""
     temperature: Temperature = Fixed(value=2.0)
     """T."""
-
-    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
-        """The temperature, if it is learned."""
-        same_classes(student, teacher)
-        return self.temperature.build()
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.wsld`."""

@@ -4,10 +4,12 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.data.batch import CLASS, REAL, TOKENS, Batch
 from limbeck.errors import SignalError
+from limbeck.objective.schedules import Fixed
+from limbeck.objective.temperatures import Temperature
 from limbeck.objective.term import Layers, Match, Needs, Scope, Weighted
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Offer
@@ -21,9 +23,17 @@ class Answers(Weighted):
     mask: ClassVar[str] = REAL
     reads: ClassVar[Offer] = Offer.MATRIX
 
+    temperature: Temperature = Fixed(value=4.0)
+    """T."""
+
     def needs(self) -> Needs:
         """Both sides' logits."""
         return Needs(frozenset({"logits"}), frozenset({"logits"}))
+
+    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
+        """The temperature, if it is learned. Both sides must have the same classes."""
+        same_classes(student, teacher)
+        return self.temperature.build()
 
 
 def same_classes(student: Signals, teacher: Signals) -> None:
@@ -116,6 +126,16 @@ def classes_of(batch: Batch, name: str) -> Tensor:
     if labels.is_floating_point():
         raise SignalError(f"The term {name!r} needs one class an example, and mixup mixes classes: leave it out.")
     return labels
+
+
+def maps_only(name: str, value: Tensor) -> None:
+    """The term of this name takes maps.
+
+    Raises:
+        SignalError: it was given something else.
+    """
+    if value.ndim != 4:
+        raise SignalError(f"The term {name!r} needs maps [batch, channels, height, width], not {list(value.shape)}.")
 
 
 def pooled(value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from limbeck.data.batch import REAL, Batch
 from limbeck.errors import SignalError
 from limbeck.objective.balance import Weight
 from limbeck.objective.features import Projected
-from limbeck.objective.pairs import Paired, tokens_that_count
+from limbeck.objective.pairs import Paired, maps_only, tokens_that_count
 from limbeck.objective.parts.blocks import Bottleneck, Fusion, GaussianHead, Generator
 from limbeck.objective.projectors import Projector
 from limbeck.objective.schedules import Fixed, Place
@@ -33,11 +33,6 @@ class Joined(nn.Module):
 def _shapes(joint: Projector, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     ours, theirs = joint(student.float(), teacher.float())  # as its weights are, whatever the models compute in
     return ours, theirs
-
-
-def _maps(name: str, ours: Tensor) -> None:
-    if ours.ndim != 4:
-        raise SignalError(f"The term {name!r} needs maps [batch, channels, height, width], not {list(ours.shape)}.")
 
 
 class Vid(Paired):
@@ -130,7 +125,7 @@ class Mgd(Projected):
         """Projector and generator."""
         joint = Projector(*self.sides(student, teacher), self.projector == "always")
         _, theirs = _shapes(joint, *self.sides(student, teacher))
-        _maps(self.name, theirs)
+        maps_only(self.name, theirs)
         return Joined(joint, Generator(theirs.shape[1]))
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
@@ -164,7 +159,7 @@ class SimKd(Paired):
         """The projector."""
         joint = Projector(*self.sides(student, teacher), linear=False)
         ours, theirs = _shapes(joint, *self.sides(student, teacher))
-        _maps(self.name, ours)
+        maps_only(self.name, ours)
         return Joined(joint, Bottleneck(ours.shape[1], theirs.shape[1]))
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
@@ -221,8 +216,8 @@ class Review(Weighted):
     def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
         """The fusion."""
         for ours, theirs in self._pairs().items():
-            _maps(self.name, student[ours])
-            _maps(self.name, teacher[theirs])
+            maps_only(self.name, student[ours])
+            maps_only(self.name, teacher[theirs])
         before = [student[name].shape[1] for name in self._pairs()]
         after = [teacher[name].shape[1] for name in self._pairs().values()]
         return Fusion(before, after, self.middle)
@@ -234,49 +229,3 @@ class Review(Weighted):
         targets = [teacher[name] for name in self._pairs().values()]
         fused = part(levels, [(target.shape[2], target.shape[3]) for target in targets])
         return torch.stack([losses.review(one, target) for one, target in zip(fused, targets, strict=True)]).sum(0)
-
-
-class Fsp(Weighted):
-    """How a stage's input leads to its output, as products of channels (FSP, Yim et al. 2017); widths must agree."""
-
-    about: ClassVar[About] = About(
-        "relations",
-        "Yim et al. 2017 (CVPR)",
-        "mean over the entries of the flow matrix, mean over examples",
-        "stages whose first and last layers have the teacher's widths",
-    )
-    looks_at: ClassVar[str] = "two layers of each side"
-    scope: ClassVar[Scope] = "example"
-    mask: ClassVar[str] = REAL
-    reads: ClassVar[Offer] = Offer.EXPECTATIONS
-    zero_at_match: ClassVar[bool] = True
-
-    name: Literal["fsp"] = "fsp"
-    weight: Weight = Fixed(value=50.0)
-    """A number or a schedule."""
-    student: tuple[str, str]
-    """The student's first and last module of the stage."""
-    teacher: tuple[str, str]
-    """The teacher's."""
-
-    def needs(self) -> Needs:
-        """Two layers a side."""
-        return Needs(frozenset(self.student), frozenset(self.teacher))
-
-    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
-        """Nothing; only checks the widths."""
-        for signals, names in ((student, self.student), (teacher, self.teacher)):
-            for name in names:
-                _maps(self.name, signals[name])
-        widths = [[signals[name].shape[1] for name in names]
-                  for signals, names in ((student, self.student), (teacher, self.teacher))]  # fmt: skip
-        if widths[0] != widths[1]:
-            raise SignalError(
-                f"The student's stage has {widths[0]} channels and the teacher's {widths[1]}: the term {self.name!r} needs the "
-                "same. `gram` or `similarity-preserving` take layers of other widths."
-            )
-        return None
-
-    def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
-        """See `limbeck.losses.fsp`."""
-        return losses.fsp(*(student[name] for name in self.student), *(teacher[name] for name in self.teacher))

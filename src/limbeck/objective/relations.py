@@ -1,4 +1,4 @@
-"""Learning how the examples of a batch stand to each other, or the channels of an example."""
+"""Learning how the examples of a batch stand to each other."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -9,7 +9,6 @@ from limbeck import losses
 from limbeck.data.batch import Batch
 from limbeck.objective.balance import Weight
 from limbeck.objective.pairs import Paired, pooled, tokens_that_count
-from limbeck.objective.projectors import Projector
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.term import About, Scope
 from limbeck.signals.capture import Signals
@@ -133,64 +132,3 @@ class Pkt(Relation):
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.pkt`."""
         return losses.pkt(*self.embeddings(student, teacher, batch))
-
-
-class Gram(Paired):
-    """Which channels of an example are active together, as a Gram matrix."""
-
-    about: ClassVar[About] = About(
-        "relations",
-        "Gatys et al. 2015, arXiv:1508.06576; Yim et al. 2017",
-        "mean over the entries of C x C (`kl`: sum over a row times T^2, mean over rows), mean over examples",
-        "textures and styles: what is there, not where",
-    )
-    zero_at_match: ClassVar[bool] = True
-
-    name: Literal["gram"] = "gram"
-    form: Literal["squared", "kl"] = "squared"
-    """``squared`` difference, or the divergence of each row's softmax."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """T of ``kl``."""
-
-    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
-        """The projector, if the widths differ."""
-        return Projector(*self.sides(student, teacher))
-
-    def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
-        """See `limbeck.losses.gram`."""
-        assert part is not None
-        ours, theirs = self.sides(student, teacher)
-        seen, shown = tokens_that_count(batch, "student", ours), tokens_that_count(batch, "teacher", theirs)
-        ours, theirs = part(ours, theirs, seen, shown)
-        if ours.ndim == 2:  # a vector is one position
-            ours, theirs = ours.unsqueeze(1), theirs.unsqueeze(1)
-        elif (
-            ours.ndim == 3 and seen is not None and shown is not None
-        ):  # padding is no position; the projector adds a bias
-            ours, theirs = ours * seen.unsqueeze(-1), theirs * shown.unsqueeze(-1)
-        return losses.gram(ours, theirs, self.form, self.temperature)
-
-
-class Nst(Paired):
-    """The channels of a map as a set of patterns (NST, Huang & Wang 2017)."""
-
-    about: ClassVar[About] = About(
-        "relations",
-        "Huang & Wang 2017, arXiv:1707.01219",
-        "squared maximum mean discrepancy of an example's channels, mean over examples",
-        "convolutional layers of any widths, without a projector",
-    )
-    zero_at_match: ClassVar[bool] = True
-
-    name: Literal["nst"] = "nst"
-    weight: Weight = Fixed(value=50.0)
-    """A number or a schedule."""
-
-    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
-        """What pools the maps to one size; nothing is trained."""
-        return Projector(*self.sides(student, teacher), linear=False)
-
-    def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
-        """See `limbeck.losses.nst`."""
-        assert part is not None
-        return losses.nst(*part(*self.sides(student, teacher)))

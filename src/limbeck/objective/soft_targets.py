@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from limbeck import losses
 from limbeck.data.batch import Batch
-from limbeck.objective.pairs import Answers, same_classes
+from limbeck.objective.pairs import Answers
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Temperature
 from limbeck.objective.term import About
@@ -38,11 +38,6 @@ class SoftTargets(Answers):
         if self.loss == "logit-mse" and "temperature" in self.model_fields_set and self.temperature.turns != (4.0,):
             raise ValueError("loss: logit-mse has no temperature; leave temperature out")
         return self
-
-    def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
-        """The temperature, if it is learned. Both sides must have the same classes."""
-        same_classes(student, teacher)
-        return self.temperature.build()
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses`."""
