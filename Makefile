@@ -43,8 +43,8 @@ bench: .venv/.dev ## ratios against floors, written to benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 gallery: .venv/.dev ## the bundled recipes in full and every method, written to docs/gallery.md (hours; goes on where it stopped)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gallery
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.methods
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gallery
 
 docs: .venv/.dev ## run what the documents say
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/journeys/test_documents.py
