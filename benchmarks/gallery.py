@@ -10,7 +10,6 @@ from benchmarks.methods import RESULTS, STAGES
 from benchmarks.page import stage
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.tables import NAMES
-from limbeck.evidence.verdict import gained
 from limbeck.recipe.reading import bundled, read
 from limbeck.run import run
 
@@ -32,13 +31,13 @@ def section(title: str, command: str, evidence: Evidence) -> str:
     """One recipe's results with their provenance."""
     rows = []
     for name, arm in evidence.arms.present().items():
-        spread = f" ± {100 * arm.sd['accuracy']:.1f}" if arm.sd.get("accuracy") is not None else ""
+        spread = "" if arm.spread is None else f" ± {evidence.measure.spread(arm.spread)}"
         size = f"{arm.efficiency.parameters:,}" if arm.efficiency else ""
         latency = f"{arm.efficiency.latency.p50_ms:.2f} ms" if arm.efficiency and arm.efficiency.latency else ""
-        quality = f"{100 * arm.mean.accuracy:.1f} %{spread} | {arm.mean.nll:.3f} | {arm.mean.ece:.3f}"
+        quality = f"{evidence.measure.value(arm.mean.score)}{spread} | {arm.mean.nll:.3f} | {arm.mean.ece:.3f}"
         rows.append(f"| {NAMES[name]} | {quality} | {size} | {latency} |")
     steps = "".join(
-        f"\n- {step.step}: {gained(step.difference.mean, step.difference.ci95, before='95 % interval ')}"
+        f"\n- {step.step}: {evidence.measure.gained(step.difference.mean, step.difference.ci95, before='95 % interval ')}"
         for step in evidence.attribution
     )
     origin = evidence.provenance

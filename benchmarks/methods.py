@@ -33,7 +33,7 @@ from limbeck.regimes.walk import walk
 from limbeck.run.conduct import ready
 from limbeck.run.experiment import Experiment, from_recipe
 from limbeck.run.folder import versions
-from limbeck.run.measure import logits_of
+from limbeck.run.measure import answers_of
 from limbeck.signals.capture import show
 from limbeck.training.progress import Watcher
 from limbeck.training.workshop import Trained, Workshop
@@ -120,7 +120,11 @@ class Bench:
         """Which test examples it has right, [N]; asked once and kept."""
         path = self.folder / "right" / f"{trained.key[:24]}.npy"
         if not path.exists():
-            answers = logits_of(trained.module(), self.plan.splits.test, "student", self.plan.device).argmax(-1)
+            answers = (
+                answers_of(trained.module(), self.plan.splits.test, "student", self.plan.device)
+                .logits.argmax(-1)
+                .numpy()
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, answers == self.labels)
         found: NDArray[np.bool_] = np.load(path, allow_pickle=False)
@@ -207,7 +211,9 @@ def perform(name: str, stage: Stage) -> None:
         taught = bench.plan.teacher
         assert taught is not None
         assert taught.module is not None
-        answers = logits_of(taught.module, bench.plan.splits.test, "teacher", bench.plan.device).argmax(-1)
+        answers = (
+            answers_of(taught.module, bench.plan.splits.test, "teacher", bench.plan.device).logits.argmax(-1).numpy()
+        )
         arms = {"control": bench.method({"labels": 1.0}, search=False)}
         if stage.labelled != "all":
             arms["hard pseudo-labels"] = bench.method(None, search=False)

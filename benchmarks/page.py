@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.comparisons import holm
-from limbeck.evidence.verdict import points
+from limbeck.data.measure import ACCURACY
 
 
 def stage(path: Path) -> str:
@@ -49,7 +49,7 @@ def _accuracy(row: dict[str, Any]) -> str:
 
 def _gain(against: dict[str, Any]) -> str:
     low, high = against["seeds"]
-    return f"{points(against['mean'], digits=2)} ({points(low, digits=2)} to {points(high, digits=2)})"
+    return f"{ACCURACY.points(against['mean'], digits=2)} ({ACCURACY.points(low, digits=2)} to {ACCURACY.points(high, digits=2)})"
 
 
 def _cka(name: str, rows: dict[str, Any]) -> str:

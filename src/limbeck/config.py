@@ -138,8 +138,9 @@ def _place(
         elif key in known or (unknown and index == len(loc) - 1):
             around, types = types, known.get(key, ())
             path.append(part.replace("-", "_"))
-        else:  # the branch of a union, which nobody wrote
-            types = tuple(one for one in types if part in tags_of((one,)))
+        else:  # the branch of a union, which nobody wrote; one without a tag may be any of them
+            tagged = tuple(one for one in types if part in tags_of((one,)))
+            types = tagged if tagged or index == len(loc) - 1 else types
     return around, types, path
 
 

@@ -1,29 +1,45 @@
 """What every regime is held to: it decides and nothing else, and comes to the same decisions again."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
-from tests.fakes.experiments import HINTS, LABELS, SOFT, Net, Watching, plan, stage
+from tests.fakes.experiments import HINTS, LABELS, SOFT, Layered, Net, Watching, plan, seeded_teacher, stage
 
 from limbeck.config import digest
 from limbeck.errors import LimbeckError
 from limbeck.models.given import Given
 from limbeck.objective import Labels
-from limbeck.regimes.arms import arms
 from limbeck.regimes.offline import Offline
-from limbeck.regimes.regime import Make, make, train
+from limbeck.regimes.regime import Make, Teaching, make, train
+from limbeck.regimes.staged import Part, Staged
+from limbeck.regimes.theseus import Theseus
 from limbeck.regimes.walk import walk
 from limbeck.training.loop import train as run
+from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Workshop
 
-REGIMES = [Offline()]
+STAGED = Staged(before=(Part(name="features", objective=(HINTS,), training=Training(steps=5, batch_size=16)),))
+REGIMES: list[Teaching] = [Offline(), STAGED, Theseus(replacing=Training(steps=5, batch_size=16))]
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 
 
 def ready(tmp_path, **changes):
-    return plan(labelled=20, store=tmp_path / "stores", terms=(LABELS, SOFT, HINTS), **changes)
+    given = {"labelled": 20, "store": tmp_path / "stores", "terms": (LABELS, SOFT, HINTS)}
+    return plan(**{**given, **changes})
+
+
+def layered(tmp_path):
+    """A plan whose student has half of its teacher's layers, for any regime."""
+    return ready(tmp_path, student=Given(lambda: Layered(2)), teacher=seeded_teacher(Layered))
+
+
+EVERY = [
+    pytest.param(regime, arm, id=f"{regime.name}-{arm}") for regime in REGIMES for arm in regime.arms(layered(Path()))
+]
 
 
 def teaching():
@@ -42,12 +58,21 @@ def answered(regime, answer):
         said = answer(step)
 
 
+@dataclass(frozen=True)
+class Untrained:
+    """Stands for what a stage gave: the model that it began with."""
+
+    stage: Stage
+
+    def module(self):
+        return self.stage.start.module().eval()
+
+
 def known(step):
-    return step.function(**step.arguments) if isinstance(step, Make) else f"trained {step.name}"
+    return step.function(**step.arguments) if isinstance(step, Make) else Untrained(step)
 
 
-@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(("regime", "arm"), EVERY)
 def test_a_regime_never_optimises_nor_draws(regime, arm, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("a regime does not optimise")
@@ -56,34 +81,51 @@ def test_a_regime_never_optimises_nor_draws(regime, arm, tmp_path, monkeypatch):
         monkeypatch.setattr(kind, "step", never)
     monkeypatch.setattr(torch.Tensor, "backward", never)
     state = torch.random.get_rng_state()
-    steps, end = answered(getattr(regime, arm)(ready(tmp_path)), known)
+    steps, end = answered(regime.arms(layered(tmp_path))[arm](layered(tmp_path)), known)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(isinstance(step, Stage | Make) for step in steps)
-    assert end == f"trained {steps[-1].name}", "what the last stage gave is what the arm gives"
+    assert end == Untrained(steps[-1]), "what the last stage gave is what the arm gives"
 
 
-@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(("regime", "arm"), EVERY)
 def test_a_regime_decides_the_same_again(regime, arm, tmp_path):
     def marks():
-        steps, _ = answered(getattr(regime, arm)(ready(tmp_path)), known)
+        steps, _ = answered(regime.arms(layered(tmp_path))[arm](layered(tmp_path)), known)
         return [digest(one.identity(one.start.module())) if isinstance(one, Stage) else one.name for one in steps]
 
     assert marks() == marks()
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_walking_again_loads_what_was_trained(arm, tmp_path):
+@pytest.mark.parametrize(("regime", "arm"), EVERY)
+def test_walking_again_loads_what_was_trained(regime, arm, tmp_path):
     first, again = Watching(), Watching()
-    journal = tmp_path / "journal.json"
-    one = walk(getattr(Offline(), arm)(ready(tmp_path)), Workshop(tmp_path, first), journal)
-    written = journal.read_text()
-    two = walk(getattr(Offline(), arm)(ready(tmp_path)), Workshop(tmp_path, again), journal)
+    journal, one = tmp_path / "journal.json", layered(tmp_path)
+    one = walk(regime.arms(one)[arm](one), Workshop(tmp_path, first), journal)
+    written, two = journal.read_text(), layered(tmp_path)
+    two = walk(regime.arms(two)[arm](two), Workshop(tmp_path, again), journal)
     assert first.log
     assert not again.log
     assert (one.key, one.fingerprint) == (two.key, two.fingerprint)
     assert journal.read_text() == written
     assert json.loads(written)[-1] == [one.name, one.key]
+
+
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
+def test_a_regime_tells_every_training_of_its_student_beforehand(regime, tmp_path):
+    one = layered(tmp_path)
+    steps, _ = answered(regime.arms(one)["distilled"](one), known)
+    told, done = regime.stages(one), [step for step in steps if isinstance(step, Stage)]
+    assert [(one.terms, one.training, one.examples.fingerprint, one.frozen) for one in told] == [
+        (one.terms, one.training, one.examples.fingerprint, one.frozen) for one in done
+    ]
+
+
+@pytest.mark.parametrize(("regime", "arm"), EVERY)
+def test_every_arm_has_the_steps_of_the_distilled_student(regime, arm, tmp_path):
+    one = layered(tmp_path)
+    steps, _ = answered(regime.arms(one)[arm](one), known)
+    total = sum(step.training.total for step in steps if isinstance(step, Stage))
+    assert total == sum(stage.training.total for stage in regime.stages(one))
 
 
 def test_a_changed_decision_is_named(tmp_path):
@@ -211,7 +253,7 @@ def test_an_objective_without_labels_has_a_control_that_learns_from_labels(tmp_p
     ],
 )
 def test_which_arms_there_are(labelled, terms, wanted):
-    assert list(arms(Offline(), plan(labelled=labelled, terms=terms))) == wanted
+    assert list(Offline().arms(plan(labelled=labelled, terms=terms))) == wanted
 
 
 @pytest.mark.parametrize("labelled", [None, 20])

@@ -36,6 +36,7 @@ LEAST = {
     "dist": [{}],
     "nkd": [{}],
     "wsld": [{}],
+    "perturbed": [{}, {"epsilon": 0.5, "temperature": {"schedule": "by-difficulty", "easy": 2, "hard": 5}}],
     "hints": [
         VECTORS,
         {**VECTORS, "normalise": True},
@@ -73,6 +74,8 @@ LEAST = {
 
 SHAPES = {
     "logits": (5,),
+    "perturbed.0.5": (5,),
+    "perturbed.1.0": (5,),
     "vector": (4,),
     "wide": (6,),
     "tokens": (3, 4),

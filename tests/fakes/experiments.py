@@ -98,6 +98,34 @@ class Convolutions(nn.Module):
         return self.head(self.drop(torch.relu(self.norm(self.body(x.view(-1, 1, 3, 4))))).mean((2, 3)))
 
 
+class Residual(nn.Module):
+    """One layer with its way around."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + torch.tanh(self.inner(x))
+
+
+class Layered(nn.Module):
+    """A list of equal layers, as transformers have one."""
+
+    def __init__(self, layers: int = 4, width: int = 16, drop: float = 0.1):
+        super().__init__()
+        self.body = nn.Linear(WIDTH, width)
+        self.layers = nn.ModuleList(Residual(width) for _ in range(layers))
+        self.drop = nn.Dropout(drop)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x):
+        hidden = self.drop(self.body(x))
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.head(hidden)
+
+
 def smooth() -> Net:
     """Without dropout and BatchNorm: rows do not see each other, and nothing is drawn."""
     return Net(norm=False, drop=0.0)
@@ -113,6 +141,14 @@ class Knows(nn.Module):
 
     def forward(self, x):
         return -torch.cdist(x, self.centres)[:, self.order]
+
+
+def seeded_teacher(make, seed: int = 5) -> LocalTeacher:
+    """What ``make`` makes, as a teacher."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = make()
+    return LocalTeacher(module.requires_grad_(False), of_module(module))
 
 
 def teacher(width: int = 32, seed: int = 5) -> LocalTeacher:

@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from limbeck.data import movies
 from limbeck.data.batch import NO_LABEL
-from limbeck.data.raw import named
+from limbeck.data.labels import named
 from limbeck.data.sources import Data
 from limbeck.data.splits import split
 from limbeck.errors import DataError, SettingError

@@ -304,7 +304,7 @@ def test_a_hint_at_a_module_that_is_not_there_suggests_the_nearest(side):
 def test_a_teacher_no_better_than_chance():
     refused(
         PreflightError,
-        r"The teacher is right on .* % of the validation part.*Are they in the order",
+        r"On the validation part the teacher's accuracy is .*%.*Are they in the order",
         teacher=Knows(order=(1, 2, 0)),
     )
 

@@ -15,7 +15,7 @@ import limbeck
 from limbeck.cli import tell
 from limbeck.cli.main import app, main
 from limbeck.errors import Interrupted, LimbeckError
-from limbeck.evidence.schema import Counts, Provenance
+from limbeck.evidence.schema import Counts, Provenance, Quality
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 from limbeck.objective import TERMS
 from limbeck.recipe import Recipe
@@ -330,7 +330,7 @@ def test_evaluate_says_whose_figures_they_are(limbeck_command, tmp_path, monkeyp
     source = {"name": "image-folder", "path": str(tmp_path / "photos")}
     told = {"hash": "0", "recipe": {"limbeck": 1, "seeds": 3, "data": {"source": source}}}
     (tmp_path / "recipe.json").write_text(json.dumps(told))
-    fake = SimpleNamespace(examples=9, accuracy=0.5, nll=1.0, ece=0.1, brier=0.2, metrics={}, per_class={})
+    fake = Quality(examples=9, score=0.5, accuracy=0.5, nll=1.0, ece=0.1, brier=0.2)
     monkeypatch.setattr("limbeck.run.evaluate", lambda run, data: fake)
     assert "of the 3 seeds the one that was best on validation" in limbeck_command("evaluate", tmp_path)[2]
     assert limbeck_command("evaluate", tmp_path, "--data", "photos")[2].startswith(

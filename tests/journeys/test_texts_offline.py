@@ -31,7 +31,8 @@ def test_init_and_run_lead_to_a_student(tmp_path, monkeypatch, capsys):
         for one in (
             "training.steps=20",
             "seeds=1",
-            "teacher.training.steps=40",
+            "teacher.training.steps=150",
+            "teacher.training.optimizer.learning-rate=3e-3",
             "teacher.model.layers=1",
             "teacher.model.hidden=32",
         )

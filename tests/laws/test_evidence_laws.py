@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from limbeck.data.measure import ACCURACY
 from limbeck.errors import LimbeckError
 from limbeck.evidence.compare import compare
 from limbeck.evidence.comparison import attribution, difference, item_bootstrap
@@ -13,7 +14,7 @@ from limbeck.evidence.fidelity import fidelity
 from limbeck.evidence.quality import quality
 from limbeck.evidence.resample import percentile_interval, resample
 from limbeck.evidence.schema import Bootstrap, Difference, Provenance
-from limbeck.evidence.verdict import advice, decide, gained, outcome, points, sentence, span
+from limbeck.evidence.verdict import advice, decide, outcome, sentence
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 
 FINITE = st.floats(-50, 50, width=32)
@@ -138,17 +139,17 @@ def test_smallest_effect_moves_the_line():
 
 
 def test_numbers_read_well():
-    assert points(0.0131) == "+1.3"
-    assert points(-0.0042) == "−0.42"
-    assert gained(0.02333, (-0.0054, 0.052)) == "+2.33 points (−0.54 to +5.20)", "all with as many decimals"
-    assert gained(0.1, None) == "+10.0 points"
+    assert ACCURACY.points(0.0131) == "+1.3"
+    assert ACCURACY.points(-0.0042) == "−0.42"
+    assert ACCURACY.gained(0.02333, (-0.0054, 0.052)) == "+2.33 points (−0.54 to +5.20)", "all with as many decimals"
+    assert ACCURACY.gained(0.1, None) == "+10.0 points"
     said = sentence(gap(-0.135, 0.044), items(-0.0875, -0.0083), (0.9, 0.85))
     assert (
         "−4.55 points (95\N{NO-BREAK SPACE}% interval −13.50 to +4.40 over 3 paired seeds, −8.75 to −0.83 over" in said
     )
-    assert points(0.0) == points(-0.0) == points(1e-9, digits=1) == "0.0"
-    assert span((-0.004, 0.014)) == "−0.40 to +1.40"
-    assert span((0.02, 0.03)) == "+2.0 to +3.0"
+    assert ACCURACY.points(0.0) == ACCURACY.points(-0.0) == ACCURACY.points(1e-9, digits=1) == "0.0"
+    assert ACCURACY.span((-0.004, 0.014)) == "−0.40 to +1.40"
+    assert ACCURACY.span((0.02, 0.03)) == "+2.0 to +3.0"
 
 
 def students(skills, rows=3000, classes=5, seeds=3):

@@ -9,9 +9,9 @@ from torch import nn
 from limbeck.data.images import ImageReader
 from limbeck.errors import LimbeckError
 from limbeck.export import FORMATS, export
+from limbeck.models.depth import take_layers
 from limbeck.models.identity import of_module
 from limbeck.models.saved import load_student
-from limbeck.models.shrink import take_layers
 from limbeck.models.specs import BuildContext, SmallCnn, SmallTransformer, build
 from limbeck.models.student import Student
 

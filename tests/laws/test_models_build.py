@@ -20,10 +20,10 @@ from limbeck.models.specs import (
     MlpMixer,
     ModelSpec,
     Python,
+    Shrunk,
     SmallCnn,
     SmallResnet,
     SmallTransformer,
-    TeacherLayers,
     Vit,
     allow_code,
     build,
@@ -97,7 +97,7 @@ def test_specs_are_read_strictly_and_written_whole():
             {"name": "mlp-mixer", "patch": 7, "across": 8},
             {"name": "vit", "hidden": 32, "dropout": 0.0},
             {"name": "huggingface", "path": "a/b", "trained-head": True},
-            {"name": "teacher-layers", "layers": [0, 2]},
+            {"name": "shrunk", "layers": [0, 2]},
             {"name": "python", "target": "a.b:c", "arguments": {"width": 3}},
         )
     ]
@@ -115,7 +115,7 @@ def test_specs_are_read_strictly_and_written_whole():
         with pytest.raises(ValidationError):
             MODELS.validate_python(wrong)
     assert len({digest(spec) for spec in read}) == len(read)
-    assert {spec.model_fields["name"].default for spec in SPECS} >= {"mlp", "huggingface", "teacher-layers"}
+    assert {spec.model_fields["name"].default for spec in SPECS} >= {"mlp", "huggingface", "shrunk"}
 
 
 def test_the_small_transformer_takes_its_vocabulary_from_the_tokenizer():
@@ -129,7 +129,7 @@ def test_the_small_transformer_takes_its_vocabulary_from_the_tokenizer():
 def test_layers_of_a_transformer_are_bit_equal(layers):
     donor = build(TINY, TEXT, 0)
     before = of_module(donor)
-    student = build(TeacherLayers(layers=layers), replace(TEXT, donor=donor), 1)
+    student = build(Shrunk(layers=layers), replace(TEXT, donor=donor), 1)
     assert student.config.num_hidden_layers == len(layers)
     for new, old in enumerate(layers):
         for one, other in zip(
@@ -147,7 +147,7 @@ def test_layers_of_a_transformer_are_bit_equal(layers):
 
 def test_all_layers_in_order_answer_as_the_donor_does():
     donor = build(TINY, TEXT, 0).eval()
-    student = build(TeacherLayers(layers=(0, 1, 2, 3)), replace(TEXT, donor=donor), 1).eval()
+    student = build(Shrunk(layers=(0, 1, 2, 3)), replace(TEXT, donor=donor), 1).eval()
     with torch.no_grad():
         assert torch.equal(student(**TEXT.sample).logits, donor(**TEXT.sample).logits)
 
@@ -169,7 +169,7 @@ ROWS = BuildContext(3, {"x": torch.rand(2, 4)})
 
 def test_layers_of_any_module_are_bit_equal():
     donor = Deep().requires_grad_(False)
-    student = build(TeacherLayers(layers=(4, 1)), replace(ROWS, donor=donor), 0)
+    student = build(Shrunk(layers=(4, 1)), replace(ROWS, donor=donor), 0)
     assert len(student.layers) == 2
     assert len(donor.layers) == 5
     assert torch.equal(student.layers[0].weight, donor.layers[4].weight)

@@ -9,9 +9,9 @@ from limbeck.data.batch import Batch
 from limbeck.data.images import ImageReader
 from limbeck.errors import LimbeckError
 from limbeck.export import export
+from limbeck.models.depth import take_layers
 from limbeck.models.identity import of_module, parameters
 from limbeck.models.saved import load_student
-from limbeck.models.shrink import take_layers
 from limbeck.models.specs import BuildContext, MlpMixer, SmallCnn, Vit, build
 from limbeck.models.student import Student
 from limbeck.objective.hints import Hints

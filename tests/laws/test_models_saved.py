@@ -7,19 +7,19 @@ from torch import nn
 
 from limbeck.data.images import ImageReader
 from limbeck.errors import LimbeckError
+from limbeck.models.depth import take_layers
 from limbeck.models.identity import of_module
 from limbeck.models.saved import load_student, save_student
-from limbeck.models.shrink import take_layers
 from limbeck.models.specs import (
     BuildContext,
     Given,
     Mlp,
     MlpMixer,
     Python,
+    Shrunk,
     SmallCnn,
     SmallResnet,
     SmallTransformer,
-    TeacherLayers,
     Vit,
     allow_code,
     build,
@@ -83,7 +83,7 @@ def test_a_transformer_needs_neither_teacher_nor_starting_files(tmp_path):
     donor.config._name_or_path = str(tmp_path / "some-teacher")
     module = take_layers(donor, (2, 0))
     reader = Numbers("input_ids")
-    spec = TeacherLayers(layers=(2, 0))
+    spec = Shrunk(layers=(2, 0))
     save_student(tmp_path / "student", module, spec, reader, NAMES)
     student = load_student(tmp_path / "student", reader=reader)
     assert of_module(student.module) == of_module(module)
@@ -101,7 +101,7 @@ def test_layers_taken_twice_from_a_bundled_net_are_built_again(tmp_path):
     once = take_layers(donor, (0, 2, 3), "stages.0")
     module = take_layers(once, (2, 1), "stages.0")
     assert torch.equal(module.stages[0][0].conv1.weight, donor.stages[0][3].conv1.weight)
-    save_student(tmp_path / "student", module, TeacherLayers(layers=(2, 1), at="stages.0"), READER, NAMES)
+    save_student(tmp_path / "student", module, Shrunk(layers=(2, 1), at="stages.0"), READER, NAMES)
     assert of_module(load_student(tmp_path / "student").module) == of_module(module)
 
 

@@ -197,9 +197,7 @@ def test_a_starting_recipe_knows_the_data(own):
         assert jsonl.data.source.test.endswith("test.jsonl")
 
 
-@pytest.mark.parametrize(
-    "name", ["small-cnn", "mlp", "teacher-layers", "my.models:tiny", "google/vit-base-patch16-224"]
-)
+@pytest.mark.parametrize("name", ["small-cnn", "mlp", "shrunk", "my.models:tiny", "google/vit-base-patch16-224"])
 def test_a_starting_recipe_takes_any_model(own, name):
     for place in (None, own / "pets", own / "reviews.csv"):
         recipe = parse(starting(place, name, name))

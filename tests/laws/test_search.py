@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from tests.fakes.experiments import Clouds, Crash, splits
 
+from limbeck.data.measure import ACCURACY
 from limbeck.errors import LimbeckError
 from limbeck.evidence.comparison import difference, item_bootstrap
 from limbeck.recipe.reading import parse, read
@@ -428,7 +429,7 @@ def test_every_surface_can_be_drawn(tmp_path, count, states):
         metrics = {} if state == "diverged" else {"accuracy": 0.9 + 0.01 * number}
         trials.append({"number": number, "settings": values, "state": state, **metrics})
     winner = seek.best([{"nll": 0.1, **one} for one in trials if "accuracy" in one])
-    DRAW(tmp_path / "x.png", every, trials, winner, dict.fromkeys((one.path for one in every), 1.0), "title")
+    DRAW(tmp_path / "x.png", every, trials, winner, dict.fromkeys((one.path for one in every), 1.0), ACCURACY, "title")
     assert (tmp_path / "x.png").stat().st_size > 5_000
 
 

@@ -10,11 +10,11 @@ from scipy import stats
 from scipy.stats import binomtest
 from torch import nn
 
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, LimbeckError
 from limbeck.evidence.comparison import difference, gap_closed, item_bootstrap, keeps, mcnemar
 from limbeck.evidence.efficiency import bytes_on_disk, compare_latency, efficiency, parameters
 from limbeck.evidence.fidelity import fidelity, relation_matrix
-from limbeck.evidence.metrics import METRICS
 from limbeck.evidence.quality import quality
 from limbeck.evidence.resample import resample, upper_bound
 from limbeck.evidence.verdict import detectable, seeds_needed
@@ -63,7 +63,7 @@ def test_quality_by_loops():
 def test_named_metrics_by_loops():
     logits, labels = sample(classes=7)
     guess = logits.argmax(1)
-    found = quality(logits, labels, tuple(METRICS)).metrics
+    found = quality(logits, labels, CLASSES.metrics).metrics
     f1, recall, auroc, support = [], [], [], []
     for one in range(7):
         tp, fp, fn = ((guess == one) & (labels == one)).sum(), ((guess == one) & (labels != one)).sum(), 0

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from limbeck.data.asked import asked
 from limbeck.data.batch import NO_LABEL, Batch
 from limbeck.data.examples import Examples
+from limbeck.data.task import ASKED, Answered
 from limbeck.errors import LimbeckError, PreflightError
 from limbeck.models.identity import parameters
 from limbeck.objective import Objective
@@ -54,7 +56,7 @@ def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
         SignalError: a module is not there or never runs; shapes that no projector can join.
     """
     _check_batch(stage)
-    student = stage.start.module().to(device)
+    student = stage.model().to(device)
     with _blamed():  # it asks the teacher for shapes; the student was tried when it was built
         objective = build_objective(stage, student.cpu()).to(device)
     engine = Engine(student.to(device), objective, stage.side).train()
@@ -174,7 +176,7 @@ def _check_terms(
     for name, term in zip(objective.names, objective.terms, strict=True):
         if name not in parts:
             continue
-        value, kept = parts[name], round(int(counts[term.mask]) * parts.get(f"{name}.kept", 1.0))
+        value, kept = parts[name], round(int(counts[objective.counted_as(term)]) * parts.get(f"{name}.kept", 1.0))
         if value != value or value in (float("inf"), float("-inf")):
             raise PreflightError(
                 f"The term {name!r} is {value} on the first batch: look for NaN or infinities in the inputs, "
@@ -190,33 +192,34 @@ def _check_terms(
 
 
 def check_labels(examples: Examples) -> None:
-    """Labels must be classes.
+    """Labels must be classes, where they are any.
 
     Raises:
         PreflightError: some are not.
     """
+    if not examples.task.named:
+        return
     labels = examples.labels[examples.rows]
-    wrong = (labels != NO_LABEL) & ((labels < 0) | (labels >= len(examples.classes)))
+    hidden = (labels == NO_LABEL) | ((labels == ASKED) & (not examples.task.single))
+    wrong = ~hidden & ((labels < 0) | (labels >= len(examples.classes)))
     if bool(wrong.any()):
-        first = int(labels[wrong][0])
+        first, outputs = int(labels[wrong][0]), examples.task.outputs
         raise PreflightError(
             f"{int(wrong.sum())} labels are outside 0 to {len(examples.classes) - 1} (the first is {first}): there are "
-            f"{len(examples.classes)} classes."
+            f"{len(examples.classes)} {outputs}."
         )
 
 
-def accuracy_of(teacher: Teacher, examples: Examples, device: str) -> float:
-    """The teacher's accuracy on ``examples`` as they are."""
-    right = 0
-    for ids in torch.split(examples.rows, 256):
-        batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
-        right += int(
-            (teacher.observe(batch, frozenset({"logits"}))["logits"].argmax(-1).cpu() == examples.labels[ids]).sum()
-        )
-    return right / len(examples)
+def answers_by(teacher: Teacher, examples: Examples, device: str) -> Answered:
+    """What the teacher answers to ``examples`` as they are."""
+    return asked(lambda batch: teacher.observe(batch, frozenset({"logits"}))["logits"], examples, device)
 
 
-def chance(examples: Examples) -> float:
-    """The accuracy of always answering the commonest class."""
-    counts = torch.bincount(examples.labels[examples.rows])
-    return float(counts.max() / counts.sum())
+def score_of(teacher: Teacher, examples: Examples, device: str) -> float:
+    """The teacher's mean score on ``examples`` as they are."""
+    return float(examples.task.scores(answers_by(teacher, examples, device)).mean())
+
+
+def floor_of(examples: Examples) -> float:
+    """The mean score of the best answer that is the same for every example."""
+    return examples.task.floor(examples.labels[examples.rows])

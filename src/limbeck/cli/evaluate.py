@@ -26,12 +26,14 @@ def evaluate(
     from limbeck.run import evaluate as measure
 
     found = measure(run, None if data is None else _data(run, data, text, label))
+    several = found.answers is not None and found.answers != found.examples
+    costs = (("NLL", found.nll), ("ECE", found.ece), ("Brier", found.brier), ("squared error", found.mse))
     rows = [
         ("examples", f"{found.examples:,}"),
-        ("accuracy", f"{100 * found.accuracy:.1f} %"),
-        ("NLL", f"{found.nll:.3f}"),
-        ("ECE", f"{found.ece:.3f}"),
-        ("Brier", f"{found.brier:.3f}"),
+        (found.measure.name, found.measure.value(found.score)),
+        *([("answers", f"{found.answers:,}")] if several else []),
+        *([("right answers", f"{100 * found.accuracy:.1f} %")] if several and found.accuracy is not None else []),
+        *((name, f"{value:.3f}") for name, value in costs if value is not None),
         *((name, "–" if value is None else f"{value:.3f}") for name, value in found.metrics.items()),
     ]
     tell.pairs(rows)
@@ -40,7 +42,7 @@ def evaluate(
     if found.per_class:
         tell.raw("")
         shares = [(name, "–" if value is None else f"{100 * value:.1f} %") for name, value in found.per_class.items()]
-        tell.table(("class", "accuracy"), shares, right=(1,))
+        tell.table(("", "accuracy") if several else ("class", "accuracy"), shares, right=(1,))
 
 
 def _note(run: Path, data: Path | None) -> str | None:
@@ -77,8 +79,9 @@ def _data(run: Path, path: Path, text: str | None, label: str | None) -> "Data":
     from limbeck.recipe.looking import look
     from limbeck.run.folder import read
 
-    known = read(run)["recipe"].get("data", {}).get("source", {})
-    if known.get("name") in ("table", "image-folder"):
+    own = read(run)["recipe"].get("data", {})
+    known = own.get("source", {})
+    if known.get("name") in ("table", "image-folder", "tagged", "questions"):
         source = {**known, "path": str(path)}
         source.pop("test", None)
     else:
@@ -88,6 +91,6 @@ def _data(run: Path, path: Path, text: str | None, label: str | None) -> "Data":
     elif text or label:
         raise LimbeckError(f"{path} is no table: --text and --label name columns of a table.")
     try:
-        return Data.model_validate({"source": source})
+        return Data.model_validate({"source": source, **{key: own[key] for key in ("task",) if key in own}})
     except ValidationError as error:
         raise LimbeckError(f"{path} cannot be read like the run's own data: {error.errors()[0]['msg']}.") from None

@@ -51,7 +51,8 @@ def show(evidence: "Evidence") -> None:
     from limbeck.evidence import summary
 
     tell.raw("")
-    tell.table(summary.COLUMNS, summary.rows(evidence), right=range(1, 7))
+    columns = summary.columns(evidence)
+    tell.table(columns, summary.rows(evidence), right=range(1, len(columns)))
     tell.raw("")
     colour = {"helped": "green", "did not help": "red"}.get(evidence.verdict, "yellow")
     verdict, *more = summary.paragraphs(evidence)

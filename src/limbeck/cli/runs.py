@@ -44,7 +44,7 @@ def _cells(run: Path) -> tuple[str | None, ...]:
     """State, verdict, difference and date; what cannot be read is said in the table, for the others are there too."""
     from limbeck.errors import LimbeckError
     from limbeck.evidence.schema import Evidence
-    from limbeck.evidence.verdict import outcome, points
+    from limbeck.evidence.verdict import outcome
 
     if not (run / _EVIDENCE).is_file():
         return "unfinished", None, None, _began(run)
@@ -54,7 +54,7 @@ def _cells(run: Path) -> tuple[str | None, ...]:
         return "damaged", None, None, None
     gap = evidence.difference
     date = (evidence.provenance.date or "")[:16].replace("T", " ")
-    return "finished", outcome(evidence), None if gap is None else f"{points(gap.mean)} points", date or None
+    return "finished", outcome(evidence), None if gap is None else evidence.measure.gained(gap.mean, None), date or None
 
 
 def _began(run: Path) -> str | None:

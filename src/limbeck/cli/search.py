@@ -8,6 +8,7 @@ import typer
 from limbeck.cli import options, tell
 
 if TYPE_CHECKING:
+    from limbeck.data.task import Task
     from limbeck.search import Found
 
 _MOST = 10  # trials that are shown
@@ -88,16 +89,17 @@ def search(
 def show(found: "Found") -> None:
     """The best trials, the sentence, the warning, and what was written."""
     from limbeck.search.fields import short, shown
-    from limbeck.search.seek import BEST, SURFACE, TRIALS
+    from limbeck.search.seek import BEST, COSTS, SURFACE, TRIALS
 
-    ranked = sorted(found.trials, key=_rank)
-    columns = ("trial", *(short(field.path) for field in found.fields), "accuracy", "NLL", "steps", "")
+    task, measure = found.task, found.measure
+    ranked = sorted(found.trials, key=lambda one: _rank(one, task))
+    columns = ("trial", *(short(field.path) for field in found.fields), measure.name, COSTS[task.cost], "steps", "")
     rows = [
         (
             str(one["number"] + 1),
             *(shown(one["settings"].get(field.path)) for field in found.fields),
-            None if one.get("accuracy") is None else f"{100 * one['accuracy']:.1f} %",
-            None if one.get("nll") is None else f"{one['nll']:.3f}",
+            None if one.get(task.measure) is None else measure.value(one[task.measure]),
+            None if one.get(task.cost) is None else f"{one[task.cost]:.3f}",
             None if one.get("steps") is None else f"{one['steps']:,}",
             ", ".join(filter(None, (_STATES.get(one["state"], one["state"]), _whose(one, found)))),
         )
@@ -123,14 +125,13 @@ def show(found: "Found") -> None:
     )
 
 
-def _rank(record: dict[str, Any]) -> tuple[bool, float, float, int]:
+def _rank(record: dict[str, Any], task: "Task") -> tuple[bool, float, float, int]:
     """Those that came to their end first, the best of them first."""
-    nll = record.get("nll")
-    accuracy = record.get("accuracy")
+    cost, score = record.get(task.cost), record.get(task.measure)
     return (
         record["state"] != "complete",
-        -(accuracy if accuracy is not None else -1.0),
-        float("inf") if nll is None else nll,
+        -(score if score is not None else float("-inf")),
+        float("inf") if cost is None else cost,
         record["number"],
     )
 

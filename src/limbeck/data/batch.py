@@ -12,6 +12,7 @@ REAL = "real"  # rows that count; False for padding rows of a short rank
 SUPERVISED = "supervised"  # rows whose label the student may see
 TOKENS = "tokens"  # [batch, length]: positions that are not padding
 CLASS = "class"  # the column of class labels
+VALUE = "value"  # the column of numbers to learn
 NO_LABEL = -100
 
 
@@ -24,7 +25,8 @@ class Batch:
     """One batch, frozen.
 
     ``inputs``: columns by name, first dimension B. A name ``teacher.x`` is column ``x`` of the teacher alone.
-    ``labels``: ``class`` as int64 [B] (``NO_LABEL`` where there is none) or, when mixed, probabilities [B, classes].
+    ``labels``: ``class`` as int64 [B] (``NO_LABEL`` where there is none) or, when mixed, probabilities [B, classes]; other
+    tasks have other columns (see `limbeck.data.task`).
     ``masks``: boolean, [B] or [B, length]; ``real`` and ``supervised`` are always there.
     ``ids``: int64 [B], row numbers of the finished data set. ``views``: int64 [B], augmentation seeds, 0 = as it is.
     """

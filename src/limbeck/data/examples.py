@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from limbeck.config import digest
-from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.data.batch import CLASS, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 
 
 @runtime_checkable
@@ -42,6 +44,10 @@ class Table(Protocol):
         """Input columns for rows ``ids`` seen under ``views``: the same pair always gives the same input."""
         ...
 
+    def altered(self, ids: Tensor, views: Tensor) -> Tensor:
+        """Which of these rows were written anew, so that their labels may not hold, bool [B]. No image ever is."""
+        ...
+
     def raw(self, row: int) -> Any:
         """The row as the reader takes it: ``reader.encode([raw(row)])`` is what ``read`` gives under view 0.
 
@@ -58,8 +64,10 @@ class Table(Protocol):
 class Examples:
     """Some rows of a table with their labels.
 
-    ``rows``: int64 [n]. ``labels``: int64 [len(table)], ``NO_LABEL`` where unknown. ``supervised``: bool [len(table)],
-    the rows whose label the student may see. ``mixup``: the Beta parameter, 0 for none; views above 0 are mixed.
+    ``rows``: int64 [n]. ``labels``: int64 [len(table)], ``NO_LABEL`` where unknown; of other tasks [len(table), ...].
+    ``supervised``: bool [len(table)], the rows whose label the student may see. ``classes``: the names of the model's
+    outputs. ``mixup``: the Beta parameter, 0 for none; views above 0 are mixed. ``task``: what is asked of an example.
+    ``keep_labels``: whether rows that the table altered keep their label; if not, they are not supervised under that view.
     """
 
     table: Table
@@ -68,6 +76,8 @@ class Examples:
     supervised: Tensor
     classes: tuple[str, ...]
     mixup: float = 0.0
+    task: Task = CLASSES
+    keep_labels: bool = True
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,7 +88,17 @@ class Examples:
         from limbeck.data.fingerprint import tensors
 
         own = tensors({"rows": self.rows, "labels": self.labels[self.rows], "supervised": self.supervised[self.rows]})
-        return digest([self.table.fingerprint, own, list(self.classes), self.mixup])
+        asked = [*([] if self.task == CLASSES else [self.task]), *([] if self.keep_labels else ["altered: no label"])]
+        return digest([self.table.fingerprint, own, list(self.classes), self.mixup, *asked])
+
+    @property
+    def spread(self) -> float:
+        """Of numbers, the mean square of their distance from their mean; else 1."""
+        if not self.task.numbers:
+            return 1.0
+        known = self.labels[self.rows].double()
+        known = known[known.isfinite().all(1)]
+        return float((known - known.mean(0)).square().mean()) if len(known) else 1.0
 
     @property
     def inputs_fingerprint(self) -> str:
@@ -104,13 +124,16 @@ class Examples:
 
         inputs = self.table.read(ids, views)
         supervised = self.supervised[ids]
-        labels = torch.where(supervised, self.labels[ids], NO_LABEL)
+        if not self.keep_labels:
+            supervised = supervised & ~self.table.altered(ids, views)
+        length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        labels = self.task.column(self.labels[ids], supervised, length)
         if self.mixup > 0:
-            inputs, labels = mixed(self, ids, views, inputs, labels)
+            inputs, labels[CLASS] = mixed(self, ids, views, inputs, labels[CLASS])
         masks = {REAL: torch.ones(len(ids), dtype=torch.bool), SUPERVISED: supervised}
         if "attention_mask" in inputs:
             masks[TOKENS] = inputs["attention_mask"].bool()
-        return Batch(inputs, {CLASS: labels}, masks, ids, views)
+        return Batch(inputs, labels, masks, ids, views)
 
 
 @dataclass(frozen=True)
@@ -125,6 +148,11 @@ class Splits:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of their indices."""
         return self.train.classes
+
+    @property
+    def task(self) -> Task:
+        """What is asked of an example."""
+        return self.train.task
 
     @property
     def reader(self) -> Reader:

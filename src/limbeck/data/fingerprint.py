@@ -1,11 +1,13 @@
 """Fingerprints of content: SHA-256 over names, types, shapes and bytes."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+_SEVERAL = b"\xff" * 8  # no text is so long
 
 
 def tensors(named: Mapping[str, Tensor]) -> str:
@@ -18,12 +20,16 @@ def tensors(named: Mapping[str, Tensor]) -> str:
     return seen.hexdigest()
 
 
-def texts(items: Iterable[str]) -> str:
-    """One hash for a sequence of strings; lengths are hashed too, so no two sequences run together."""
+def texts(items: Iterable[str | Sequence[str]]) -> str:
+    """One hash for a sequence of strings, or of several strings a row; lengths are hashed too, so nothing runs together."""
     seen = hashlib.sha256()
     for item in items:
-        raw = item.encode()
-        seen.update(len(raw).to_bytes(8, "little") + raw)
+        parts = [item] if isinstance(item, str) else item
+        if not isinstance(item, str):
+            seen.update(_SEVERAL + len(parts).to_bytes(8, "little"))
+        for part in parts:
+            raw = part.encode()
+            seen.update(len(raw).to_bytes(8, "little") + raw)
     return seen.hexdigest()
 
 

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from limbeck.config import Config
-from limbeck.data.raw import Raw, Side, images_of, named, rows_of
+from limbeck.data.labels import named
+from limbeck.data.raw import Raw, Side, images_of, rows_of
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, nearest
 
 _ENDINGS: Final = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -27,8 +30,8 @@ class ImageFolder(Config):
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour; null: grey if all images are."""
 
-    def load(self) -> Raw:
-        """The images.
+    def load(self, task: Task = CLASSES) -> Raw:
+        """The images; their labels are classes, whatever the ``task``.
 
         Raises:
             DataError: there is no such folder, no image in it, one that cannot be read, or an unknown class.

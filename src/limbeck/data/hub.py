@@ -1,17 +1,22 @@
 """Data sets of the Hugging Face library: from the hub or a folder that it saved."""
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from limbeck.config import Config
-from limbeck.data.raw import Raw, Side, images_of, log, named, rows_of, whole_texts
+from limbeck.data.columns import label_of, library, questions_of, raw_of
+from limbeck.data.labels import log
+from limbeck.data.raw import Raw, Side
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, nearest
 
 
 class HuggingFace(Config):
-    """A data set of images or texts with one label a row. Code from the hub is never run."""
+    """A data set of images or texts with labels, or of questions (columns as SQuAD's). Code from the hub is never run."""
 
     name: Literal["huggingface"] = "huggingface"
     """The kind of source."""
@@ -22,9 +27,12 @@ class HuggingFace(Config):
     revision: str | None = None
     """The commit, branch or tag on the hub."""
     input: str | None = None
-    """The column of images or texts; null: the only one of its kind."""
-    label: str | None = None
-    """The column of labels; null: the only one of classes, else ``label``."""
+    """The column of images, texts or, in the task ``tags``, lists of words; null: the only one of its kind."""
+    pair: str | None = None
+    """The column of a second text, for questions about two."""
+    label: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The column of labels, or several: a 0 or 1 in each in the task ``multi-label``, or a number in each; null: the only one
+    of classes, else ``label``."""
     train: str = "train"
     """The split to train on."""
     validation: str | None = None
@@ -36,30 +44,37 @@ class HuggingFace(Config):
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour; null: grey if all images are."""
 
-    def load(self) -> Raw:
+    def load(self, task: Task = CLASSES) -> Raw:
         """The rows.
 
         Raises:
-            DataError: the library, the data set, a split or a column is missing, or it is neither images nor texts.
+            DataError: the library, the data set, a split or a column is missing, or it is not what the task asks for.
         """
         found = self._found()
         if not isinstance(found, Mapping):
             found = {self.train: found}
         train = self._part(found, self.train)
-        label = self.label or _label_of(train.features)
-        others = [self._other(found, name, usual, label) for name, usual in self._others()]
-        return raw_of([train, *others], self.input, label, self.path, size=self.size, channels=self.channels)
+        labels = self._labels(train.features, task)
+        parts = [train, *(self._other(found, name, usual, labels[0]) for name, usual in self._others())]
+        if task.reads == "questions":
+            return questions_of(parts, self.path, task)
+        return raw_of(parts, self.input, labels, self.path, self.size, self.channels, self.pair, task)
+
+    def _labels(self, features: Mapping[str, Any], task: Task) -> tuple[str, ...]:
+        if self.label is None:
+            return ("answers",) if task.reads == "questions" else (label_of(features),)
+        return (self.label,) if isinstance(self.label, str) else self.label
 
     def _others(self) -> tuple[tuple[str | None, str], ...]:
         return (self.validation, "validation"), (self.test, "test")
 
     def _found(self) -> Any:
-        library = _library()
+        datasets = library()
         folder = Path(self.path).expanduser()
         try:
             if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-                return library.load_from_disk(str(folder))
-            return library.load_dataset(self.path, self.configuration, revision=self.revision)
+                return datasets.load_from_disk(str(folder))
+            return datasets.load_dataset(self.path, self.configuration, revision=self.revision)
         except Exception as error:  # the library raises many kinds
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(
@@ -81,105 +96,10 @@ class HuggingFace(Config):
         part = found.get(usual) if usual != self.train else None
         if part is None or not len(part):
             return None
-        if label not in part.column_names or set(part[label]) <= {
-            -1,
-            None,
-        }:  # benchmarks hide the labels of their tests
+        hidden = label not in part.column_names or all(one in (-1, None) for one in part[label])
+        if hidden:  # benchmarks hide the labels of their tests
             log.warning(
                 "%s: the split %r has no labels and is not used; rows of %r serve", self.path, usual, self.train
             )
             return None
         return part
-
-
-def raw_of(
-    parts: Sequence[Any],
-    column: str | None,
-    label: str | None,
-    name: str,
-    classes: Sequence[str] | None = None,
-    size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
-) -> Raw:
-    """Train, validation and test as datasets of the library, the latter two or None, in one.
-
-    ``column``: of images or texts; ``label``: of labels; None: the only one that it can be. ``classes``: their names, if
-    the column of labels does not know them. ``size``, ``channels``: see `images_of`. ``name``: for errors.
-
-    Raises:
-        DataError: a column is missing, or it is neither images nor texts.
-    """
-    library = _library()
-    features = parts[0].features
-    label = label or _label_of(features)
-    present = [part for part in parts if part is not None]
-    fitting = [key for key, kind in features.items() if key != label and (_is_image(kind) or _is_text(kind))]
-    chosen = column or (fitting[0] if len(fitting) == 1 else None)
-    if chosen is None:
-        raise DataError(
-            f"{name} has {len(fitting)} columns of images or texts, not one: name it, 'input: "
-            f"{' or '.join(fitting) or '...'}'. Its columns: {', '.join(features)}."
-        )
-    for key in (chosen, label):
-        if any(key not in part.column_names for part in present):
-            hint = nearest(key, list(features))
-            raise DataError(
-                f"{name} has no column {key!r}{'; ' + hint if hint else '.'} Its columns: {', '.join(features)}."
-            )
-    if not (_is_image(features[chosen]) or _is_text(features[chosen])):
-        raise DataError(f"{name}: the column {chosen!r} holds {features[chosen]}, neither images nor texts.")
-    known = features[label].names if hasattr(features[label], "names") else classes
-    labels = [list(part[label]) for part in present]
-    images = _is_image(features[chosen])
-    items: Any = []
-    if images:
-        encoded = [part.cast_column(chosen, library.Image(decode=False)) for part in present]
-        items = images_of(_Encoded(encoded, chosen), size, channels)
-    else:
-        pairs = [whole_texts(list(part[chosen]), theirs, name) for part, theirs in zip(present, labels, strict=True)]
-        labels = [theirs for _, theirs in pairs]
-        items = [text for texts, _ in pairs for text in texts]
-    numbers, names = named([one for theirs in labels for one in theirs], name, known)
-    rows = iter(rows_of([len(theirs) for theirs in labels]))
-    _, validation, test = (next(rows) if part is not None else None for part in parts)
-    return Raw("images" if images else "texts", items, numbers, names, validation, test, name)
-
-
-def _label_of(features: Mapping[str, Any]) -> str:
-    classes = [key for key, kind in features.items() if hasattr(kind, "names")]
-    return classes[0] if len(classes) == 1 else "label"
-
-
-def _is_image(kind: Any) -> bool:
-    return type(kind).__name__ == "Image"
-
-
-def _is_text(kind: Any) -> bool:
-    return getattr(kind, "dtype", None) in ("string", "large_string")
-
-
-class _Encoded(Sequence[Any]):
-    """The encoded images of several datasets, one after the other, read on demand."""
-
-    def __init__(self, parts: Sequence[Any], column: str) -> None:
-        self.parts = parts
-        self.column = column
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    def __getitem__(self, row: Any) -> Any:
-        for part in self.parts:
-            if row < len(part):
-                return part[row][self.column]
-            row -= len(part)
-        raise IndexError(row)
-
-
-def _library() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(f'This needs the library datasets ({error}): pip install "limbeck[datasets]"') from error
-    logging.getLogger("datasets").setLevel(logging.ERROR)
-    return datasets

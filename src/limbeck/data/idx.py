@@ -10,7 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.config import Config
-from limbeck.data.raw import Raw, existing, named, rows_of
+from limbeck.data.labels import named
+from limbeck.data.raw import Raw, existing, rows_of
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError
 
 _GARMENTS: Final = (
@@ -34,8 +37,8 @@ class Idx(Config):
     classes: tuple[str, ...] | None = None
     """The names of labels 0, 1, 2...; the numbers that occur if left out."""
 
-    def load(self) -> Raw:
-        """The images; the test files are their own part.
+    def load(self, task: Task = CLASSES) -> Raw:
+        """The images; the test files are their own part; their labels are classes, whatever the ``task``.
 
         Raises:
             DataError: a file is missing, damaged or does not fit the others; a label is outside the classes.
@@ -71,8 +74,8 @@ class FashionMnist(Config):
     path: str = "/usr/share/datasets/fashion-mnist"
     """The folder of the four files."""
 
-    def load(self) -> Raw:
-        """The garments.
+    def load(self, task: Task = CLASSES) -> Raw:
+        """The garments; their labels are classes, whatever the ``task``.
 
         Raises:
             DataError: the files are missing or damaged.

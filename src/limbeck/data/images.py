@@ -159,6 +159,10 @@ class ImageTable:
         """``pixel_values``, float32 [B, C, H, W], for ``ids`` and ``views``, both int64 [B]."""
         return {PIXELS: self.reader.normalised(self.augment.apply(self.pixels[ids], ids, views))}
 
+    def altered(self, ids: Tensor, views: Tensor) -> Tensor:
+        """None of the rows: what an image shows stays what it is."""
+        return torch.zeros(len(ids), dtype=torch.bool)
+
     def raw(self, row: int) -> Tensor:
         """The image as the reader takes it, uint8 [channels, height, width]."""
         return self.pixels[torch.tensor([row])][0]

@@ -21,7 +21,9 @@ from limbeck.data.augment import Augment
 from limbeck.data.draw import words
 from limbeck.data.examples import Reader
 from limbeck.data.images import PIXELS
-from limbeck.data.raw import named
+from limbeck.data.labels import named
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.data.tensors import LABELS, TensorReader, columns_of, parted, shown
 from limbeck.errors import DataError
 
@@ -29,7 +31,7 @@ _SEED: Final = 21  # salt
 _BLOCK: Final = 64  # rows read between two looks at the random states
 _SAMPLE: Final = 64  # rows read again to learn whether views differ
 
-_Item = tuple[dict[str, Tensor], int | str | None]
+_Item = tuple[dict[str, Tensor], Any]
 
 
 @final
@@ -41,21 +43,22 @@ class MapTable:
     are seeded by (id, view) around each item of a data set that draws from them, and are what they were afterwards. View
     0 of such a data set is a draw too: give validation and test parts that do not augment.
 
-    The data set is read once, when it is wrapped. ``found``: the label of each row, a whole number, a name, or None where
-    there is none. ``keys``: a hash of each input under view 0. ``varies``: whether views differ.
+    The data set is read once, when it is wrapped. ``found``: the label of each row as `tensors.parted` gives it. ``keys``: a
+    hash of each input under view 0. ``varies``: whether views differ.
 
     Raises:
         DataError: it cannot be read by row, is empty, has no label, or a row cannot be read, does not fit the others,
             has a NaN in it or no class for a label; names the row.
     """
 
-    def __init__(self, dataset: Any, where: str = "the data set") -> None:
+    def __init__(self, dataset: Any, where: str = "the data set", task: Task = CLASSES) -> None:
         demand_rows(dataset, where)
         self.dataset = dataset
         self.where = where
+        self.task = task
         self.augment = Augment()
         self.varies = False
-        self.found: list[int | str | None] = []
+        self.found: list[Any] = []
         self.keys: list[bytes] = []
         self._draws = False
         self._row: dict[str, Tensor] = {}
@@ -78,21 +81,24 @@ class MapTable:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes: the data set's own ``classes``, else the labels that occur, in order."""
+        """The names of a model's outputs: the data set's own ``classes``, else the labels that occur, in order."""
         return self._named[1]
 
     @cached_property
     def labels(self) -> Tensor:
-        """Indices of ``classes``, int64 [len(self)], ``NO_LABEL`` where there is none.
+        """Indices of ``classes``, int64 [len(self)], ``NO_LABEL`` where there is none; of other tasks see `Task.read`.
 
         Raises:
-            DataError: a label is none of the data set's own classes.
+            DataError: a label is none of the data set's own classes, or not of the kind that the task needs.
         """
         return self._named[0]
 
     @cached_property
     def _named(self) -> tuple[Tensor, tuple[str, ...]]:
-        return named(self.found, self.where, own_classes(self.dataset))
+        names = None if self.task.numbers else own_classes(self.dataset)
+        if self.task == CLASSES:  # each label was looked at when it was read
+            return named(self.found, self.where, names)
+        return self.task.read(self.found, self.where, names)
 
     def augmented(self, augment: Augment) -> Self:
         """The same rows, whose images ``augment`` alters in addition under views above 0. Nothing is read again.
@@ -136,6 +142,10 @@ class MapTable:
         if not self.augment.empty:
             columns[PIXELS] = self.augment.apply(columns[PIXELS], ids, views)
         return columns
+
+    def altered(self, ids: Tensor, views: Tensor) -> Tensor:
+        """None of the rows: what a data set draws is its own affair."""
+        return torch.zeros(len(ids), dtype=torch.bool)
 
     def raw(self, row: int) -> dict[str, Tensor]:
         """The columns of one row under view 0, without the label: ``reader.encode`` takes them as they are."""
@@ -218,7 +228,7 @@ class MapTable:
         except Exception as error:
             raise DataError(f"{self.where}: row {row} cannot be read: {type(error).__name__}: {error}") from error
         try:
-            given, label = parted(item)
+            given, label = parted(item, self.task)
             return columns_of(given), label
         except DataError as error:
             raise DataError(f"{self.where}: row {row}: {error}") from error

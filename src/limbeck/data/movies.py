@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from limbeck.config import Config
-from limbeck.data.raw import Raw, named
+from limbeck.data.labels import named
+from limbeck.data.raw import Raw
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError
 from limbeck.files import held, home, write_bytes
 
@@ -28,13 +31,13 @@ class MovieSentences(Config):
 
     The file has 10,605 snippets in UTF-8 with the mean of twenty people's ratings from -4 to 4 (Hutto and Gilbert 2014);
     those above -0.5 and below 0.5 are left out as undecided. The rights in the sentences are unclear, so they are fetched to
-    your machine and never delivered with a student.
+    your machine and never delivered with a student. In the task ``numbers`` all snippets have their rating.
     """
 
     name: Literal["movie-sentences"] = "movie-sentences"
     """The kind of source."""
 
-    def load(self) -> Raw:
+    def load(self, task: Task = CLASSES) -> Raw:
         """The sentences, fetched once.
 
         Raises:
@@ -46,14 +49,14 @@ class MovieSentences(Config):
             with held(folder, "fetching movie sentences", wait=True):
                 if not _right(path):
                     write_bytes(path, unpacked(_fetched()))
-        texts, labels = [], []
-        for line in path.read_bytes().decode().split("\r\n"):
-            _, rating, text = line.split("\t")
-            if abs(float(rating)) >= 0.5:
-                texts.append(text)
-                labels.append(int(float(rating) > 0))
-        numbers, classes = named(labels, "movie-sentences", ("negative", "positive"))
-        return Raw("texts", texts, numbers, classes, name="movie-sentences")
+        lines = [line.split("\t") for line in path.read_bytes().decode().split("\r\n")]
+        rated = [(text, float(rating)) for _, rating, text in lines]
+        if task.numbers:
+            numbers, names = task.read([rating for _, rating in rated], "movie-sentences", ("rating",))
+            return Raw("texts", [text for text, _ in rated], numbers, names, name="movie-sentences", task=task)
+        decided = [(text, int(rating > 0)) for text, rating in rated if abs(rating) >= 0.5]
+        labels, classes = named([label for _, label in decided], "movie-sentences", ("negative", "positive"))
+        return Raw("texts", [text for text, _ in decided], labels, classes, name="movie-sentences")
 
 
 def _right(path: Path) -> bool:

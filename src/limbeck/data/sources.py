@@ -1,8 +1,9 @@
 """`Data`: the data of a recipe, from a source to its three parts. `Source` is any of the sources."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from limbeck.config import Config, choice
 from limbeck.data.augment import Augment
@@ -12,18 +13,53 @@ from limbeck.data.folders import ImageFolder
 from limbeck.data.hub import HuggingFace
 from limbeck.data.idx import FashionMnist, Idx
 from limbeck.data.images import ImageReader, ImageTable, brightness, image_keys
+from limbeck.data.items import parts_of
 from limbeck.data.movies import MovieSentences
+from limbeck.data.questions import Questions
 from limbeck.data.raw import Raw
+from limbeck.data.reduced import reduced
+from limbeck.data.running import RunningText
 from limbeck.data.splits import Parts, examples, split
 from limbeck.data.tabular import TextFile
-from limbeck.data.text import TextReader, TextTable, fitted
+from limbeck.data.tagged import Tagged
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES, TASKS
+from limbeck.data.text import TASK, TextReader, TextTable, fitted
+from limbeck.data.tweets import Tweets
 from limbeck.data.words import WORDS
+from limbeck.data.writing.choice import Varied
 from limbeck.errors import DataError
 
 if TYPE_CHECKING:
-    Source = Mnist5k | FashionMnist | Idx | ImageFolder | TextFile | HuggingFace | MovieSentences
+    Source = (
+        Mnist5k
+        | FashionMnist
+        | Idx
+        | ImageFolder
+        | TextFile
+        | Tagged
+        | Questions
+        | HuggingFace
+        | MovieSentences
+        | Tweets
+        | RunningText
+    )
+    Asked = Task
 else:
-    Source = choice(Mnist5k, FashionMnist, Idx, ImageFolder, TextFile, HuggingFace, MovieSentences)
+    Asked = choice(*TASKS)
+    Source = choice(
+        Mnist5k,
+        FashionMnist,
+        Idx,
+        ImageFolder,
+        TextFile,
+        Tagged,
+        Questions,
+        HuggingFace,
+        MovieSentences,
+        Tweets,
+        RunningText,
+    )
 
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,6 +69,9 @@ class Data(Config):
 
     source: Source
     """Where the rows come from: a source by its name, or a mapping with its settings."""
+    task: Asked = CLASSES
+    """What is asked of a row: one of ``classes``; ``multi-label``, any number of them; ``numbers``; ``tags``, a class for each
+    word; ``spans``, where the answer to a question stands in a text."""
     labelled: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     """How many training rows keep their label, in the proportion of the classes; the others are used without it."""
     validation: Size = 0.1
@@ -43,22 +82,34 @@ class Data(Config):
     """How many training rows are used at most; null: all."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides which row goes into which part and which labels are kept, and nothing else."""
-    augment: Augment = Augment()
-    """How training images are varied."""
+    augment: Varied = Augment()
+    """How training images are varied (``shift``, ``flip``, ...), or training texts are written anew: ``rules``, ``facts``,
+    ``masked-words`` or ``back-translation``."""
     mixup: Literal[0] | Annotated[float, Field(ge=0.01, le=100)] = 0
     """Parameter of the Beta distribution by which training images are mixed in pairs, at least 0.01; 0 for none."""
     views: Annotated[int, Field(ge=1)] | None = None
     """How many different varied views of a row there are; null: new ones each epoch."""
     tokenizer: str | None = None
-    """Of texts: a folder, a name on the hub, ``package:<name>/<folder>``, or ``words``, which is fitted on the training
-    texts; null: the student's, else the teacher's, else ``words``."""
+    """Of texts: a folder, a name on the hub, ``package:<name>/<folder>``, ``words``, which is fitted on the training
+    texts, or ``task``, the teacher's reduced to them; null: the student's, else the teacher's, else ``words``."""
     max_length: Annotated[int, Field(ge=2)] = 128
     """Tokens after which a text is cut."""
+
+    @model_validator(mode="after")
+    def _only_classes_are_mixed(self) -> Self:
+        if self.mixup and self.task != CLASSES:
+            raise ValueError(f"'mixup' mixes the classes of images, and the task is {self.task.name!r}: leave it out")
+        return self
 
     @property
     def looks(self) -> int | None:
         """How many views above 0 a training row has: 0 if it always looks the same, None if there is no end of them."""
         return self.views if self.mixup or not self.augment.empty else 0
+
+    @property
+    def _augments(self) -> tuple[Augment, Any]:
+        """How images vary, and who writes texts: one of the two does nothing."""
+        return (self.augment, None) if isinstance(self.augment, Augment) else (Augment(), self.augment)
 
     def load(self, tokenizer: str | None = None, teacher_tokenizer: str | None = None) -> Splits:
         """The three parts.
@@ -69,12 +120,31 @@ class Data(Config):
         Raises:
             DataError: the data is not there, damaged, or cannot be learnt from; says what to do.
         """
-        raw = self.source.load()
+        raw = self.source.load(self.task)
         if not len(raw):
             raise DataError(f"{raw.name} has no rows.")
-        if raw.kind == "texts" and (self.mixup or not self.augment.empty):
-            raise DataError(f"'augment' and 'mixup' alter images, but {raw.name} is text: leave them out.")
-        name = self.tokenizer or tokenizer or WORDS
+        if raw.task != self.task:
+            raise DataError(
+                f"{raw.name} has what the task {raw.task.name!r} asks for, but 'data.task' says {self.task.name!r}: write "
+                f"'task: {raw.task.name}', or choose another source."
+            )
+        pictures, writer = self._augments
+        if raw.kind == "texts" and (self.mixup or not pictures.empty):
+            raise DataError(
+                f"'augment' and 'mixup' alter images, but {raw.name} is text: leave them out, or write texts anew, such as "
+                "'augment: {synonyms: 0.1, swap: 0.1}'."
+            )
+        if raw.kind == "images" and writer is not None:
+            raise DataError(
+                f"'augment: {{name: {writer.name}}}' writes texts anew, but {raw.name} holds images: these are varied by "
+                f"{', '.join(Augment.model_fields)}."
+            )
+        if writer is not None and not isinstance(cast(Any, raw.items)[0], str):
+            raise DataError(
+                f"'augment' writes single texts anew, but the rows of {raw.name} have parts (pairs, words, or questions): "
+                "leave it out."
+            )
+        name = TASK if TASK in (tokenizer, self.tokenizer) else self.tokenizer or tokenizer or WORDS
         own = {part: rows for part, rows in (("validation", raw.validation), ("test", raw.test)) if rows is not None}
         parts = split(
             raw.labels,
@@ -87,20 +157,49 @@ class Data(Config):
             limit=self.limit,
             seed=self.seed,
             name=raw.name,
+            task=self.task,
         )
-        table = self._images(raw, parts) if raw.kind == "images" else self._texts(raw, parts, name, teacher_tokenizer)
-        return examples(table, raw.labels, raw.classes, parts, self.mixup)
+        if raw.kind == "images":
+            table, labels = self._images(raw, parts), raw.labels
+        else:
+            texts = self._texts(raw, parts, name, teacher_tokenizer)
+            table, labels = cast(Table, texts), texts.placed(raw.labels, self.task)
+        found = examples(table, labels, raw.classes, parts, self.mixup, self.task)
+        keep = writer is None or writer.keep_labels
+        return found if keep else replace(found, train=replace(found.train, keep_labels=False))
 
-    def _texts(self, raw: Raw, parts: Parts, tokenizer: str, teacher_tokenizer: str | None) -> Table:
+    def _texts(self, raw: Raw, parts: Parts, tokenizer: str, teacher_tokenizer: str | None) -> TextTable:
+        train, others = (
+            [cast(Any, raw.items)[row] for row in part.tolist()] for part in (parts.train, parts.validation)
+        )
         if tokenizer == WORDS:
-            tokenizer = fitted([cast(str, raw.items[row]) for row in parts.train.tolist()])
-        reader = TextReader(tokenizer=tokenizer, max_length=self.max_length)
-        teacher = TextReader(tokenizer=teacher_tokenizer, max_length=self.max_length) if teacher_tokenizer else None
-        return cast(Table, TextTable(cast(Any, raw.items), reader, teacher))
+            tokenizer = fitted(train, self.task.reads)
+        if tokenizer == TASK:
+            teacher_tokenizer = self._whole(teacher_tokenizer)
+            tokenizer = reduced(list(parts_of(train)), teacher_tokenizer, list(parts_of(others)))
+        reader = TextReader(tokenizer=tokenizer, max_length=self.max_length, reads=self.task.reads)
+        teacher = reader.model_copy(update={"tokenizer": teacher_tokenizer}) if teacher_tokenizer else None
+        return TextTable(cast(Any, raw.items), reader, teacher, self._augments[1])
+
+    def _whole(self, teacher_tokenizer: str | None) -> str:
+        """The tokenizer that is reduced for the student: the teacher's."""
+        named = self.tokenizer if self.tokenizer != TASK else None
+        if named and teacher_tokenizer:
+            raise DataError(
+                f"The student reads the teacher's tokenizer, reduced to the training texts (vocabulary: {TASK}), but "
+                f"data.tokenizer says {named!r}: leave one of the two out."
+            )
+        whole = teacher_tokenizer or named
+        if whole is None or whole == WORDS:
+            raise DataError(
+                f"The tokenizer {TASK!r} is the teacher's, reduced to the training texts, but this teacher brings none: "
+                "choose a pretrained teacher, or name the teacher's in data.tokenizer."
+            )
+        return whole
 
     def _images(self, raw: Raw, parts: Parts) -> Table:
         pixels = cast(Any, raw.items)
         mean, std = brightness(pixels, parts.train)
         _, channels, height, width = (int(length) for length in pixels.shape)
         reader = ImageReader(height=height, width=width, channels=cast(Any, channels), mean=mean, std=std)
-        return cast(Table, ImageTable(pixels, reader, self.augment))
+        return cast(Table, ImageTable(pixels, reader, self._augments[0]))

@@ -12,7 +12,9 @@ from torch import Tensor
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.draw import shuffled
 from limbeck.data.examples import Examples, Splits, Table
-from limbeck.data.raw import log
+from limbeck.data.labels import log
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError
 
 _TEST, _VALIDATION, _LIMIT, _LABELLED = range(11, 15)  # salts
@@ -63,11 +65,13 @@ def split(
     limit: int | None = None,
     seed: int = 0,
     name: str = "the data",
+    task: Task = CLASSES,
 ) -> Parts:
     """The parts of N rows.
 
-    ``labels``: int64 [N], ``NO_LABEL`` where unknown; such rows are for training. ``keys``: N; rows with equal keys are
-    one input. ``own``: the rows of the parts ``validation`` and ``test`` that exist already.
+    ``labels``: [N, ...], as the ``task`` has them; rows of which they are unknown are for training. Parts are balanced by
+    its strata, and of classes every part needs some. ``keys``: N; rows with equal keys are one input. ``own``: the rows of
+    the parts ``validation`` and ``test`` that exist already.
 
     A test input stands in no other part, a validation input not in train, and neither part has an input twice; what is
     dropped is counted in the log. ``validation``, ``test``: counts, or shares of the labelled inputs that have no part
@@ -77,7 +81,7 @@ def split(
     Raises:
         DataError: no rows, one class, or too few rows for what is asked.
     """
-    own = own or {}
+    own, labels, classes = own or {}, task.strata(labels), classes if task == CLASSES else ()
     codes: dict[Hashable, int] = {}
     inputs = torch.tensor([codes.setdefault(key, len(codes)) for key in keys], dtype=torch.int64)
     known, free = labels != NO_LABEL, torch.ones(len(labels), dtype=torch.bool)
@@ -106,7 +110,7 @@ def split(
     if limit is not None and limit < len(train):
         train = balanced(train, labels, limit, seed, _LIMIT)
     missing = present[~torch.isin(present, labels[train])]
-    if len(missing):
+    if classes and len(missing):
         raise DataError(f"{name}: no training row is left of {_names(missing, classes)}: raise 'limit' or add rows.")
     supervised = known.clone()
     if labelled != "all":
@@ -129,6 +133,7 @@ def split_table(
     seed: int = 0,
     mixup: float = 0.0,
     name: str = "the data",
+    task: Task = CLASSES,
 ) -> Splits:
     """The three parts of a table that exists already; only train is mixed. For the arguments see `split`.
 
@@ -148,14 +153,17 @@ def split_table(
         limit=limit,
         seed=seed,
         name=name,
+        task=task,
     )
-    return examples(table, labels, classes, parts, mixup)
+    return examples(table, labels, classes, parts, mixup, task)
 
 
-def examples(table: Table, labels: Tensor, classes: Sequence[str], parts: Parts, mixup: float = 0.0) -> Splits:
+def examples(
+    table: Table, labels: Tensor, classes: Sequence[str], parts: Parts, mixup: float = 0.0, task: Task = CLASSES
+) -> Splits:
     """``parts`` of ``table``; only train is mixed."""
     train, validation, test = (
-        Examples(table, rows, labels, parts.supervised, tuple(classes), mixed)
+        Examples(table, rows, labels, parts.supervised, tuple(classes), mixed, task)
         for rows, mixed in ((parts.train, mixup), (parts.validation, 0.0), (parts.test, 0.0))
     )
     return Splits(train, validation, test)
@@ -195,9 +203,10 @@ def _sizes(wanted: Mapping[str, int | float], labels: Tensor, classes: Sequence[
     """How many rows each part takes of those with ``labels``; checks that there are enough."""
     present = _classes(labels)
     counts = torch.bincount(labels)[present]
-    if len(present) < 2:
+    if not len(present) or (classes and len(present) < 2):
         found = f"only the class {_names(present, classes)}" if len(present) else "no label at all"
-        raise DataError(f"{name} has {found} to train on: two classes at least are needed to learn a difference.")
+        needed = "two classes at least are needed to learn a difference" if classes else "some rows need one"
+        raise DataError(f"{name} has {found} to train on: {needed}.")
     for part, size in wanted.items():
         if size < 0 or (isinstance(size, float) and not size < 1):
             raise DataError(f"'{part}: {size}' is no size: give a share from 0 to below 1, or a whole number of rows.")
@@ -209,7 +218,7 @@ def _sizes(wanted: Mapping[str, int | float], labels: Tensor, classes: Sequence[
             "them, or add rows."
         )
     few = present[counts < 1 + sum(size > 0 for size in sizes.values())]
-    if len(few):
+    if classes and len(few):
         raise DataError(
             f"{name}: there are too few different inputs of {_names(few, classes)} to have one to train on and one in "
             f"each of {', '.join(part for part, size in sizes.items() if size)}. Add rows or leave the class out."
@@ -226,13 +235,15 @@ def _kept(labels: Tensor, train: Tensor, labelled: int, classes: Sequence[str], 
     """The training rows that keep their label."""
     seen = train[labels[train] != NO_LABEL]
     present = _classes(labels[seen])
-    if not len(present) <= labelled <= len(seen):
+    least = len(present) if classes else 1
+    if not least <= labelled <= len(seen):
+        found = f"are of {least} classes" if classes else "are all there are"
         raise DataError(
-            f"{name}: 'labelled: {labelled}' is not possible: the {len(seen)} labelled training rows are of "
-            f"{len(present)} classes, so choose from {len(present)} to {len(seen)}, or 'all'."
+            f"{name}: 'labelled: {labelled}' is not possible: the {len(seen)} labelled training rows {found}, so choose "
+            f"from {least} to {len(seen)}, or 'all'."
         )
     kept = balanced(seen, labels, labelled, seed, _LABELLED)
     bare = present[~torch.isin(present, labels[kept])]
-    if len(bare):
+    if classes and len(bare):
         log.warning("%s: 'labelled: %d' leaves no label of %s", name, labelled, _names(bare, classes))
     return kept

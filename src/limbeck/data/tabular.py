@@ -1,18 +1,23 @@
-"""Texts and labels in one file: CSV, TSV, JSON lines or Parquet."""
+"""Texts, or pairs of them, and labels in one file: CSV, TSV, JSON lines or Parquet."""
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from limbeck.config import Config
-from limbeck.data.raw import Raw, existing, named, rows_of, whole_texts
+from limbeck.data.lines import JSON_LINES, decoded, json_lines
+from limbeck.data.raw import Raw, existing, rows_of, whole_texts
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, nearest
 
 _DELIMITERS: Final = ",;|\t"  # the first wins a draw
 _LONGEST: Final = 2**24  # characters of a cell
+_FLAGS: Final = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
 class TextFile(Config):
@@ -24,8 +29,13 @@ class TextFile(Config):
     """The file: .csv, .tsv, .jsonl (one object a line) or .parquet."""
     text: str = "text"
     """The column of texts."""
-    label: str = "label"
-    """The column of labels: names or whole numbers."""
+    pair: str | None = None
+    """The column of a second text, for questions about two: does one follow from the other, do they mean the same."""
+    label: str | Annotated[tuple[str, ...], Field(min_length=1)] = "label"
+    """The column of labels: names, whole numbers or, in the task ``numbers``, numbers. Several columns: a 0 or 1 in each, in
+    the task ``multi-label``, or a number in each."""
+    labels_separated_by: Annotated[str, Field(min_length=1)] = "|"
+    """In the task ``multi-label`` with one column of labels: what stands between the names; an empty cell holds none."""
     test: str | None = None
     """A second file with the test part; drawn from the first if left out."""
     encoding: str = "utf-8"
@@ -34,56 +44,78 @@ class TextFile(Config):
     """What stands between columns of a .csv; ``auto``: a tab for .tsv, else the commonest of comma, semicolon, tab and |
     in the first line."""
 
-    def load(self) -> Raw:
+    def load(self, task: Task = CLASSES) -> Raw:
         """The texts; those that are empty are dropped if they are few.
 
         Raises:
             DataError: a file or column is missing, the encoding is another, a row is malformed, or many texts are empty.
         """
-        texts: list[str] = []
+        if task.reads != "texts":
+            source = "tagged" if task.reads == "words" else "questions"
+            raise DataError(f"A table has no {task.name}: for 'task: {task.name}' there is the source {source!r}.")
+        one = isinstance(self.label, str)
+        if task == CLASSES and not one:
+            raise DataError(
+                f"{self.path}: several columns of labels ({', '.join(self._labels)}) are for 'task: multi-label', with a 0 or "
+                "1 in each, or 'task: numbers'; classes stand in one column."
+            )
+        texts: list[Any] = []
         labels: list[Any] = []
         lengths = []
         for place in (self.path, self.test):
             if place is not None:
-                some, their = whole_texts(*self._columns(existing(place)), place)
+                columns = self._columns(existing(place))
+                items = columns[0] if self.pair is None else list(zip(columns[0], columns[1], strict=True))
+                found = columns[self._first_label :]
+                some, their = whole_texts(items, found[0] if one else list(zip(*found, strict=True)), place)
                 texts += some
                 labels += their
                 lengths.append(len(some))
-        numbers, classes = named(labels, self.path)
+        names = self._labels if task.numbers or not one else None
+        read, classes = task.read(self._told(labels, task), self.path, names)
         test = rows_of(lengths)[1] if len(lengths) > 1 else None
-        return Raw("texts", texts, numbers, classes, test=test, name=self.path)
+        return Raw("texts", texts, read, classes, test=test, name=self.path, task=task)
 
-    def _columns(self, path: Path) -> tuple[list[Any], list[Any]]:
+    def _told(self, labels: list[Any], task: Task) -> list[Any]:
+        """Cells as the task reads them: where a row has any number of labels, sets of names, or a 0 or 1 for each."""
+        if task.single:
+            return labels
+        if not isinstance(self.label, str):
+            return [
+                tuple(_flag(cell, name, self.path) for cell, name in zip(row, self.label, strict=True))
+                for row in labels
+            ]
+        return [self._names(cell) if isinstance(cell, str) else cell for cell in labels]
+
+    def _names(self, cell: str) -> list[str]:
+        return [name for part in cell.split(self.labels_separated_by) if (name := part.strip())]
+
+    @property
+    def _wanted(self) -> list[str]:
+        return [self.text, *([] if self.pair is None else [self.pair]), *self._labels]
+
+    @property
+    def _labels(self) -> tuple[str, ...]:
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    @property
+    def _first_label(self) -> int:
+        return 1 if self.pair is None else 2
+
+    def _columns(self, path: Path) -> list[list[Any]]:
+        """The wanted columns."""
         if path.suffix == ".parquet":
             return self._parquet(path)
-        content = self._decoded(path)
-        if path.suffix in (".jsonl", ".ndjson", ".json"):
-            rows = self._json_lines(path, content)
+        content = decoded(path, self.encoding)
+        if path.suffix in JSON_LINES:
+            rows = json_lines(path, content)
             known = sorted({name for row in rows for name in row})
-            for column in (self.text, self.label):
+            for column in self._wanted:
                 _check(column, known, path)
-            return [row.get(self.text) for row in rows], [row.get(self.label) for row in rows]
+            return [[row.get(column) for row in rows] for column in self._wanted]
         return self._csv(path, content)
 
-    def _decoded(self, path: Path) -> str:
-        try:
-            encoding = "utf-8-sig" if self.encoding.lower() in ("utf-8", "utf8") else self.encoding
-            return path.read_bytes().decode(encoding)
-        except LookupError as error:
-            raise DataError(
-                f"There is no encoding {self.encoding!r}; such are utf-8, latin-1, cp1252, utf-16."
-            ) from error
-        except UnicodeDecodeError as error:
-            other = "latin-1" if self.encoding.lower().startswith("utf") else "utf-8"
-            line = error.object[: error.start].count(b"\n") + 1
-            raise DataError(
-                f"{path} is not encoded in {self.encoding}: line {line} holds bytes that are not allowed there. If its "
-                f"letters are of another encoding, write 'encoding: {other}' beside the path."
-            ) from error
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
-
-    def _csv(self, path: Path, content: str) -> tuple[list[Any], list[Any]]:
+    def _csv(self, path: Path, content: str) -> list[list[Any]]:
         first = content.partition("\n")[0]
         delimiter: str = self.delimiter
         if delimiter == "auto":
@@ -92,10 +124,10 @@ class TextFile(Config):
             csv.field_size_limit(_LONGEST)  # the library stops at 131,072 characters
             lines = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
             header = next(lines, [])
-            for column in (self.text, self.label):
+            for column in self._wanted:
                 _check(column, header, path)
-            text, label = header.index(self.text), header.index(self.label)
-            texts, labels = [], []
+            places = [header.index(column) for column in self._wanted]
+            found: list[list[Any]] = [[] for _ in places]
             for cells in lines:
                 if not cells:
                     continue
@@ -104,44 +136,27 @@ class TextFile(Config):
                         f"{path}, line {lines.line_num}: {len(cells)} columns where the first line has {len(header)}. Put "
                         f"texts that hold a {delimiter!r} into double quotes, or set 'delimiter'."
                     )
-                texts.append(cells[text])
-                labels.append(cells[label].strip())
+                for number, place in enumerate(places):
+                    found[number].append(cells[place].strip() if number >= self._first_label else cells[place])
         except csv.Error as error:
             raise DataError(
                 f"{path} is no proper CSV file: {error}. JSON lines (.jsonl) are a safer format."
             ) from error
-        return texts, labels
+        return found
 
-    def _json_lines(self, path: Path, content: str) -> list[dict[str, Any]]:
-        rows = []
-        for number, line in enumerate(content.split("\n"), 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}, line {number} is no JSON: {error}") from error
-                except RecursionError:
-                    raise DataError(f"{path}, line {number} is nested too deep to be read.") from None
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}, line {number} is no JSON object with named values.")
-                rows.append(row)
-        if not rows:
-            raise DataError(f"{path} has no rows.")
-        return rows
-
-    def _parquet(self, path: Path) -> tuple[list[Any], list[Any]]:
+    def _parquet(self, path: Path) -> list[list[Any]]:
         try:
             from pyarrow import ArrowException, parquet
         except ImportError as error:
             raise DataError(f"Parquet files need pyarrow ({error}): pip install 'limbeck[datasets]'") from error
         try:
             names = parquet.read_schema(path).names
-            for column in (self.text, self.label):
+            for column in self._wanted:
                 _check(column, names, path)
-            table = parquet.read_table(path, columns=[self.text, self.label])
+            table = parquet.read_table(path, columns=self._wanted)
         except (ArrowException, OSError) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
-        return table[self.text].to_pylist(), table[self.label].to_pylist()
+        return [table[column].to_pylist() for column in self._wanted]
 
 
 def _check(column: str, known: Sequence[str], path: Path) -> None:
@@ -152,3 +167,13 @@ def _check(column: str, known: Sequence[str], path: Path) -> None:
         raise DataError(
             f"{path} has no column {column!r}{'; ' + hint if hint else '.'} Its columns: {', '.join(map(repr, known))}."
         )
+
+
+def _flag(cell: Any, column: str, path: str) -> int | None:
+    """0 or 1; None for an empty cell."""
+    plain = str(cell).strip().lower() if cell is not None else ""
+    if plain not in _FLAGS:
+        raise DataError(
+            f"{path}: the column {column!r} holds {cell!r}, but labels of 'multi-label' columns are 0 or 1."
+        )
+    return _FLAGS[plain]

@@ -15,6 +15,8 @@ from limbeck.config import Config, digest
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.images import PIXELS
 from limbeck.data.pixels import is_grey, pixels_of
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError
 
 LABELS: Final = ("label", "labels", "target", "targets", "y", "class")  # keys under which a mapping has its label
@@ -125,31 +127,39 @@ def columns_of(item: Any) -> dict[str, Tensor]:
     return {PIXELS if _is_image(item) else _PLAIN: _tensor(item)}
 
 
-def parted(item: Any) -> tuple[Any, int | str | None]:
-    """The input and the label of one item: a whole number, a name, or None where there is none.
+def parted(item: Any, task: Task = CLASSES) -> tuple[Any, Any]:
+    """The input and the label of one item: a class, as a whole number, a name, or None where there is none.
+
+    Of another ``task`` the label is what `Task.read` takes, tensors and arrays as lists.
 
     None, NaN, ``""``, -1 and -100 mean that there is none.
 
     Raises:
         DataError: a sequence of neither one nor two, or the label is a fraction, another negative number or no scalar.
     """
+    label_of = _label if task == CLASSES else _listed
     if isinstance(item, Mapping):
-        return item, _label(next((item[name] for name in LABELS if name in item), None))
+        return item, label_of(next((item[name] for name in LABELS if name in item), None))
     if isinstance(item, list | tuple):
         if not 1 <= len(item) <= 2:
             raise DataError(
                 f"it is a {type(item).__name__} of {len(item)}, but (input, label) was expected. Name several inputs in "
                 "a dict."
             )
-        return item[0], _label(item[1]) if len(item) == 2 else None
+        return item[0], label_of(item[1]) if len(item) == 2 else None
     return item, None
+
+
+def _listed(label: Any) -> Any:
+    return label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
 
 
 def _label(label: Any) -> int | str | None:
     if isinstance(label, Tensor | np.ndarray | np.generic):
         if math.prod(label.shape) != 1:
             raise DataError(
-                f"its label has shape {list(label.shape)}; one class a row is needed, as a number or a name."
+                f"its label has shape {list(label.shape)}; one class a row is needed, as a number or a name, unless another "
+                "task is said."
             )
         label = label.item()
     if isinstance(label, str):
@@ -160,8 +170,8 @@ def _label(label: Any) -> int | str | None:
         raise DataError(f"its label is a {type(label).__name__}; one class a row is needed, as a number or a name.")
     if not float(label).is_integer():
         raise DataError(
-            f"its label {label} is a fraction, but classes are needed (whole numbers or names); learning numbers is not "
-            "supported. Cut the numbers into classes first."
+            f"its label {label} is a fraction, but classes are needed (whole numbers or names). If the numbers themselves "
+            "are to be learnt, say task='numbers'; else cut them into classes first."
         )
     if label < 0:
         raise DataError(f"its label {label} is negative: classes count from 0, and None, -1 or -100 mean no label.")

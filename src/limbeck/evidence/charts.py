@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from limbeck.data.measure import Measure
 from limbeck.evidence.schema import ARMS, Bin, Evidence, Range
-from limbeck.evidence.verdict import decimals, gained, points, span
 
 DOT = 2.0  # percent of the plotting area: dots that are nearer cover each other
+LEAST = -0.5  # of a learning curve without a lower bound: what lies below is drawn there
 MOST_POINTS = 160  # of one line; more cannot be seen
 
 
@@ -55,7 +56,8 @@ def forest(evidence: Evidence) -> dict[str, Any] | None:
     gap, items = evidence.difference, evidence.item_bootstrap
     if gap is None or items is None:
         return None
-    digits = decimals(gap.mean, *(gap.ci95 or ()))
+    measure = evidence.measure
+    digits = measure.decimals(gap.mean, *(gap.ci95 or ()))
     ends = [*gap.per_seed, *(gap.ci95 or ()), *items.ci95, 0.0, evidence.smallest_effect]
     axis = Axis.around(ends)
     rows: list[dict[str, Any]] = [
@@ -67,12 +69,10 @@ def forest(evidence: Evidence) -> dict[str, Any] | None:
     return {
         "rows": rows,
         "zero": axis.at(0.0),
-        "gain": points(gap.mean, digits=digits),
-        "interval": span(gap.ci95, digits) if gap.ci95 else None,
+        "gain": measure.points(gap.mean, digits=digits),
+        "interval": measure.span(gap.ci95, digits) if gap.ci95 else None,
         "matters": axis.at(evidence.smallest_effect),
-        "ticks": [
-            (axis.at(one), f"{100 * one:+g}".replace("-", "\N{MINUS SIGN}") if one else "0") for one in axis.ticks(4)
-        ],
+        "ticks": [(axis.at(one), measure.signed_tick(one)) for one in axis.ticks(4)],
     }
 
 
@@ -96,11 +96,11 @@ def _interval_row(label: str, mean: float, interval: Range, axis: Axis) -> dict[
 
 
 def ladder(evidence: Evidence) -> dict[str, Any] | None:
-    """From the control's accuracy to the distilled student's, a rung an ingredient, each with its interval."""
+    """From the control's score to the distilled student's, a rung an ingredient, each with its interval."""
     control, teacher = evidence.arms.control, evidence.arms.teacher
     if control is None or not evidence.attribution:
         return None
-    level = control.mean.accuracy
+    level = control.mean.score
     rungs = []
     for step in evidence.attribution:
         mean = step.difference.mean
@@ -109,12 +109,12 @@ def ladder(evidence: Evidence) -> dict[str, Any] | None:
         level += mean
     ends = [end for _, source, target, interval in rungs for end in (source, target, *interval)]
     if teacher is not None:
-        ends.append(teacher.mean.accuracy)
-    axis = Axis.around([*ends, control.mean.accuracy])
+        ends.append(teacher.mean.score)
+    axis = Axis.around([*ends, control.mean.score])
     rows = [
         {
             "label": f"+ {step.step}",
-            "gain": gained(step.difference.mean, step.difference.ci95 or step.item_bootstrap.ci95),
+            "gain": evidence.measure.gained(step.difference.mean, step.difference.ci95 or step.item_bootstrap.ci95),
             "arm": step.target,
             "left": axis.at(min(source, target)),
             "width": round(abs(axis.at(target) - axis.at(source)), 3),
@@ -124,22 +124,22 @@ def ladder(evidence: Evidence) -> dict[str, Any] | None:
         for step, source, target, interval in rungs
     ]
     return {
-        "start": axis.at(control.mean.accuracy),
+        "start": axis.at(control.mean.score),
         "rows": rows,
-        "teacher": axis.at(teacher.mean.accuracy) if teacher is not None else None,
-        "ticks": [(axis.at(one), f"{100 * one:g}\N{NO-BREAK SPACE}%") for one in axis.ticks(4)],
+        "teacher": axis.at(teacher.mean.score) if teacher is not None else None,
+        "ticks": [(axis.at(one), evidence.measure.tick(one)) for one in axis.ticks(4)],
     }
 
 
-def learning(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> dict[str, Any] | None:
-    """Validation accuracy over steps: a thin line a seed, a thick one their mean."""
+def learning(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], measure: Measure) -> dict[str, Any] | None:
+    """The score on validation over steps: a thin line a seed, a thick one their mean."""
     lines: dict[str, list[list[tuple[float, float]]]] = {}
     for name in [one for one in ARMS if one in curves]:
         drawn = [
             [
-                (float(point["step"]), float(point["validation"]["accuracy"]))
+                (float(point["step"]), max(LEAST, float(point["validation"][measure.name])))
                 for point in curve
-                if (point.get("validation") or {}).get("accuracy") is not None
+                if (point.get("validation") or {}).get(measure.name) is not None
             ]
             for curve in curves[name]
         ]
@@ -149,17 +149,17 @@ def learning(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> dic
         return None
     x = Axis(min(0.0, min(step for step, _ in everything)), max(step for step, _ in everything))
     y = Axis.around([value for _, value in everything], 0.05, least=0.01)
-    y = Axis(max(0.0, y.low), min(1.0, y.high))
+    y = Axis(max(0.0, y.low) if measure.percent else y.low, min(1.0, y.high))
     arms = []
     for name, several in lines.items():
         if several:
             mean = _mean_line(several)
             paths = [_path(one, x, y) for one in several] if len(several) > 1 else []
-            arms.append({"arm": name, "thin": paths, "thick": _path(mean, x, y), "last": mean[-1][1]})
+            arms.append({"arm": name, "thin": paths, "thick": _path(mean, x, y), "last": measure.value(mean[-1][1])})
     return {
         "arms": arms,
         "x": [(x.at(one), f"{one:,.0f}") for one in x.ticks(4)],
-        "y": [(y.at(one), f"{100 * one:g}\N{NO-BREAK SPACE}%") for one in y.ticks(4)],
+        "y": [(y.at(one), measure.tick(one)) for one in y.ticks(4)],
     }
 
 

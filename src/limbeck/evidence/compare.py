@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from limbeck.data.measure import ACCURACY
 from limbeck.evidence.schema import Evidence
-from limbeck.evidence.tables import short, size
-from limbeck.evidence.verdict import gained, outcome, percent
+from limbeck.evidence.tables import percent, short, size
+from limbeck.evidence.verdict import outcome
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,32 @@ def _difference(evidence: Evidence) -> str | None:
     gap = evidence.difference
     if gap is None:
         return None
-    return gained(gap.mean, gap.ci95) + ("" if gap.ci95 else " (one seed)")
+    return evidence.measure.gained(gap.mean, gap.ci95) + ("" if gap.ci95 else " (one seed)")
 
 
-def _accuracy(arm: str) -> Callable[[Evidence], str | None]:
+def _score(arm: str) -> Callable[[Evidence], str | None]:
     def cell(evidence: Evidence) -> str | None:
         found = getattr(evidence.arms, arm)
-        return percent(found.mean.accuracy) if found else None
+        return evidence.measure.value(found.mean.score) if found else None
+
+    return cell
+
+
+def _measure(evidence: Evidence) -> str | None:
+    return evidence.measure.name if evidence.measure != ACCURACY else None
+
+
+def _plain(name: str) -> Callable[[Evidence], str | None]:
+    def cell(evidence: Evidence) -> str | None:
+        value = getattr(evidence.arms.distilled.mean, name)
+        return None if value is None else f"{value:.3f}"
 
     return cell
 
 
 def _agreement(evidence: Evidence) -> str | None:
     found = evidence.fidelity.get("distilled")
-    return percent(found.agreement) if found else None
+    return percent(found.agreement) if found and found.agreement is not None else None
 
 
 def _parameters(evidence: Evidence) -> str | None:
@@ -80,14 +93,16 @@ def _gap(evidence: Evidence) -> str | None:
 
 _CELLS: tuple[tuple[str, Callable[[Evidence], str | None]], ...] = (
     ("verdict", outcome),
-    ("distilled", _accuracy("distilled")),
-    ("control", _accuracy("control")),
-    ("teacher", _accuracy("teacher")),
+    ("measure", _measure),
+    ("distilled", _score("distilled")),
+    ("control", _score("control")),
+    ("teacher", _score("teacher")),
     ("difference", _difference),
     ("gap closed", _gap),
     ("agreement", _agreement),
-    ("NLL", lambda one: f"{one.arms.distilled.mean.nll:.3f}"),
-    ("ECE", lambda one: f"{one.arms.distilled.mean.ece:.3f}"),
+    ("NLL", _plain("nll")),
+    ("ECE", _plain("ece")),
+    ("squared error", _plain("mse")),
     ("parameters", _parameters),
     ("on disk", _bytes),
     ("latency", _latency),
@@ -111,6 +126,10 @@ def _warnings(evidences: Sequence[Evidence], columns: Sequence[str]) -> list[str
             found.append(f"{pair} were judged on different data: their numbers are not comparable.")
         elif first.data.test != other.data.test or first.data.classes != other.data.classes:
             found.append(f"{pair} were judged on different test sets: their numbers are not comparable.")
+        if first.measure != other.measure:
+            found.append(
+                f"{pair} were judged by {first.measure.name} and by {other.measure.name}: their numbers are not comparable."
+            )
         if (one.device, one.threads) != (two.device, two.threads):
             found.append(f"{pair} were measured on different devices or threads: their times are not comparable.")
     return found

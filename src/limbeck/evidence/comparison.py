@@ -7,7 +7,7 @@ happened to differ: equal seeds have the spread of rounding, and few differing e
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from limbeck.evidence.resample import RESAMPLES, percentile_interval, resample, upper_bound
 from limbeck.evidence.schema import ArmName, Bootstrap, Difference, GapClosed, Keeps, McNemar, Range, Step
 
-Right = NDArray[np.bool_]  # [S, N]: whether the run of a seed has an example right; the teacher has S = 1
+Scores = NDArray[Any]  # [S, N], at most 1: how well the run of a seed does on an example; the teacher has S = 1
+Right = NDArray[np.bool_]
 FEW = 25  # examples that differ: below this, exact laws in place of approximate ones
 CHAIN: tuple[ArmName, ...] = ("control", "pseudo_labels", "soft_targets", "distilled")
 
@@ -23,9 +24,9 @@ CHAIN: tuple[ArmName, ...] = ("control", "pseudo_labels", "soft_targets", "disti
 def difference(a: Sequence[float], b: Sequence[float], resolution: float = 0.0) -> Difference:
     """Mean of ``a - b`` over paired seeds, with Student's 95 % interval.
 
-    ``resolution``: the step in which the values come (1/N for an accuracy over N examples). If every seed gives exactly
-    the same difference, the spread is not zero but below one step, and ``resolution / sqrt(12)``, the spread of
-    rounding, is put in its place; 0 takes the zero at its word.
+    ``resolution``: the step in which the values come (1/N for an accuracy over N examples; other scores may come in finer
+    ones). If every seed gives exactly the same difference, the spread is not zero but below one step, and
+    ``resolution / sqrt(12)``, the spread of rounding, is put in its place; 0 takes the zero at its word.
     """
     from scipy.stats import t
 
@@ -46,21 +47,22 @@ def difference(a: Sequence[float], b: Sequence[float], resolution: float = 0.0) 
     return Difference(mean=mean, ci95=(mean - half, mean + half), sd=sd, seeds=n, per_seed=per_seed, note=note)
 
 
-def item_bootstrap(a: Right, b: Right, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
-    """Interval of the accuracy of ``a`` [S, N] minus that of ``b`` [S', N], each averaged over its seeds.
+def item_bootstrap(a: Scores, b: Scores, resamples: int = RESAMPLES, seed: int = 0, bounded: bool = True) -> Bootstrap:
+    """Interval of the mean score of ``a`` [S, N] minus that of ``b`` [S', N], each averaged over its seeds.
 
     A bootstrap can only draw what it has seen: if no example tells the two apart, its interval is one point, whether of
     ten examples or of ten thousand; if three do, in one direction, it leaves 0 out. Below `FEW` such examples each end
     is therefore at least as far out as the bound of `upper_bound`, for an example may differ by 1 on every seed. With
-    one seed this is Clopper-Pearson if all differ in one direction, and leaves 0 out only if McNemar's exact test
-    rejects. From `FEW` on the bootstrap holds what it says, and stands alone.
+    one seed of right and wrong this is Clopper-Pearson if all differ in one direction, and leaves 0 out only if McNemar's
+    exact test rejects. From `FEW` on the bootstrap holds what it says, and stands alone. So it does where scores are not
+    ``bounded`` from 0 to 1, as no bound is known then.
     """
     gap = a.mean(0) - b.mean(0)
     # Rounding makes equal sums of thirds unequal; equal rows make the resampling cheap.
     apart = gap.round(12)
     low, high = percentile_interval(resample(apart[:, None], resamples, seed)[:, 0])
     telling = int(np.count_nonzero(apart))
-    if telling < FEW:
+    if telling < FEW and bounded:
         low, high = min(low, -upper_bound(-apart, 1.0, seed)), max(high, upper_bound(apart, 1.0, seed))
     return Bootstrap(
         mean=float(gap.mean()), ci95=(low, high), resamples=resamples, examples=gap.size, seed=seed, telling=telling
@@ -68,7 +70,7 @@ def item_bootstrap(a: Right, b: Right, resamples: int = RESAMPLES, seed: int = 0
 
 
 def mcnemar(a: Right, b: Right, seed: int) -> McNemar:
-    """McNemar's test for one seed: ``a`` [N] and ``b`` [N] on the same examples (McNemar, 1947; Edwards, 1948)."""
+    """McNemar's test for one seed: right or wrong ``a`` [N] and ``b`` [N] on the same examples (McNemar, 1947; Edwards, 1948)."""
     from scipy.stats import binomtest, chi2
 
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
@@ -82,14 +84,19 @@ def mcnemar(a: Right, b: Right, seed: int) -> McNemar:
 
 
 def gap_closed(
-    teacher: Right, control: Right, distilled: Right, resamples: int = RESAMPLES, seed: int = 0
+    teacher: Scores,
+    control: Scores,
+    distilled: Scores,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    bounded: bool = True,
 ) -> GapClosed:
     """The share of the way from control [S, N] to teacher [1, N] that the distilled student [S, N] has come.
 
     The interval draws seeds and examples, each with replacement (Owen, 2007, "pigeonhole bootstrap"). Where few examples
     tell distilled from control, it is at least as wide as their exact bound as a share of the gap.
     """
-    ahead = item_bootstrap(teacher, control, resamples, seed)
+    ahead = item_bootstrap(teacher, control, resamples, seed, bounded)
     if ahead.ci95[0] <= 0:
         worse = ahead.ci95[1] < 0
         reason = "the teacher is worse than the control" if worse else "teacher and control are not measurably apart"
@@ -109,24 +116,31 @@ def gap_closed(
     low, high = percentile_interval(share)
     if max(abs(low), abs(high)) >= 1e6:
         return GapClosed(value=value, ci95=None, reason="the gap is too small for an interval of its share")
-    gain = item_bootstrap(distilled, control, resamples, seed)
+    gain = item_bootstrap(distilled, control, resamples, seed, bounded)
     if gain.telling is not None and gain.telling < FEW:
         low, high = min(low, gain.ci95[0] / ahead.mean), max(high, gain.ci95[1] / ahead.mean)
     return GapClosed(value=value, ci95=(low, high))
 
 
-def keeps(teacher: Right, distilled: Right, margin: float = 0.02, resamples: int = RESAMPLES, seed: int = 0) -> Keeps:
-    """Whether the student [S, N] is no worse than the teacher [1, N] by more than ``margin``, an absolute accuracy."""
+def keeps(
+    teacher: Scores,
+    distilled: Scores,
+    margin: float = 0.02,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    bounded: bool = True,
+) -> Keeps:
+    """Whether the student [S, N] is no worse than the teacher [1, N] by more than ``margin``, an absolute score."""
     rows = teacher.shape[1]
     truth = float(teacher.mean())
     over_seeds = difference(distilled.mean(1).tolist(), [truth] * len(distilled), resolution=1 / rows)
-    over_items = item_bootstrap(distilled, teacher, resamples, seed)
+    over_items = item_bootstrap(distilled, teacher, resamples, seed, bounded)
     interval = widest(over_seeds, over_items) or over_items.ci95
     basis: Literal["seeds and test examples", "test examples"] = (
         "seeds and test examples" if over_seeds.ci95 else "test examples"
     )
     return Keeps(
-        ratio=float(distilled.mean()) / truth if truth else None,
+        ratio=float(distilled.mean()) / truth if truth > 0 else None,
         difference=over_seeds.mean,
         ci95=interval,
         margin=margin,
@@ -143,14 +157,15 @@ def widest(over_seeds: Difference, over_items: Bootstrap) -> Range | None:
 
 
 def attribution(
-    arms: Mapping[str, Mapping[int, Right]],
+    arms: Mapping[str, Mapping[int, Scores]],
     ingredients: str = "soft targets",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    bounded: bool = True,
 ) -> tuple[Step, ...]:
     """What each ingredient added, from the control upwards, over the seeds that both ends of a step share.
 
-    ``arms``: by arm and seed, [N] whether each test example is right. ``ingredients``: what the objective has beyond
+    ``arms``: by arm and seed, [N] how well each test example is done. ``ingredients``: what the objective has beyond
     hard answers, in words. Without an arm between control and distilled there is nothing to divide.
     """
     present = [name for name in CHAIN if name in arms]
@@ -174,17 +189,17 @@ def attribution(
                 source=source,
                 target=target,
                 difference=difference(high.mean(1).tolist(), low.mean(1).tolist(), resolution=1 / high.shape[1]),
-                item_bootstrap=item_bootstrap(high, low, resamples, seed),
+                item_bootstrap=item_bootstrap(high, low, resamples, seed, bounded),
             )
         )
     return tuple(steps)
 
 
-def paired(a: Mapping[int, Right], b: Mapping[int, Right]) -> tuple[Right, Right]:
-    """Both arms' answers [S, N] over the seeds that both have."""
+def paired(a: Mapping[int, Scores], b: Mapping[int, Scores]) -> tuple[Scores, Scores]:
+    """Both arms' scores [S, N] over the seeds that both have."""
     shared = [seed for seed in a if seed in b]
     rows = next(iter(a.values())).size
-    empty = np.zeros((0, rows), dtype=bool)
+    empty = np.zeros((0, rows))
     if not shared:
         return empty, empty
     return np.stack([a[seed] for seed in shared]), np.stack([b[seed] for seed in shared])

@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.evidence.metrics import Floats, Ints, log_softmax, softmax
-from limbeck.evidence.quality import checked
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
+from limbeck.errors import DataError
+from limbeck.evidence.exam import Exam, Floats, Ints
+from limbeck.evidence.metrics import log_softmax, softmax
 from limbeck.evidence.schema import Fidelity, Relations
 
 SHOWN_CLASSES = 50  # above this the matrices are no picture but a burden to the file
@@ -68,36 +71,63 @@ def relations(teacher: Floats, student: Floats, labels: Ints) -> Relations:
     return Relations(pearson=float(pearsonr(a, b)[0]), spearman=float(spearmanr(a, b)[0]), **picture)
 
 
-def fidelity(teacher: Any, student: Any, labels: Any, shown: int = 8) -> Fidelity:
-    """Fidelity of ``student`` logits [N, C] to ``teacher`` logits [N, C], for the true ``labels`` [N].
+def fidelity(
+    teacher: Any, student: Any, labels: Any, shown: int = 8, task: Task = CLASSES, example: Any | None = None
+) -> Fidelity:
+    """Fidelity of ``student`` logits [M, C] to ``teacher`` logits [M, C], for the true ``labels`` [M] (of numbers [M, d]).
 
-    ``shown``: how many test positions to name where both disagree most: by Jensen-Shannon among those with different
-    top-1 answers.
+    ``shown``: how many test positions to name where both disagree most: by Jensen-Shannon (of numbers by the squared
+    difference) among those with different top-1 answers. ``example``: see `limbeck.evidence.quality.quality`.
 
     Raises:
         DataError: shapes that do not fit, or values that are not finite.
     """
-    t, y = checked(teacher, labels, "The teacher's predictions")
-    s, _ = checked(student, labels, "The student's predictions")
-    if t.shape != s.shape:
-        from limbeck.errors import DataError
+    return likeness(Exam.of(labels, None, task, example), teacher, student, shown)
 
+
+def likeness(exam: Exam, teacher: Any, student: Any, shown: int = 8) -> Fidelity:
+    """The same of an exam."""
+    t = exam.checked(teacher, "The teacher's predictions")
+    s = exam.checked(student, "The student's predictions")
+    if t.shape != s.shape:
         raise DataError(f"The teacher answers with {t.shape[1]} classes and the student with {s.shape[1]}.")
+    if exam.task.numbers:
+        return _of_numbers(exam, t, s, shown)
     t_log, s_log = log_softmax(t), log_softmax(s)
     same = t.argmax(1) == s.argmax(1)
-    wrong = t.argmax(1) != y
+    wrong = t.argmax(1) != exam.labels
     js = jensen_shannon(t_log, s_log)
-    differ = np.flatnonzero(~same)
-    worst = differ[np.argsort(-js[differ], kind="stable")][:shown]
     return Fidelity(
         agreement=float(same.mean()),
         agreement_where_teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
         teacher_wrong=int(wrong.sum()),
         kl=max(0.0, float(kl(t_log, s_log).mean())),  # rounding may leave -1e-17
         js=float(js.mean()),
-        relations=relations(t, s, y),
-        disagreements=tuple(int(one) for one in worst),
+        relations=relations(t, s, exam.labels) if exam.named else None,
+        disagreements=_worst(exam, js, ~same, shown),
     )
+
+
+def _of_numbers(exam: Exam, t: Floats, s: Floats, shown: int) -> Fidelity:
+    apart, constant = np.square(t - s).mean(1), min(np.ptp(t, 0).min(), np.ptp(s, 0).min()) == 0
+    each = [float(np.corrcoef(t[:, one], s[:, one])[0, 1]) for one in range(0 if constant else t.shape[1])]
+    return Fidelity(
+        agreement=None,
+        agreement_where_teacher_wrong=None,
+        teacher_wrong=None,
+        kl=None,
+        js=None,
+        squared_difference=float(apart.mean()),
+        correlation=float(np.mean(each)) if each else None,
+        relations=None,
+        disagreements=_worst(exam, apart, apart > 0, shown),
+    )
+
+
+def _worst(exam: Exam, apart: Floats, differ: Any, shown: int) -> tuple[int, ...]:
+    """The examples with answers that ``differ`` [M] whose answers are most ``apart`` [M], on their mean; the worst first."""
+    some, far = np.flatnonzero(exam.mean_by_example(differ)), exam.mean_by_example(apart)
+    return tuple(int(one) for one in some[np.argsort(-far[some], kind="stable")][:shown])
 
 
 def mean_fidelity(several: Sequence[Fidelity]) -> Fidelity:
@@ -107,17 +137,15 @@ def mean_fidelity(several: Sequence[Fidelity]) -> Fidelity:
     def mean(values: Sequence[float | None]) -> float | None:
         return None if any(value is None for value in values) else float(np.mean([value or 0.0 for value in values]))
 
-    pearson = mean([one.relations.pearson for one in several])
-    spearman = mean([one.relations.spearman for one in several])
-    reason = next((one.relations.reason for one in several if one.relations.reason), None)
-    return first.model_copy(
-        update={
-            "agreement": float(np.mean([one.agreement for one in several])),
-            "agreement_where_teacher_wrong": mean([one.agreement_where_teacher_wrong for one in several]),
-            "kl": float(np.mean([one.kl for one in several])),
-            "js": float(np.mean([one.js for one in several])),
-            "relations": first.relations.model_copy(
-                update={"pearson": pearson, "spearman": spearman, "reason": reason}
-            ),
-        }
-    )
+    names = ("agreement", "agreement_where_teacher_wrong", "kl", "js", "squared_difference", "correlation")
+    update: dict[str, Any] = {name: mean([getattr(one, name) for one in several]) for name in names}
+    each = [one.relations for one in several if one.relations is not None]
+    if each:
+        update["relations"] = each[0].model_copy(
+            update={
+                "pearson": mean([one.pearson for one in each]),
+                "spearman": mean([one.spearman for one in each]),
+                "reason": next((one.reason for one in each if one.reason), None),
+            }
+        )
+    return first.model_copy(update=update)

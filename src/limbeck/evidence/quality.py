@@ -1,34 +1,19 @@
-"""How good predictions are: accuracy, proper scores, calibration."""
+"""How good predictions are: the task's score, accuracy, proper scores, calibration."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError
-from limbeck.evidence.metrics import Floats, Ints, check_names, log_softmax, measure
+from limbeck.evidence.exam import Exam, Floats
+from limbeck.evidence.metrics import check_names, log_softmax, measure
 from limbeck.evidence.schema import Bin, Quality
 
 BINS = 15
-
-
-def checked(logits: Any, labels: Any, what: str = "The predictions") -> tuple[Floats, Ints]:
-    """Logits as float64 [N, C] and labels as int64 [N].
-
-    Raises:
-        DataError: shapes that do not fit, logits that are not finite, or labels outside 0..C-1.
-    """
-    z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    if z.ndim != 2 or y.ndim != 1 or len(z) != len(y) or not len(y) or z.shape[1] < 2:
-        raise DataError(
-            f"{what} have shape {list(z.shape)} and the labels {list(y.shape)}: expected [N, C] and [N] with C >= 2."
-        )
-    if not np.isfinite(z).all():
-        bad = int((~np.isfinite(z)).any(1).sum())
-        raise DataError(f"{what} are not finite for {bad} of {len(z)} test examples: the training diverged.")
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= z.shape[1]:
-        raise DataError(f"The test labels must be whole numbers from 0 to {z.shape[1] - 1}, every example labelled.")
-    return z, y.astype(np.int64)
+NUMBERS: Final = ("score", "accuracy", "nll", "ece", "brier", "mse")
 
 
 def reliability(confidence: Floats, right: Any) -> tuple[Bin, ...]:
@@ -62,38 +47,66 @@ def quality(
     metrics: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     what: str = "Predictions",
+    task: Task = CLASSES,
+    example: Any | None = None,
 ) -> Quality:
-    """The quality of ``logits`` [N, C] for the true ``labels`` [N], in float64; the top-1 answer is the first maximum.
+    """The quality of the answers ``logits`` [M, C] for the true ``labels`` [M] (of numbers [M, d]), in float64.
 
-    ``metrics``: names of further metrics (`limbeck.evidence.metrics.METRICS`). ``classes``: C names; default: numbers.
+    The top-1 answer is the first maximum. ``metrics``: names of further metrics (`limbeck.evidence.metrics.METRICS`).
+    ``classes``: the names of the model's outputs; default: numbers. ``example``: [M], whose answer each is, ascending;
+    default: one each.
 
     Raises:
-        LimbeckError: a metric that does not exist. DataError: see `checked`.
+        LimbeckError: a metric that does not exist for this task. DataError: see `Exam.checked`.
     """
-    check_names(list(metrics))
-    z, y = checked(logits, labels, what)
-    rows, width = z.shape
+    return judged(Exam.of(labels, classes, task, example), logits, metrics, what)
+
+
+def judged(exam: Exam, logits: Any, metrics: Sequence[str] = (), what: str = "Predictions") -> Quality:
+    """The same of an exam."""
+    check_names(metrics, exam.task, exam.names or ())
+    z = exam.checked(logits, what)
+    common: dict[str, Any] = {
+        "examples": exam.examples,
+        "measure": exam.measure,
+        "score": float(exam.scores(logits).mean()),
+        "answers": len(z),
+        "metrics": {name: measure(name, z, exam) for name in metrics},
+    }
+    if exam.task.numbers:
+        mse = float(np.square(z - exam.labels).mean())
+        return Quality(**common, accuracy=None, nll=None, ece=None, brier=None, mse=mse)
+    y, rows = exam.labels, np.arange(len(z))
     log_p = log_softmax(z)
     p = np.exp(log_p)
     right = z.argmax(1) == y
     bins = reliability(p.max(1), right)
-    names = [str(one) for one in range(width)] if classes is None else list(classes)
-    if len(names) != width:
-        raise DataError(f"{what} have {width} classes, but {len(names)} class names are given.")
-    # Two classes may bear one name; a mapping must keep both.
-    keys = names if len(set(names)) == width else [f"{number} {name}" for number, name in enumerate(names)]
-    count = np.bincount(y, minlength=width)
-    hits = np.bincount(y, weights=right.astype(np.float64), minlength=width)
     return Quality(
-        examples=rows,
+        **common,
         accuracy=float(right.mean()),
-        nll=float(-log_p[np.arange(rows), y].mean()),
+        nll=float(-log_p[rows, y].mean()),
         ece=expected_calibration_error(bins),
-        brier=float((np.square(p).sum(1) - 2 * p[np.arange(rows), y] + 1).mean()),
-        metrics={name: measure(name, z, y) for name in metrics},
-        per_class={key: float(hits[c] / count[c]) if count[c] else None for c, key in enumerate(keys)},
+        brier=float((np.square(p).sum(1) - 2 * p[rows, y] + 1).mean()),
+        per_class=_by_name(exam, right, z.shape[1], what),
         reliability=bins,
     )
+
+
+def _by_name(exam: Exam, right: Any, width: int, what: str) -> dict[str, float | None]:
+    """Accuracy by the names of the model's outputs: of true classes, or of an example's answers."""
+    place = exam.labels if exam.named else exam.place
+    if place is None or (exam.names is None and not exam.named):
+        return {}
+    count = np.bincount(place, minlength=width if exam.named else 0)
+    names = [str(one) for one in range(len(count))] if exam.names is None else list(exam.names)
+    if len(names) != len(count):
+        raise DataError(
+            f"{what} have {len(count)} {exam.task.outputs or 'outputs'}, but {len(names)} names of them are given."
+        )
+    # Two classes may bear one name; a mapping must keep both.
+    keys = names if len(set(names)) == len(names) else [f"{number} {name}" for number, name in enumerate(names)]
+    hits = np.bincount(place, weights=right.astype(np.float64), minlength=len(count))
+    return {key: float(hits[c] / count[c]) if count[c] else None for c, key in enumerate(keys)}
 
 
 def mean_quality(several: Sequence[Quality]) -> tuple[Quality, dict[str, float | None]]:
@@ -118,19 +131,15 @@ def mean_quality(several: Sequence[Quality]) -> tuple[Quality, dict[str, float |
         return Bin(low=parts[0].low, high=parts[0].high, count=count, confidence=confidence, accuracy=accuracy)
 
     first = several[0]
-    columns: dict[str, list[float | None]] = {
-        name: [getattr(one, name) for one in several] for name in ("accuracy", "nll", "ece", "brier")
-    }
+    columns: dict[str, list[float | None]] = {name: [getattr(one, name) for one in several] for name in NUMBERS}
+    columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     extra: dict[str, list[float | None]] = {name: [one.metrics[name] for one in several] for name in first.metrics}
-    averages = {name: mean(values) for name, values in columns.items()}
-    average = Quality(
-        examples=first.examples,
-        accuracy=averages["accuracy"] or 0.0,
-        nll=averages["nll"] or 0.0,
-        ece=averages["ece"] or 0.0,
-        brier=averages["brier"] or 0.0,
-        metrics={name: mean(values) for name, values in extra.items()},
-        per_class={name: mean([one.per_class[name] for one in several]) for name in first.per_class},
-        reliability=tuple(map(pool, zip(*(one.reliability for one in several), strict=True))),
+    average = first.model_copy(
+        update={
+            **{name: mean(values) for name, values in columns.items()},
+            "metrics": {name: mean(values) for name, values in extra.items()},
+            "per_class": {name: mean([one.per_class[name] for one in several]) for name in first.per_class},
+            "reliability": tuple(map(pool, zip(*(one.reliability for one in several), strict=True))),
+        }
     )
     return average, {name: spread(values) for name, values in (columns | extra).items()}

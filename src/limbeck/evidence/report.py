@@ -10,29 +10,39 @@ from typing import Any
 
 import numpy as np
 
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
 from limbeck.evidence import charts, tables
+from limbeck.evidence.exam import Exam
 from limbeck.evidence.metrics import softmax
 from limbeck.evidence.schema import Evidence
-from limbeck.evidence.verdict import amount
 from limbeck.evidence.weigh import ArmResults, Curve
 from limbeck.files import write_text
 
 WIDEST = 256  # pixels of an embedded picture
 LONGEST = 600  # characters of an embedded text
+WIDE = 16  # characters of an answer: more stand below its label
+MOST_TOLD = 8  # answers to an example that are told
 
 
 @dataclass(frozen=True)
 class Example:
-    """One test example for a person to look at: a text, or an image (uint8, [height, width] or [height, width, 3])."""
+    """One test example for a person to look at: a text, or an image (uint8, [height, width] or [height, width, 3]).
+
+    The confidences are None where there is not just one choice. ``teacher_right``: None for what is neither right nor wrong,
+    such as a number; where there is a confidence, None says no more than the texts.
+    """
 
     content: str | np.ndarray[Any, Any]
     truth: str
     teacher: str
     student: str
-    teacher_confidence: float
-    student_confidence: float
+    teacher_confidence: float | None
+    student_confidence: float | None
     position: int | None = None
+    teacher_right: bool | None = None
+    student_right: bool | None = None
 
 
 def disagreements(
@@ -41,29 +51,50 @@ def disagreements(
     labels: np.ndarray[Any, Any],
     classes: Sequence[str],
     show: Callable[[int], Any],
+    task: Task = CLASSES,
+    example: np.ndarray[Any, Any] | None = None,
+    say: Callable[[int, np.ndarray[Any, Any]], Any] | None = None,
 ) -> tuple[Example, ...]:
     """The examples on which teacher and first distilled student disagree most.
 
-    ``show``: the content of a test position, a text or a uint8 image.
+    ``show``: the content of a test position, a text or a uint8 image. ``example``: see `limbeck.evidence.weigh.weigh`. ``say``:
+    answers [K] to a test position as a delivered student gives them (see `Task.said`); None: the name of a class.
     """
     if arms.teacher is None or "distilled" not in evidence.fidelity:
         return ()
+    exam = Exam.of(labels, classes, task, example)
     teacher, student = (np.asarray(arm.logits[0], dtype=np.float64) for arm in (arms.teacher, arms.distilled))
     found = []
     for position in evidence.fidelity["distilled"].disagreements:
-        t, s = softmax(teacher[position]), softmax(student[position])
-        found.append(
-            Example(
-                content=show(position),
-                truth=classes[int(labels[position])],
-                teacher=classes[int(t.argmax())],
-                student=classes[int(s.argmax())],
-                teacher_confidence=float(t.max()),
-                student_confidence=float(s.max()),
-                position=position,
-            )
-        )
+        mine = exam.example == position
+        truth, *said = (one[mine] for one in (exam.labels, teacher, student))
+        answers = [truth, *(said if task.numbers else [one.argmax(1) for one in said])]
+        told = told_apart([say(position, one) if say else classes[int(one[0])] for one in answers])
+        sure = [float(softmax(one).max()) if exam.binary else None for one in said]
+        right = [None if task.numbers else bool((one == truth).all()) for one in answers[1:]]
+        found.append(Example(show(position), *told, sure[0], sure[1], position, right[0], right[1]))
     return tuple(found)
+
+
+def told_apart(answers: Sequence[Any]) -> tuple[str, str, str]:
+    """What the truth and two models say of one example; of words with tags, and of many labels, only where they differ.
+
+    ``answers``: a text, a number, or several of either, or (word, tag) pairs.
+    """
+    several = [list(one) if isinstance(one, list | tuple) else [one] for one in answers]
+    common = set.intersection(*(set(enumerate(one)) for one in several))
+    tagged = any(isinstance(word, tuple) for one in several for word in one)
+    if tagged or max(map(len, several)) > MOST_TOLD:
+        several = [[word for place, word in enumerate(one) if (place, word) not in common] for one in several]
+    truth, theirs, ours = (", ".join(map(_word, one[:MOST_TOLD])) + " …" * (len(one) > MOST_TOLD) for one in several)
+    return truth or "none", theirs or "none", ours or "none"
+
+
+def _word(said: Any) -> str:
+    """A text, a number, or a word with its tag."""
+    if isinstance(said, str | tuple):
+        return said if isinstance(said, str) else ": ".join(said)
+    return f"{said:.4g}".replace("-", "\N{MINUS SIGN}")
 
 
 def image_uri(pixels: np.ndarray[Any, Any]) -> str:
@@ -87,6 +118,10 @@ def image_uri(pixels: np.ndarray[Any, Any]) -> str:
 def _shown(example: Example) -> dict[str, Any]:
     """An example as the template reads it."""
     common = {name: value for name, value in vars(example).items() if name != "content"}
+    for who in ("teacher", "student"):
+        if common[f"{who}_right"] is None and common[f"{who}_confidence"] is not None:
+            common[f"{who}_right"] = common[who] == common["truth"]
+    common["long"] = max(len(common[who]) for who in ("truth", "teacher", "student")) > WIDE
     if isinstance(example.content, str):
         text = example.content
         return {**common, "text": text if len(text) <= LONGEST else text[:LONGEST].rstrip() + " …", "image": None}
@@ -114,7 +149,6 @@ def render(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        amount=amount,
         day=_day,
         number=tables.number,
         percent=lambda value, digits=1: f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%",
@@ -127,6 +161,7 @@ def render(
     return environment.get_template("report.html").render(
         css=Markup(css),  # noqa: S704 - our own file
         evidence=evidence,
+        measure=evidence.measure,
         headline=headline,
         tone=tone,
         names=tables.NAMES,
@@ -134,12 +169,13 @@ def render(
         tiles=tables.tiles(evidence),
         compared=tables.compared(evidence),
         table=tables.quality_and_cost(evidence),
+        explained=tables.explained(evidence),
         timed=tables.timed(evidence),
         fidelity=tables.fidelity(evidence),
         facts=tables.facts(evidence),
         forest=charts.forest(evidence),
         ladder=charts.ladder(evidence),
-        learning=charts.learning(curves),
+        learning=charts.learning(curves, evidence.measure),
         reliability=charts.reliability(evidence),
         relations={"teacher": charts.heat(relations.teacher), "student": charts.heat(relations.student)}
         if pictured and relations and relations.teacher and relations.student

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.evidence.metrics import Floats
+from limbeck.evidence.exam import Floats
 
 RESAMPLES = 10_000
+MANY = 1000  # distinct rows: above this, drawing positions is quicker than drawing how often each comes up
 DRAWS = 100_000  # of a bound: far from the middle a quantile needs more
 
 
@@ -20,11 +21,14 @@ def resample(values: Any, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
     rows, count = np.unique(table, axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
     share = count / count.sum()
-    block = max(1, 10_000_000 // len(rows))  # bounds the memory where nearly all rows are distinct
+    block = max(1, 10_000_000 // max(len(rows), table.size * (len(rows) > MANY)))  # bounds the memory
     parts = []
     for start in range(0, resamples, block):
-        drawn = generator.multinomial(len(table), share, size=min(block, resamples - start))
-        parts.append(drawn @ rows / len(table))
+        size = min(block, resamples - start)
+        if len(rows) > MANY:
+            parts.append(table[generator.integers(0, len(table), (size, len(table)), dtype=np.int32)].mean(1))
+        else:
+            parts.append(generator.multinomial(len(table), share, size=size) @ rows / len(table))
     return np.concatenate(parts)
 
 

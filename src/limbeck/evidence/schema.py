@@ -1,14 +1,18 @@
 """The types of ``evidence.json``: what was measured, what was concluded, and where every number came from.
 
-Accuracies and differences of accuracies are fractions (0.01 is one percentage point), information is in nats, times are
-in the unit that the name ends with. ``None`` (JSON ``null``) always means "could not be said", never zero.
+Scores are means over test examples of the task's measure: accuracies and other shares as fractions (0.01 is one percentage
+point), of numbers R squared. Information is in nats, times are in the unit that the name ends with. ``None`` (JSON ``null``)
+always means "could not be said", or that it means nothing for this task, never zero.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+
+from limbeck.data.measure import ACCURACY, Measure
 
 FORMAT: Literal[1] = 1
 ARMS = ("teacher", "control", "pseudo_labels", "soft_targets", "distilled")  # in the order of a reader's interest
@@ -43,21 +47,38 @@ class Bin(Record):
 
 
 class Quality(Record):
-    """How good one set of predictions is."""
+    """How good one set of predictions is. Choices are judged one by one, but for ``score`` and ``metrics``."""
 
     examples: NonNegativeInt
-    accuracy: float
-    nll: float
-    """Mean negative log-likelihood of the true class, nats."""
-    ece: float
+    measure: Measure = ACCURACY
+    """What ``score`` is called, and whether it is a share."""
+    score: float
+    """Mean over examples of the task's score; 1 is perfect."""
+    answers: NonNegativeInt | None = None
+    """Answers with a known truth, where an example may have several; null in older files."""
+    accuracy: float | None
+    """Share of the answers that are right; null for numbers, as all below but ``mse`` and ``metrics``."""
+    nll: float | None
+    """Mean negative log-likelihood of the true choice, nats."""
+    ece: float | None
     """Expected calibration error over 15 equal-width bins of confidence, in [0, 1]."""
-    brier: float
+    brier: float | None
     """Mean squared distance between the probabilities and the one-hot truth, in [0, 2]."""
+    mse: float | None = None
+    """Of numbers, the mean squared error."""
     metrics: dict[str, float | None] = Field(default_factory=dict)
     """The metrics asked for by name; null where undefined on these labels."""
     per_class: dict[str, float | None] = Field(default_factory=dict)
-    """Accuracy on the examples of each true class; null for a class without examples."""
+    """Accuracy by name: on the answers of each true class, or on each of an example's answers; null without any."""
     reliability: tuple[Bin, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_before(cls, found: Any) -> Any:
+        """Files of older versions know the accuracy alone."""
+        if isinstance(found, Mapping) and "score" not in found and "accuracy" in found:
+            return {**found, "score": found["accuracy"]}
+        return found
 
 
 class Latency(Record):
@@ -94,12 +115,17 @@ class Arm(Record):
     mean: Quality
     """Mean over seeds of every number; reliability bins are pooled over seeds."""
     sd: dict[str, float | None]
-    """Sample standard deviation over seeds of accuracy, nll, ece, brier and the named metrics; null with one seed."""
+    """Sample standard deviation over seeds of score, accuracy, nll, ece, brier, mse and named metrics; null with one seed."""
     efficiency: Efficiency | None = None
     training_seconds: tuple[float, ...] | None = None
     """Wall-clock time of training, a number a seed."""
     steps: tuple[int, ...] | None = None
     """Optimiser steps taken, a number a seed."""
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over seeds of the score."""
+        return self.sd.get("score", self.sd.get("accuracy"))
 
 
 class Arms(Record):
@@ -119,7 +145,7 @@ class Arms(Record):
 
 
 class Difference(Record):
-    """A mean of paired per-seed differences in accuracy, and Student's 95 % interval for it."""
+    """A mean of paired per-seed differences in score, and Student's 95 % interval for it."""
 
     mean: float
     ci95: Range | None
@@ -137,12 +163,12 @@ class Bootstrap(Record):
 
     mean: float
     ci95: Range
-    """Where few examples tell the two apart, each end at least as far out as an exact bound."""
+    """Where few examples tell the two apart, each end at least as far out as an exact bound, if scores are bounded."""
     resamples: int
     examples: int
     seed: int
     telling: NonNegativeInt | None = None
-    """Examples that tell the two apart: on the mean of its seeds, one is right more often than the other."""
+    """Examples that tell the two apart: on the mean of its seeds, one scores higher than the other."""
 
 
 class McNemar(Record):
@@ -167,10 +193,10 @@ class GapClosed(Record):
 
 
 class Keeps(Record):
-    """How much of the teacher's accuracy the student keeps."""
+    """How much of the teacher's score the student keeps."""
 
     ratio: float | None
-    """Student's accuracy over the teacher's; null if the teacher has none right."""
+    """Student's score over the teacher's; null if the teacher's is not above zero."""
     difference: float
     """Student minus teacher."""
     ci95: Range
@@ -206,16 +232,21 @@ class Relations(Record):
 class Fidelity(Record):
     """How much a student behaves like the teacher, which is not the same as being good. Means over seeds."""
 
-    agreement: float
-    """Share of test examples with the same top-1 answer."""
+    agreement: float | None
+    """Share of answers with the same top-1 choice; null for numbers, as the four below."""
     agreement_where_teacher_wrong: float | None
-    """The same, among examples that the teacher has wrong: inherited errors. Null if it has none wrong."""
-    teacher_wrong: NonNegativeInt
-    kl: float
+    """The same, among answers that the teacher has wrong: inherited errors. Null if it has none wrong."""
+    teacher_wrong: NonNegativeInt | None
+    kl: float | None
     """Mean KL(teacher || student) at temperature 1, nats."""
-    js: float
+    js: float | None
     """Mean Jensen-Shannon divergence, nats, in [0, ln 2]."""
-    relations: Relations
+    squared_difference: float | None = None
+    """Of numbers, the mean square of student minus teacher."""
+    correlation: float | None = None
+    """Of numbers, Pearson's, of all outputs' mean; null where one of the two is constant."""
+    relations: Relations | None
+    """Null where what is chosen from has no names."""
     disagreements: tuple[int, ...] = ()
     """Test positions (0-based) where the first seed's student is farthest from the teacher, worst first."""
 
@@ -230,6 +261,9 @@ class Counts(Record):
     validation: NonNegativeInt | None = None
     test: NonNegativeInt
     classes: NonNegativeInt
+    """Outputs of the model that have a name."""
+    outputs: str = "classes"
+    """What those names are, in the plural; empty where no reader asks for them."""
 
 
 class Provenance(Record):
@@ -260,7 +294,7 @@ class Evidence(Record):
     advice: str | None = None
     """What would settle it, where the verdict is "cannot tell"; or that no student has learnt anything yet."""
     smallest_effect: float
-    """The smallest gain in accuracy that would matter; a gain surely below it counts as "did not help"."""
+    """The smallest gain in score that would matter; a gain surely below it counts as "did not help"."""
     arms: Arms
     difference: Difference | None = None
     """Distilled minus control; null without a control."""
@@ -274,6 +308,11 @@ class Evidence(Record):
     data: Counts
     notes: tuple[str, ...] = ()
     provenance: Provenance = Provenance()
+
+    @property
+    def measure(self) -> Measure:
+        """What scores are called, and how they are written."""
+        return self.arms.distilled.mean.measure
 
     def plain(self) -> dict[str, Any]:
         """JSON types, as written to ``evidence.json``."""

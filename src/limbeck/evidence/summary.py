@@ -1,30 +1,33 @@
 """A run in a few lines: every arm, the verdict, and what would settle it."""
 
 from collections.abc import Sequence
-from typing import Final
 
+from limbeck.data.measure import Measure
 from limbeck.evidence.schema import Arm, Evidence, Step
 from limbeck.evidence.tables import NAMES, number, short
-from limbeck.evidence.verdict import gained, percent
 
-COLUMNS: Final = ("", "accuracy", "NLL", "ECE", "parameters", "one example", "training")
+
+def columns(evidence: Evidence) -> tuple[str, ...]:
+    """The heads of `rows`."""
+    costs = ("NLL", "ECE") if evidence.arms.distilled.mean.mse is None else ("squared error",)
+    return ("", evidence.measure.name, *costs, "parameters", "one example", "training")
 
 
 def rows(evidence: Evidence) -> list[tuple[str | None, ...]]:
-    """A row for each arm, with what `COLUMNS` names; None where something was not measured."""
-    return [(NAMES[name], *_cells(arm)) for name, arm in evidence.arms.present().items()]
+    """A row for each arm, with what `columns` names; None where something was not measured."""
+    return [(NAMES[name], *_cells(arm, evidence.measure)) for name, arm in evidence.arms.present().items()]
 
 
 def paragraphs(evidence: Evidence) -> list[str]:
     """The verdict, what each ingredient added, and what would settle it."""
-    steps = "; ".join(_step(step) for step in evidence.attribution)
+    steps = "; ".join(_step(step, evidence.measure) for step in evidence.attribution)
     said = (evidence.sentence, f"Step by step: {steps}." if steps else None, evidence.advice)
     return [one for one in said if one]
 
 
 def text(evidence: Evidence) -> str:
     """Both as plain text."""
-    cells = [COLUMNS, *([cell if cell is not None else "–" for cell in row] for row in rows(evidence))]
+    cells = [columns(evidence), *([cell if cell is not None else "–" for cell in row] for row in rows(evidence))]
     table = "\n".join(_line(row, [max(map(len, column)) for column in zip(*cells, strict=True)]) for row in cells)
     return "\n\n".join([table, "\n".join(paragraphs(evidence))]).replace("\N{NO-BREAK SPACE}", " ")
 
@@ -34,18 +37,17 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([first.strip().ljust(widths[0]), *rest])
 
 
-def _step(step: Step) -> str:
-    return f"{step.step} {gained(step.difference.mean, step.difference.ci95, unit='', after=' over seeds')}"
+def _step(step: Step, measure: Measure) -> str:
+    return f"{step.step} {measure.gained(step.difference.mean, step.difference.ci95, unit='', after=' over seeds')}"
 
 
-def _cells(arm: Arm) -> tuple[str | None, ...]:
-    spread = arm.sd.get("accuracy")
-    cost, times = arm.efficiency, arm.training_seconds
+def _cells(arm: Arm, measure: Measure) -> tuple[str | None, ...]:
+    cost, times, found = arm.efficiency, arm.training_seconds, arm.mean
     mean = sum(times) / len(times) if times else None
+    costs = (found.nll, found.ece) if found.mse is None else (found.mse,)
     return (
-        percent(arm.mean.accuracy) + (f" ± {100 * spread:.1f}" if spread is not None else ""),
-        number(arm.mean.nll),
-        number(arm.mean.ece),
+        measure.value(found.score) + (f" ± {measure.spread(arm.spread)}" if arm.spread is not None else ""),
+        *(None if one is None else number(one) for one in costs),
         short(cost.parameters) if cost else None,
         f"{short(cost.latency.p50_ms)} ms" if cost and cost.latency else None,
         None if mean is None else f"{mean / 60:.1f} min" if mean >= 120 else f"{mean:.1f} s",

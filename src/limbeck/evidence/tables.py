@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from limbeck.data.measure import ACCURACY
 from limbeck.evidence.comparison import FEW
 from limbeck.evidence.schema import Arm, Evidence
-from limbeck.evidence.verdict import amount, percent, span, worse
+from limbeck.evidence.verdict import worse
 
 NAMES = {
     "teacher": "Teacher",
@@ -30,6 +31,16 @@ def short(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def percent(value: float) -> str:
+    """A share: ``97.2 %``."""
+    return ACCURACY.value(value)
+
+
+def titled(name: str) -> str:
+    """With a capital: ``Accuracy``; ``R²`` as it is."""
+    return name[:1].upper() + name[1:]
 
 
 def size(count: int) -> str:
@@ -63,25 +74,26 @@ def compared(evidence: Evidence) -> str:
     against = "the same student without a teacher" if arms.control else "nothing, for there is no control"
     return (
         f"A student with a teacher against {against}, each trained {times}{learnt}, "
-        f"judged on the same {data.test:,} test examples of {data.classes:,} classes."
+        f"judged on the same {data.test:,} test examples{f' of {data.classes:,} {data.outputs}' if data.outputs else ''}."
     )
 
 
 def tiles(evidence: Evidence) -> list[dict[str, str]]:
     """The figures that a reader in a hurry wants."""
     found: list[dict[str, str]] = []
+    measure = evidence.measure
 
     def add(name: str, value: str, more: str = "") -> None:
         found.append({"name": name, "value": value, "more": more})
 
     kept = evidence.keeps
     if kept and kept.ratio is not None:
-        below = f"{amount(kept.margin)} points below it"
+        below = f"{measure.amount(kept.margin)}{measure.unit} below it"
         if kept.non_inferior:
             more = f"surely no more than {below}"
         else:
             more = f"surely more than {below}" if kept.ci95[1] < -kept.margin else f"perhaps more than {below}"
-        add("Teacher's accuracy kept", percent(kept.ratio), more)
+        add(f"Teacher's {measure.name} kept", percent(kept.ratio), more)
     closed = evidence.gap_closed
     if closed:
         if closed.value is None:
@@ -126,14 +138,26 @@ def quality_and_cost(evidence: Evidence) -> list[dict[str, Any]]:
         if any(one is not None for one in cells):
             rows.append({"name": name, "cells": cells})
 
-    def spread(arm: Arm, name: str, digits: int, scale: float = 1.0) -> str | None:
+    def spread(arm: Arm, name: str, digits: int) -> str | None:
         value = arm.sd.get(name)
-        return None if value is None else f"{scale * value:.{digits}f}"
+        return None if value is None else f"{value:.{digits}f}"
 
-    add("Accuracy", lambda arm: (percent(arm.mean.accuracy), spread(arm, "accuracy", 1, 100)))
-    add("NLL", lambda arm: (number(arm.mean.nll), spread(arm, "nll", 3)))
-    add("ECE", lambda arm: (number(arm.mean.ece), spread(arm, "ece", 3)))
-    add("Brier", lambda arm: (number(arm.mean.brier), spread(arm, "brier", 3)))
+    def plain(name: str) -> Callable[[Arm], Cell]:
+        def cell(arm: Arm) -> Cell:
+            value = getattr(arm.mean, name)
+            return None if value is None else (number(value), spread(arm, name, 3))
+
+        return cell
+
+    measure = evidence.measure
+    add(
+        titled(measure.name),
+        lambda arm: (measure.value(arm.mean.score), None if arm.spread is None else measure.spread(arm.spread)),
+    )
+    if _several(evidence):
+        add("Answers that are right", _right)
+    for name, title in (("nll", "NLL"), ("ece", "ECE"), ("brier", "Brier"), ("mse", "Squared error")):
+        add(title, plain(name))
     for name in evidence.arms.distilled.mean.metrics:
 
         def metric(arm: Arm, name: str = name) -> Cell:
@@ -149,6 +173,38 @@ def quality_and_cost(evidence: Evidence) -> list[dict[str, Any]]:
     add("Examples per second", _throughput)
     add("Training time per seed", _training)
     return rows if rows[-1]["cells"] is not None else rows[:-1]
+
+
+def _right(arm: Arm) -> Cell:
+    value, spread = arm.mean.accuracy, arm.sd.get("accuracy")
+    return None if value is None else (percent(value), None if spread is None else ACCURACY.spread(spread))
+
+
+def _several(evidence: Evidence) -> bool:
+    """Whether examples have several answers, so that a mean over examples is another than one over answers."""
+    mean = evidence.arms.distilled.mean
+    return mean.answers is not None and mean.answers != mean.examples
+
+
+def explained(evidence: Evidence) -> str:
+    """What the table's measures are."""
+    mean, measure = evidence.arms.distilled.mean, evidence.measure
+    said = ["Mean ± standard deviation over seeds."]
+    if _several(evidence):
+        said.append(
+            f"{titled(measure.name)}: the mean over test examples. Answers that are right, NLL, ECE and Brier: all "
+            f"{mean.answers:,} answers together."
+        )
+    if mean.mse is not None:
+        said.append(
+            f"{measure.name}: the share of the variance of the true numbers that is explained; below 0 is worse than their mean."
+        )
+    else:
+        said.append(
+            "NLL: negative log-likelihood in nats. ECE: expected calibration error, 15 bins. Brier: squared distance of the "
+            "probabilities from the truth, 0 to 2. Lower is better for all three."
+        )
+    return " ".join(said)
 
 
 def _latency(arm: Arm, which: str) -> Cell:
@@ -190,25 +246,28 @@ def fidelity(evidence: Evidence) -> dict[str, Any] | None:
     def share(value: float | None) -> str | None:
         return None if value is None else percent(value)
 
-    wrong = each[0].teacher_wrong
+    wrong = each[0].teacher_wrong or 0
+    relations = [one.relations for one in each]
     rows: list[tuple[str, list[str | None]]] = [
         ("Same answer as the teacher", [share(one.agreement) for one in each]),
         (
             f"Same answer where the teacher is wrong ({wrong:,})",
             [share(one.agreement_where_teacher_wrong) for one in each],
         ),
-        ("KL from the teacher, nats", [number(one.kl) for one in each]),
-        ("Jensen-Shannon, nats", [number(one.js) for one in each]),
-        ("Class relations, Pearson", [_score(one.relations.pearson) for one in each]),
-        ("Class relations, Spearman", [_score(one.relations.spearman) for one in each]),
+        ("KL from the teacher, nats", [_score(one.kl, 3) for one in each]),
+        ("Jensen-Shannon, nats", [_score(one.js, 3) for one in each]),
+        ("Correlation with the teacher", [_score(one.correlation, 3) for one in each]),
+        ("Squared difference from the teacher", [_score(one.squared_difference, 3) for one in each]),
+        ("Class relations, Pearson", [_score(one.pearson) if one else None for one in relations]),
+        ("Class relations, Spearman", [_score(one.spearman) if one else None for one in relations]),
     ]
     shown = [{"name": name, "cells": cells} for name, cells in rows if any(cell is not None for cell in cells)]
-    reason = evidence.fidelity[arms[-1]].relations.reason
-    return {"arms": arms, "rows": shown, "reason": reason}
+    last = relations[-1]
+    return {"arms": arms, "rows": shown, "reason": last.reason if last else None}
 
 
-def _score(value: float | None) -> str | None:
-    return None if value is None else number(value, 2)
+def _score(value: float | None, digits: int = 2) -> str | None:
+    return None if value is None else number(value, digits)
 
 
 def facts(evidence: Evidence) -> list[tuple[str, str]]:
@@ -242,12 +301,15 @@ def _intervals(evidence: Evidence) -> str:
     """How the two intervals came about, and McNemar's counts."""
     items = evidence.item_bootstrap
     assert items is not None
+    measure = evidence.measure
     text = (
         f"over seeds by Student's t on paired differences; over test examples by {items.resamples:,} resamples "
-        f"(seed {items.seed}), {span(items.ci95)} points"
+        f"(seed {items.seed}), {measure.span(items.ci95)}{measure.unit}"
     )
-    if items.telling is not None and items.telling < FEW:
+    if items.telling is not None and items.telling < FEW and measure.percent:
         text += f", at least as wide as an exact bound, as only {items.telling} examples tell the two apart"
+    if not evidence.mcnemar:
+        return f"{text}. There is no McNemar test, as an example is not just right or wrong"
     tests = ", ".join(
         f"seed {one.seed}: {one.only_distilled_right} to {one.only_control_right}, p = {one.p:.2g}"
         for one in evidence.mcnemar

@@ -9,8 +9,9 @@ Both 95 % intervals of distilled minus control must agree, the one over seeds an
 
 from math import ceil, log
 
+from limbeck.data.measure import ACCURACY, Measure
 from limbeck.evidence.comparison import widest
-from limbeck.evidence.schema import Bootstrap, Difference, Evidence, Range, Verdict
+from limbeck.evidence.schema import Bootstrap, Difference, Evidence, Verdict
 
 SMALLEST_EFFECT = 0.005
 MOST_SEEDS = 100
@@ -38,57 +39,23 @@ def outcome(evidence: Evidence) -> str:
     return "made it worse" if harmed else evidence.verdict
 
 
-def decimals(*values: float) -> int:
-    """Of the numbers that are read together: two where one would leave little of a percentage point."""
-    return 2 if any(0 < abs(value) < 0.0095 for value in values) else 1
-
-
-def points(value: float, signed: bool = True, digits: int | None = None) -> str:
-    """A difference of accuracies in percentage points: ``+1.3``, with a true minus sign."""
-    digits = decimals(value) if digits is None else digits
-    text = f"{100 * value:{'+' if signed else ''}.{digits}f}"
-    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
-
-
-def amount(value: float) -> str:
-    """A threshold in percentage points, as short as it was given: ``0.5``, ``2``."""
-    return f"{100 * value:.4g}"
-
-
-def span(interval: Range, digits: int | None = None) -> str:
-    """An interval of differences: ``+0.7 to +1.9``."""
-    digits = decimals(*interval) if digits is None else digits
-    return f"{points(interval[0], digits=digits)} to {points(interval[1], digits=digits)}"
-
-
-def gained(mean: float, interval: Range | None, unit: str = " points", before: str = "", after: str = "") -> str:
-    """A difference with its interval, if there is one: ``+1.31 points (-0.10 to +2.77)``."""
-    digits = decimals(mean, *(interval or ()))
-    bracket = f" ({before}{span(interval, digits)}{after})" if interval else ""
-    return f"{points(mean, digits=digits)}{unit}{bracket}"
-
-
-def percent(value: float) -> str:
-    """An accuracy: ``97.2 %``."""
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
-
-
 def sentence(
     difference: Difference | None,
     items: Bootstrap | None,
-    accuracies: tuple[float, float] | None,
+    scores: tuple[float, float] | None,
     smallest_effect: float = SMALLEST_EFFECT,
     why_no_control: str | None = None,
+    measure: Measure = ACCURACY,
 ) -> str:
-    """The verdict in one plain English sentence. ``accuracies``: of the control and of the distilled student."""
-    if difference is None or items is None or accuracies is None:
+    """The verdict in one plain English sentence. ``scores``: of the control and of the distilled student."""
+    if difference is None or items is None or scores is None:
         why = (why_no_control or "no control was trained").rstrip(".")
         return f"Whether the teacher helped cannot be told, because there is nothing to compare with: {why}."
     seeds = "seed" if difference.seeds == 1 else "paired seeds"
-    digits = decimals(difference.mean, *(difference.ci95 or ()), *(items.ci95 if difference.ci95 else ()))
+    digits = measure.decimals(difference.mean, *(difference.ci95 or ()), *(items.ci95 if difference.ci95 else ()))
     moved = (
-        f"accuracy on {items.examples:,} test examples went from {percent(accuracies[0])} without to "
-        f"{percent(accuracies[1])} with the teacher, {points(difference.mean, digits=digits)} points"
+        f"{measure.name} on {items.examples:,} test examples went from {measure.value(scores[0])} without to "
+        f"{measure.value(scores[1])} with the teacher, {measure.points(difference.mean, digits=digits)}{measure.unit}"
     )
     if difference.ci95 is None:
         return (
@@ -96,13 +63,13 @@ def sentence(
             "how much two runs differ by chance."
         )
     shown = (
-        f"{moved} (95\N{NO-BREAK SPACE}% interval {span(difference.ci95, digits)} over {difference.seeds} {seeds}, "
-        f"{span(items.ci95, digits)} over test examples)"
+        f"{moved} (95\N{NO-BREAK SPACE}% interval {measure.span(difference.ci95, digits)} over {difference.seeds} {seeds}, "
+        f"{measure.span(items.ci95, digits)} over test examples)"
     )
     both = widest(difference, items)
     assert both is not None  # there is an interval over seeds
     verdict = decide(difference, items, smallest_effect)
-    matter = f"{amount(smallest_effect)} points that would matter"
+    matter = f"{measure.amount(smallest_effect)}{measure.unit} that would matter"
     if verdict == "helped":
         little = f", though surely by less than the {matter}" if both[1] < smallest_effect else ""
         return f"The teacher helped{little}: {shown}."
@@ -148,7 +115,10 @@ def seeds_needed(sd: float, effect: float) -> int | None:
 
 
 def advice(
-    difference: Difference | None, items: Bootstrap | None, smallest_effect: float = SMALLEST_EFFECT
+    difference: Difference | None,
+    items: Bootstrap | None,
+    smallest_effect: float = SMALLEST_EFFECT,
+    measure: Measure = ACCURACY,
 ) -> str | None:
     """What would settle an open question; None where it is settled or cannot be settled by more of the same."""
     if difference is None or items is None or decide(difference, items, smallest_effect) != "cannot tell":
@@ -156,25 +126,29 @@ def advice(
     if difference.sd is None:
         return "Run at least 3 seeds."
     parts = []
+
+    def size(value: float) -> str:
+        return measure.points(value, signed=False) + measure.unit
+
     effect = max(abs(difference.mean), smallest_effect)
     if difference.sd > 0 and not _alike(difference):
         shown = detectable(difference.sd, difference.seeds)
         parts.append(
-            f"With {difference.seeds} seeds that differ this much, a true difference of {points(shown, signed=False)} "
-            "points would be shown four times in five."
+            f"With {difference.seeds} seeds that differ this much, a true difference of {size(shown)} "
+            "would be shown four times in five."
         )
         enough = seeds_needed(difference.sd, effect)
         if enough is None:
-            parts.append(f"For {points(effect, signed=False)} points more than {MOST_SEEDS} seeds would be needed.")
+            parts.append(f"For {size(effect)} more than {MOST_SEEDS} seeds would be needed.")
         elif enough > difference.seeds:
-            parts.append(f"For {points(effect, signed=False)} points about {enough} seeds would be needed.")
+            parts.append(f"For {size(effect)} about {enough} seeds would be needed.")
     if items.telling == 0:
         # as many as leave 1 - 0.025^(1/N), the exact bound, at the smallest effect
         enough = ceil(log(0.025) / log(1 - smallest_effect)) if 0 < smallest_effect < 1 else items.examples
         if enough > items.examples:
             parts.append(
                 f"No test example tells the two apart. If that stays so, about {float(f'{enough:.2g}'):,.0f} test examples "
-                f"would show that a gain is below {amount(smallest_effect)} points."
+                f"would show that a gain is below {measure.amount(smallest_effect)}{measure.unit}."
             )
         return " ".join(parts) or None
     half = (items.ci95[1] - items.ci95[0]) / 2
@@ -182,5 +156,5 @@ def advice(
     examples = items.examples * (half / 1.96 * 2.8 / effect) ** 2
     if examples > 1.1 * items.examples:
         rounded = int(float(f"{examples:.1g}"))
-        parts.append(f"The test set would need about {rounded:,} examples for {points(effect, signed=False)} points.")
+        parts.append(f"The test set would need about {rounded:,} examples for {size(effect)}.")
     return " ".join(parts) or None

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
 from limbeck.evidence.comparison import (
     FEW,
+    Scores,
     attribution,
     difference,
     gap_closed,
@@ -17,9 +20,10 @@ from limbeck.evidence.comparison import (
     mcnemar,
     paired,
 )
-from limbeck.evidence.fidelity import fidelity, mean_fidelity
+from limbeck.evidence.exam import Exam
+from limbeck.evidence.fidelity import likeness, mean_fidelity
 from limbeck.evidence.metrics import check_names
-from limbeck.evidence.quality import mean_quality, quality
+from limbeck.evidence.quality import judged, mean_quality
 from limbeck.evidence.resample import RESAMPLES
 from limbeck.evidence.schema import (
     ARMS,
@@ -33,21 +37,21 @@ from limbeck.evidence.schema import (
     McNemar,
     Provenance,
 )
-from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, percent, sentence
+from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence
 
-LITTLE = 0.05  # of the way from always answering the commonest class to always being right
+LITTLE = 0.05  # of the way from the best constant answer to always being right
 UNTAUGHT = "More seeds or test examples would not settle it: try more steps, another learning rate or a larger student."
 Logits = np.ndarray[Any, np.dtype[Any]]
 Curve = Sequence[
     Mapping[str, Any]
-]  # points {"step": int, "loss": float, "parts": {...}, "validation": {"accuracy": ...}}
+]  # points {"step": int, "loss": float, "parts": {...}, "validation": {"accuracy": ...}}; by the task's measure
 
 
 @dataclass(frozen=True)
 class ArmResult:
     """What one arm left behind: everything is in the order of ``seeds``.
 
-    ``logits``: one array [N, C] a seed over the same test examples in the same order (the teacher: just one).
+    ``logits``: one array [M, C] a seed over the same answers in the same order (the teacher: just one); see `Exam`.
     ``seeds``: the seeds; arms are paired by them. Empty for the teacher.
     ``curves``: one curve a seed, for the report and the number of steps. ``seconds``: training time, one a seed.
     """
@@ -86,66 +90,76 @@ def weigh(
     provenance: Provenance | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    task: Task = CLASSES,
+    example: Logits | None = None,
 ) -> Evidence:
     """Weighs all arms and says whether the teacher helped.
 
-    ``labels``: [N] true classes of the test examples. ``classes``: C names. ``metrics``: further metrics by name.
-    ``data``: how much data there was; the test part is counted here if it is left out. ``smallest_effect`` and
-    ``margin``: absolute accuracies. ``why_no_control``: the regime's reason, if it has none. ``ingredients``: what the
-    objective adds to hard answers, in words. ``notes``: honest remarks for the reader. ``resamples`` and ``seed``: of
-    the bootstrap.
+    ``labels``: [M] the true answers, of numbers [M, d]. ``classes``: the names of the model's outputs. ``metrics``: further
+    metrics by name. ``data``: how much data there was; the test part is counted here if it is left out.
+    ``smallest_effect`` and ``margin``: absolute differences of scores. ``why_no_control``: the regime's reason, if it has
+    none. ``ingredients``: what the objective adds to hard answers, in words. ``notes``: honest remarks for the reader.
+    ``resamples`` and ``seed``: of the bootstrap. ``example``: [M], whose answer each is, ascending; None if each example
+    has one.
 
     Raises:
         LimbeckError: predictions that do not fit the labels or are not finite, an unknown metric, seeds that do not
             fit the runs, or arms that share no seed.
     """
-    check_names(list(metrics))
+    exam = Exam.of(labels, classes, task, example)
+    check_names(metrics, task, classes)
     given = {one: arm for one in ARMS if (arm := getattr(arms, one)) is not None}
-    built = {one: _arm(one, arm, labels, classes, metrics) for one, arm in given.items()}
-    truth = np.asarray(labels)
-    right = {
-        one: {seed: np.asarray(z).argmax(1) == truth for seed, z in zip(_seeds(one, arm), arm.logits, strict=True)}
+    built = {one: _arm(one, arm, exam, metrics) for one, arm in given.items()}
+    scores = {
+        one: {seed: exam.scores(z) for seed, z in zip(_seeds(one, arm), arm.logits, strict=True)}
         for one, arm in given.items()
     }
+    bounded = not task.numbers
     remarks = list(notes)
     gap = items = mean_pair = None
     tests: tuple[McNemar, ...] = ()
     closed: GapClosed | None = None
-    teacher = np.stack(list(right["teacher"].values())) if "teacher" in right else None
-    if "control" in right:
-        control, distilled = paired(right["control"], right["distilled"])
+    teacher = np.stack(list(scores["teacher"].values())) if "teacher" in scores else None
+    if "control" in scores:
+        control, distilled = paired(scores["control"], scores["distilled"])
         if not len(control):
             raise LimbeckError(
-                f"The control has the seeds {sorted(right['control'])} and the distilled student "
-                f"{sorted(right['distilled'])}: nothing can be paired. Run both with the same seeds."
+                f"The control has the seeds {sorted(scores['control'])} and the distilled student "
+                f"{sorted(scores['distilled'])}: nothing can be paired. Run both with the same seeds."
             )
-        shared = [one for one in right["control"] if one in right["distilled"]]
-        if len(shared) < max(len(right["control"]), len(right["distilled"])):
+        shared = [one for one in scores["control"] if one in scores["distilled"]]
+        if len(shared) < max(len(scores["control"]), len(scores["distilled"])):
             remarks.append(f"Only seeds {', '.join(map(str, shared))} have both a control and a distilled student.")
-        gap = difference(distilled.mean(1).tolist(), control.mean(1).tolist(), resolution=1 / len(truth))
-        items = item_bootstrap(distilled, control, resamples, seed)
-        if items.telling is not None and items.telling < FEW:
+        gap = difference(distilled.mean(1).tolist(), control.mean(1).tolist(), resolution=1 / exam.examples)
+        items = item_bootstrap(distilled, control, resamples, seed, bounded)
+        if not bounded:
+            remarks.append(
+                f"The {exam.measure.name} of a single example has no lowest value, so the interval over test examples is the "
+                "bootstrap's alone: no exact bound stands behind it where few examples differ."
+            )
+        elif items.telling is not None and items.telling < FEW:
             remarks.append(
                 f"Only {items.telling} of {items.examples:,} test examples tell the distilled student from the control, too "
                 "few for the bootstrap alone: the interval over test examples is at least as wide as an exact bound."
             )
         mean_pair = (float(control.mean()), float(distilled.mean()))
-        tests = tuple(mcnemar(d, c, one) for d, c, one in zip(distilled, control, shared, strict=True))
+        if exam.binary:
+            tests = tuple(mcnemar(d == 1, c == 1, one) for d, c, one in zip(distilled, control, shared, strict=True))
         if teacher is not None:
-            closed = gap_closed(teacher, control, distilled, resamples, seed)
+            closed = gap_closed(teacher, control, distilled, resamples, seed, bounded)
     elif why_no_control:
         remarks.append(f"There is no control: {why_no_control.rstrip('.')}.")
     if len({_bytes(z) for z in arms.distilled.logits}) < len(arms.distilled.logits):
         remarks.append("Some seeds gave the very same distilled predictions: they are not independent runs.")
-    students = np.stack(list(right["distilled"].values()))
-    verdict, advised = decide(gap, items, smallest_effect), advice(gap, items, smallest_effect)
-    if untaught := _untaught(truth, right):
+    students = np.stack(list(scores["distilled"].values()))
+    verdict, advised = decide(gap, items, smallest_effect), advice(gap, items, smallest_effect, exam.measure)
+    if untaught := _untaught(exam, scores):
         remarks.append(untaught)
         advised = advised if verdict == "helped" else f"{untaught} {UNTAUGHT}"
     return Evidence(
         name=name,
         verdict=verdict,
-        sentence=sentence(gap, items, mean_pair, smallest_effect, why_no_control),
+        sentence=sentence(gap, items, mean_pair, smallest_effect, why_no_control, exam.measure),
         advice=advised,
         smallest_effect=smallest_effect,
         arms=Arms(**built),
@@ -153,28 +167,32 @@ def weigh(
         item_bootstrap=items,
         mcnemar=tests,
         gap_closed=closed,
-        keeps=keeps(teacher, students, margin, resamples, seed) if teacher is not None else None,
-        fidelity=_fidelity(arms, labels),
-        attribution=attribution(right, ingredients, resamples, seed),
-        data=data or Counts(test=len(truth), classes=len(classes)),
+        keeps=keeps(teacher, students, margin, resamples, seed, bounded) if teacher is not None else None,
+        fidelity=_fidelity(arms, exam),
+        attribution=attribution(scores, ingredients, resamples, seed, bounded),
+        data=data or Counts(test=exam.examples, classes=len(classes), outputs=task.outputs),
         notes=tuple(remarks),
-        provenance=provenance or Provenance(seeds=tuple(right["distilled"])),
+        provenance=provenance or Provenance(seeds=tuple(scores["distilled"])),
     )
 
 
-def _untaught(truth: Logits, right: Mapping[str, Mapping[int, Logits]]) -> str | None:
-    """Says so if no student is measurably better than always answering the commonest class, or hardly better."""
+def _untaught(exam: Exam, scores: Mapping[str, Mapping[int, Scores]]) -> str | None:
+    """Says so if no student is measurably better than the best answer that is always the same, or hardly better."""
     from scipy.stats import binom
 
-    floor = float(np.bincount(truth).max() / len(truth))
-    best = max(float(one.mean()) for name, runs in right.items() if name != "teacher" for one in runs.values())
-    by_luck = float(binom.ppf(0.975, len(truth), floor)) / len(truth)
-    if best > max(by_luck, floor + LITTLE * (1 - floor)):
+    floor, measure = exam.floor(), exam.measure
+    runs = [one for name, several in scores.items() if name != "teacher" for one in several.values()]
+    best = max(runs, key=lambda one: float(one.mean()))
+    mean = float(best.mean())
+    if exam.binary:
+        by_luck = float(binom.ppf(0.975, exam.examples, floor)) / exam.examples
+    else:
+        by_luck = floor + 1.96 * float(best.std()) / exam.examples**0.5
+    if mean > max(by_luck, floor + LITTLE * (1 - floor)):
         return None
     return (
-        f"No student is clearly better than always answering the commonest class (the best is right on {percent(best)} of "
-        f"the test examples, that class is {percent(floor)} of them): hardly anything was learnt, so the comparison says "
-        "little about the teacher."
+        f"No student is clearly better than {exam.task.constant} ({measure.name}: {measure.value(mean)} for the best one, "
+        f"{measure.value(floor)} for that): hardly anything was learnt, so the comparison says little about the teacher."
     )
 
 
@@ -189,11 +207,11 @@ def _seeds(name: str, arm: ArmResult) -> tuple[int, ...]:
     return seeds
 
 
-def _arm(name: str, arm: ArmResult, labels: Logits, classes: Sequence[str], metrics: Sequence[str]) -> Arm:
+def _arm(name: str, arm: ArmResult, exam: Exam, metrics: Sequence[str]) -> Arm:
     """Quality of every run of an arm."""
     seeds = _seeds(name, arm)
     per_seed = tuple(
-        quality(z, labels, metrics, classes, f"The predictions of {name.replace('_', ' ')}, seed {seed},")
+        judged(exam, z, metrics, f"The predictions of {name.replace('_', ' ')}, seed {seed},")
         for seed, z in zip(seeds, arm.logits, strict=True)
     )
     mean, sd = mean_quality(per_seed)
@@ -209,14 +227,14 @@ def _arm(name: str, arm: ArmResult, labels: Logits, classes: Sequence[str], metr
     )
 
 
-def _fidelity(arms: ArmResults, labels: Logits) -> dict[str, Fidelity]:
+def _fidelity(arms: ArmResults, exam: Exam) -> dict[str, Fidelity]:
     """Fidelity to the teacher, of the distilled student and, to compare it with, of the control."""
     if arms.teacher is None:
         return {}
     target = arms.teacher.logits[0]
     students = {"distilled": arms.distilled, "control": arms.control}
     return {
-        name: mean_fidelity([fidelity(target, z, labels) for z in arm.logits])
+        name: mean_fidelity([likeness(exam, target, z) for z in arm.logits])
         for name, arm in students.items()
         if arm is not None
     }

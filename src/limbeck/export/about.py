@@ -24,6 +24,7 @@ def write_sidecar(
         "format": 1,
         "limbeck": version("limbeck"),
         "classes": list(student.classes),
+        "task": student.task.name,
         "output": "logits",
         "inputs": {
             name: {

@@ -9,8 +9,9 @@ from typing import Any, Final, Literal
 
 from limbeck.errors import LimbeckError
 from limbeck.evidence.schema import Latency
+from limbeck.export.card import CARD, Story, card
 from limbeck.export.proof import ABOUT, Proof
-from limbeck.files import whole_folder
+from limbeck.files import whole_folder, write_text
 from limbeck.models.student import Student
 
 Format = Literal["safetensors", "hf", "onnx"]
@@ -36,13 +37,21 @@ class Exported:
     latency: dict[str, Latency]
 
 
-def export(student: Student, to: Format, folder: Path | str, samples: Sequence[Any], seconds: float = 1.0) -> Exported:
+def export(
+    student: Student,
+    to: Format,
+    folder: Path | str,
+    samples: Sequence[Any],
+    seconds: float = 1.0,
+    story: Story | None = None,
+) -> Exported:
     """Writes the student in another format, reads it again, and compares logits on real inputs.
 
     ``safetensors``: weights, architecture, reader and classes, as `limbeck.models.saved.load_student` reads them; no
-    record of the run. ``hf``: a folder for transformers. ``onnx``: a single file with batch (and text length) of any
-    size. The first two must be bit-equal to the student. ONNX Runtime adds in another order, so float32 logits may
-    differ by 1e-4 of their size: a thousand times the rounding unit, and a hundredth of what shows in a probability.
+    record of the run. ``hf``: a folder for transformers, with a model card. ``onnx``: a single file with batch (and text
+    length) of any size. The first two must be bit-equal to the student. ONNX Runtime adds in another order, so float32
+    logits may differ by 1e-4 of their size: a thousand times the rounding unit, and a hundredth of what shows in a
+    probability.
 
     Args:
         student: it is not altered.
@@ -50,6 +59,7 @@ def export(student: Student, to: Format, folder: Path | str, samples: Sequence[A
         folder: a new or empty one, or one that an earlier export wrote, which is replaced.
         samples: real raw inputs, at least one; some dozens are a good proof.
         seconds: how long each latency is measured; 0 for not at all.
+        story: what the model card says beside what the student shows.
 
     Raises:
         LimbeckError: it answers otherwise than the student (nothing is left in the folder); the student is not of a
@@ -71,6 +81,8 @@ def export(student: Student, to: Format, folder: Path | str, samples: Sequence[A
                 f"The {to} export answers otherwise than the student: its logits differ by {proof.max_difference:.2g}, "
                 f"where {proof.tolerance:.2g} is allowed. Nothing was written to '{folder}'."
             )
+        if to == "hf":
+            write_text(draft / CARD, card(plain, story or Story(), list(plain.reader.encode(samples[:1]))))
         size = sum(item.stat().st_size for item in draft.rglob("*") if item.is_file())
     return Exported(folder, to, size, len(samples), proof.max_difference, proof.tolerance, proof.latency)
 

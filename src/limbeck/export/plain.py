@@ -17,7 +17,7 @@ from limbeck.models.student import Student
 def write(student: Student, folder: Path, samples: Sequence[Any], seconds: float) -> Proof:
     """Writes the student without any record of its training; see `limbeck.export.export`."""
     inner = folder / "new"
-    save_student(inner, student.module, None, student.reader, student.classes)
+    save_student(inner, student.module, None, student.reader, student.classes, task=student.task)
     for item in inner.iterdir():
         item.rename(folder / item.name)
     inner.rmdir()

@@ -9,11 +9,11 @@ from torch import nn
 from limbeck.config import digest
 from limbeck.data.text import library, quiet
 from limbeck.errors import LimbeckError
-from limbeck.models import identity
+from limbeck.models import factorised, identity
+from limbeck.models.depth import take_layers
 from limbeck.models.huggingface import forget_origin
 from limbeck.models.nets import NETS, again
 from limbeck.models.python import Python
-from limbeck.models.shrink import take_layers
 from limbeck.models.spec import BuildContext, Spec
 
 CONFIG = "config.json"
@@ -34,7 +34,7 @@ def describe(module: nn.Module, spec: Spec | None, folder: Path) -> dict[str, An
         config._name_or_path = ""
         config.architectures = [type(module).__name__]
         config.save_pretrained(folder)
-        return {"kind": "transformers", "class": type(module).__name__}
+        return {"kind": "transformers", "class": type(module).__name__, "embedding-rank": factorised.rank_of(module)}
     if isinstance(spec, Python):
         return {"kind": "python", "target": spec.target, "arguments": spec.arguments}
     return {"kind": "given", "class": type(module).__qualname__, "seen": _seen(module)}
@@ -65,7 +65,8 @@ def rebuild(told: dict[str, Any], folder: Path, module: nn.Module | None) -> nn.
         with quiet():
             model: nn.Module = kind(library().AutoConfig.from_pretrained(folder, trust_remote_code=False))
         forget_origin(model)
-        return model
+        rank = told.get("embedding-rank")
+        return factorised.again(model, rank) if rank else model
     if told["kind"] == "python":
         return Python(target=told["target"], arguments=told["arguments"]).create(BuildContext(0, {}))
     raise LimbeckError(

@@ -47,6 +47,7 @@ class HuggingFace(Spec):
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **labels(context.names),
+                **context.task.head(),
                 **options,
             )
         if self.trained_head:
@@ -56,15 +57,17 @@ class HuggingFace(Spec):
 
 
 def auto_class(context: BuildContext) -> Any:
-    """The transformers class for the columns: images or text.
+    """The transformers class for the columns, images or text, and the task.
 
     Raises:
-        LimbeckError: the columns are of neither kind.
+        LimbeckError: the columns are of neither kind, or the task is asked of texts only.
     """
     if "pixel_values" in context.sample:
+        if context.task.reads != "texts":
+            raise LimbeckError(f"The task {context.task.name!r} is asked of texts, but the data holds images.")
         return library().AutoModelForImageClassification
     if "input_ids" in context.sample:
-        return library().AutoModelForSequenceClassification
+        return getattr(library(), context.task.auto)
     raise LimbeckError(
         f"A transformers model reads 'pixel_values' or 'input_ids', but the data has {sorted(context.sample)}."
     )

@@ -6,11 +6,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from limbeck.config import digest
+from limbeck.config import choice, digest
 from limbeck.data import fingerprint
 from limbeck.data.examples import Reader
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES, TASKS
 from limbeck.errors import LimbeckError
 from limbeck.files import whole_folder, write_json
 from limbeck.models.architecture import describe, rebuild
@@ -24,6 +27,7 @@ from limbeck.signals.capture import bare
 WEIGHTS: Final = "model.safetensors"
 ABOUT: Final = "student.json"
 _FORMAT: Final = 1
+_TASK: Final = TypeAdapter(choice(*TASKS))
 
 
 def save_student(
@@ -33,6 +37,7 @@ def save_student(
     reader: Reader,
     class_names: tuple[str, ...],
     metadata: Mapping[str, Any] | None = None,
+    task: Task = CLASSES,
 ) -> None:
     """Writes a folder that `load_student` reads; whole or not at all, in place of an older one.
 
@@ -43,6 +48,7 @@ def save_student(
         reader: its preprocessing; a tokenizer is written into the folder.
         class_names: in the order of its logits.
         metadata: JSON values to keep with it, such as the recipe's hash and the results.
+        task: what is asked of it.
     """
     module = bare(module)
     with whole_folder(folder) as draft:
@@ -53,6 +59,7 @@ def save_student(
             "spec": spec.plain() if spec else None,
             "reader": save_reader(reader, draft),
             "classes": list(class_names),
+            "task": task.name,
             "metadata": dict(metadata or {}),
         }
         write_weights(draft / WEIGHTS, module)
@@ -83,7 +90,13 @@ def load_student(folder: Path | str, module: nn.Module | None = None, reader: Re
         built = built.to(kinds.pop())
     fill(built, named, str(folder / WEIGHTS))
     known = load_reader(about["reader"], folder, reader)
-    return Student(built.eval(), known, tuple(about["classes"]), about["metadata"])
+    return Student(built.eval(), known, tuple(about["classes"]), about["metadata"], _task(about))
+
+
+def _task(about: Mapping[str, Any]) -> Task:
+    """What is asked of a student; folders that do not say so are of classes."""
+    found: Task = _TASK.validate_python(about.get("task", CLASSES.name))
+    return found
 
 
 def write_weights(path: Path, module: nn.Module) -> None:

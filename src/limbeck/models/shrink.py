@@ -1,114 +1,107 @@
-"""A smaller model out of chosen layers of a larger one (as in DistilBERT, Sanh et al. 2019, arXiv:1910.01108)."""
+"""A student made out of its teacher: fewer layers, narrower ones, smaller embeddings, fewer tokens."""
 
 import copy
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
-from limbeck.errors import LimbeckError, nearest
-from limbeck.models.huggingface import forget_origin
+from limbeck.data.text import TASK
+from limbeck.errors import LimbeckError
+from limbeck.models.depth import Choose, depth, take_layers, which
+from limbeck.models.factorised import factorise, multiplied
+from limbeck.models.narrow import narrow
+from limbeck.models.remade import remade
 from limbeck.models.spec import BuildContext, Integers, Spec
-from limbeck.models.weights import fill
+from limbeck.models.vocabulary import cut_vocabulary
 from limbeck.signals.capture import bare
 
+Positive = Annotated[int, Field(gt=0)]
 
-class TeacherLayers(Spec):
-    """The teacher with only some of its layers; everything else (embeddings, head) is copied whole."""
 
-    name: Literal["teacher-layers"] = "teacher-layers"
-    layers: Annotated[Integers, Field(min_length=1)]
-    """Which of the teacher's layers, counted from 0, in this order."""
+class Shrunk(Spec):
+    """The trained teacher, made smaller; what is left out here is as it has it, weights included.
+
+    ``layers`` is for any model with a list of layers, everything else for transformers models.
+    """
+
+    name: Literal["shrunk"] = "shrunk"
+    layers: Positive | Annotated[Integers, Field(min_length=1)] | None = None
+    """How many of the teacher's layers, or which, counted from 0, in this order; all if left out."""
+    choose: Choose = "uniform"
+    """Which, for a number: ``uniform`` (evenly spaced, with the first and the last), the ``last`` ones or the ``first``."""
     at: str | None = None
     """Where its layers are, such as ``bert.encoder.layer``; the longest list of equal layers if left out."""
+    hidden: Positive | None = None
+    """The size of a token's vector: the most important channels are kept (weight subcloning, Samragh et al. 2023)."""
+    heads: Positive | None = None
+    """Attention heads a layer, kept whole: ``hidden`` divided by ``heads`` stays as it is."""
+    intermediate: Positive | None = None
+    """Neurons of each feed-forward part."""
+    embedding_rank: Positive | None = None
+    """The rank of the token embeddings, as a product of two matrices (as in ALBERT, Lan et al. 2019)."""
+    vocabulary: Literal["all", "task"] = "all"
+    """The teacher's tokens, or only those that the training texts use; the tokenizer is reduced to them."""
+
+    @model_validator(mode="after")
+    def _settings_have_a_meaning(self) -> Self:
+        if self.choose != "uniform" and not isinstance(self.layers, int):
+            raise ValueError(f"'choose: {self.choose}' says which layers when 'layers' is a number")
+        if self.at is not None and self.layers is None:
+            raise ValueError("'at' says where the 'layers' are, and none are chosen")
+        return self
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The teacher's, or what becomes of it."""
+        return TASK if self.vocabulary == "task" else None
 
     def create(self, context: BuildContext) -> nn.Module:
-        """A copy of `BuildContext.donor` with fewer layers.
+        """A copy of `BuildContext.donor`, made smaller.
 
         Raises:
-            LimbeckError: there is no donor, or it has no such layers.
+            LimbeckError: there is no donor, it reads other tokens, or it cannot be made so small.
         """
         if context.donor is None:
-            raise LimbeckError(f"The model {self.name!r} copies layers of a trained model, but there is none here.")
-        return take_layers(context.donor, self.layers, self.at)
+            raise LimbeckError(f"The model {self.name!r} is made out of a trained model, but there is none here.")
+        module = _copied(context.donor).eval()
+        if self.vocabulary == "task":
+            module = cut_vocabulary(module, _tokens(context), context.sample)
+        elif context.donor_tokens is not None:
+            raise LimbeckError(
+                "The student is made out of the teacher, but reads other tokens: set its 'vocabulary: task' if they are some "
+                "of the teacher's, or leave out 'data.tokenizer'."
+            )
+        if self.hidden or self.heads or self.intermediate:
+            module = narrow(module, context.sample, self.hidden, self.heads, self.intermediate)
+        if self.layers is not None:
+            chosen = self.layers
+            if isinstance(chosen, int):
+                chosen = which(chosen, depth(module, self.at), self.choose)
+            module = take_layers(module, chosen, self.at)
+        if self.embedding_rank is not None:
+            module = factorise(module, self.embedding_rank)
+        return module
 
 
-def take_layers(donor: nn.Module, layers: tuple[int, ...], at: str | None = None) -> nn.Module:
-    """A new module with the ``layers`` of ``donor``; what it copies is bit-equal. ``donor`` is not altered.
-
-    Args:
-        donor: any module with an `nn.ModuleList` or `nn.Sequential` of layers.
-        layers: indices into it, each once, in the new order.
-        at: its path; the longest list of layers of one class if None.
-
-    Raises:
-        LimbeckError: no such place, an index out of range or named twice, or a model whose layers cannot be taken out.
-    """
-    donor = bare(donor)
-    path = at if at is not None else longest(donor)
-    stack = _stack(donor, path)
-    wrong = sorted(index for index in set(layers) if not 0 <= index < len(stack))
-    if wrong or not layers or len(set(layers)) != len(layers):
-        what = f"There are no layers {wrong}" if wrong else f"Each layer once, and at least one, not {list(layers)}"
-        raise LimbeckError(f"{what}: {type(donor).__name__} has the layers 0 to {len(stack) - 1} at {path!r}.")
+def _copied(donor: nn.Module) -> nn.Module:
+    """A copy on the CPU, without hooks and with a plain table of tokens, where that can be had."""
+    donor = multiplied(bare(donor))
     if hasattr(getattr(donor, "config", None), "num_hidden_layers"):
-        return _fewer_of_transformers(donor, path, layers)
-    module = copy.deepcopy(donor)
-    chosen = [_stack(module, path)[index] for index in layers]
-    parent, _, name = path.rpartition(".")
-    kind = nn.ModuleList if isinstance(stack, nn.ModuleList) else nn.Sequential
-    setattr(module.get_submodule(parent), name, kind(chosen) if kind is nn.ModuleList else kind(*chosen))
-    # Remembered so that a delivered student can be built again from the settings of its donor.
-    module.taken_layers = [*getattr(donor, "taken_layers", []), [path, list(layers)]]  # type: ignore[assignment]
-    return module.requires_grad_(True)
+        return remade(donor, copy.deepcopy(donor.config), donor.state_dict())
+    return copy.deepcopy(donor).requires_grad_(True)
 
 
-def longest(module: nn.Module) -> str:
-    """The path of the longest list of at least two layers of one class.
-
-    Raises:
-        LimbeckError: there is none, or two are equally long.
-    """
-    sizes: dict[str, int] = {
-        path: len(part)
-        for path, part in module.named_modules()
-        if path and isinstance(part, nn.ModuleList | nn.Sequential) and len({type(layer) for layer in part}) == 1
-    }
-    lists = {path: size for path, size in sizes.items() if isinstance(module.get_submodule(path), nn.ModuleList)}
-    found = lists or sizes
-    top = max(found.values(), default=0)
-    paths = [path for path, size in found.items() if size == top]
-    if top < 2 or len(paths) > 1:
-        why = f"{paths} are equally long" if top >= 2 else "there is no list of equal layers"
-        raise LimbeckError(f"Which layers of {type(module).__name__} to copy is not clear: {why}; name one with 'at'.")
-    return paths[0]
-
-
-def _stack(module: nn.Module, path: str) -> Any:
-    known = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList | nn.Sequential)}
-    if not path or path not in known:
-        hint = nearest(path, list(known)) or f"its lists are {sorted(known)[:6]}."
-        raise LimbeckError(f"{type(module).__name__} has no list of layers at {path!r}: {hint}")
-    return known[path]
-
-
-def _fewer_of_transformers(donor: nn.Module, path: str, layers: tuple[int, ...]) -> nn.Module:
-    # Built anew, not cut: a layer of such a model may know its own index.
-    config: Any = copy.deepcopy(donor.config)
-    config.num_hidden_layers = len(layers)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[index] for index in layers]
-    place = {f"{path}.{index}.": f"{path}.{new}." for new, index in enumerate(layers)}
-    named = {}
-    for name, value in donor.state_dict().items():
-        if not name.startswith(path + "."):
-            named[name] = value
-            continue
-        old = f"{path}.{name[len(path) + 1 :].partition('.')[0]}."
-        if old in place:
-            named[place[old] + name[len(old) :]] = value
-    module: nn.Module = type(donor)(config)
-    module.to(dtype=next(donor.parameters()).dtype)
-    fill(module, named, f"{type(donor).__name__}.{path}")
-    forget_origin(module)
-    return module
+def _tokens(context: BuildContext) -> Tensor:
+    """The donor's token for each of the student's."""
+    if context.donor_tokens is None:
+        raise LimbeckError(
+            "'vocabulary: task' needs texts and a tokenizer that the training texts leave some of, but student and teacher "
+            "read the same columns here: leave it out."
+        )
+    if strange := int((context.donor_tokens < 0).sum()):
+        raise LimbeckError(
+            f"'vocabulary: task' takes the student's tokens from the teacher's, but {strange} of "
+            f"{len(context.donor_tokens)} are none of them: leave out 'data.tokenizer'."
+        )
+    return context.donor_tokens

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from limbeck.data.text import library
 from limbeck.errors import LimbeckError
 from limbeck.models import nets
-from limbeck.models.huggingface import labels
+from limbeck.models.huggingface import auto_class, labels
 from limbeck.models.spec import BuildContext, Spec
 
 Positive = Annotated[int, Field(gt=0)]
@@ -62,7 +62,7 @@ class SmallResnet(Spec):
 
 
 class SmallTransformer(Spec):
-    """A BERT of any size with random weights: transformers' `BertForSequenceClassification`."""
+    """A BERT of any size with random weights, with transformers' head for the task."""
 
     name: Literal["small-transformer"] = "small-transformer"
     layers: Positive = 2
@@ -81,7 +81,7 @@ class SmallTransformer(Spec):
     """Tokens of the vocabulary; the tokenizer's if left out."""
 
     def create(self, context: BuildContext) -> nn.Module:
-        """A BERT classifier over ``input_ids``."""
+        """A BERT over ``input_ids``."""
         if "input_ids" not in context.sample:
             raise LimbeckError(f"The model {self.name!r} reads text, but the data has {sorted(context.sample)}.")
         vocabulary = self.vocabulary or context.vocabulary
@@ -107,8 +107,9 @@ class SmallTransformer(Spec):
             max_position_embeddings=self.positions,
             pad_token_id=None,  # else token 0 would get no gradient, whether it is padding or not
             **labels(context.names),
+            **context.task.head(),
         )
-        module: nn.Module = transformers.BertForSequenceClassification(config)
+        module: nn.Module = auto_class(context).from_config(config)
         return module
 
 

@@ -9,6 +9,8 @@ from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from limbeck.config import Config
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
 
 # YAML knows lists only, and strict types do not take a list for a tuple.
@@ -20,9 +22,10 @@ Integers = Annotated[tuple[int, ...], Tuple]
 class BuildContext:
     """What the data and the recipe say about the model to build.
 
-    ``classes``: how many. ``sample``: the model's input columns of a small real batch, first dimension at least 1.
+    ``classes``: how many. ``sample``: the model's input columns of some real rows (a run gives up to 64), at least one.
     ``class_names``: in the order of the classes. ``donor``: a trained model whose layers may be copied.
-    ``vocabulary``: how many tokens the tokenizer has, if the data is text.
+    ``vocabulary``: how many tokens the tokenizer has, if the data is text. ``donor_tokens``: of each of them the donor's
+    token, int64 [vocabulary], -1 where it has none; None if both read the same columns. ``task``: what is asked of a row.
     """
 
     classes: int
@@ -30,6 +33,8 @@ class BuildContext:
     class_names: tuple[str, ...] = ()
     donor: nn.Module | None = field(default=None, repr=False)
     vocabulary: int | None = None
+    donor_tokens: Tensor | None = field(default=None, repr=False)
+    task: Task = CLASSES
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from torch import nn
 from limbeck.config import choice
 from limbeck.data.text import resolve
 from limbeck.errors import LimbeckError
+from limbeck.models.from_config import FromConfig
 from limbeck.models.given import Given
 from limbeck.models.huggingface import HuggingFace
 from limbeck.models.patches import MlpMixer, Vit
 from limbeck.models.python import Python, allow_code, code_allowed
 from limbeck.models.seeded import seeded
-from limbeck.models.shrink import TeacherLayers
+from limbeck.models.shrink import Shrunk
 from limbeck.models.small import Mlp, SmallCnn, SmallResnet, SmallTransformer
 from limbeck.models.spec import BuildContext, Spec
 from limbeck.signals.capture import show
@@ -21,17 +22,18 @@ from limbeck.signals.capture import show
 __all__ = [
     "SPECS",
     "BuildContext",
+    "FromConfig",
     "Given",
     "HuggingFace",
     "Mlp",
     "MlpMixer",
     "ModelSpec",
     "Python",
+    "Shrunk",
     "SmallCnn",
     "SmallResnet",
     "SmallTransformer",
     "Spec",
-    "TeacherLayers",
     "Vit",
     "allow_code",
     "build",
@@ -48,7 +50,8 @@ SPECS: tuple[type[Spec], ...] = (
     Vit,
     SmallTransformer,
     HuggingFace,
-    TeacherLayers,
+    Shrunk,
+    FromConfig,
     Python,
 )
 """What a recipe can name; `Given` is for Python only."""
@@ -75,7 +78,7 @@ def check(module: nn.Module, context: BuildContext, name: str) -> None:
     """Runs the model on two rows of the sample.
 
     Raises:
-        LimbeckError: it fails, or its logits are not [rows, classes].
+        LimbeckError: it fails, or its logits are not of the shape that the task asks for.
     """
     rows = {column: value[:2] for column, value in context.sample.items()}
     count = len(next(iter(rows.values())))
@@ -91,9 +94,11 @@ def check(module: nn.Module, context: BuildContext, name: str) -> None:
             f"The model {name!r} ({type(module).__name__}) fails on the data, columns {shapes}: "
             f"{type(error).__name__}: {reason}"
         ) from error
-    if logits.shape != (count, context.classes):
+    length = rows["input_ids"].shape[1] if "input_ids" in rows else 0
+    expected, outputs = context.task.shape(count, length, context.classes), context.task.outputs or "outputs"
+    if logits.shape != expected:
         raise LimbeckError(
             f"The model {name!r} ({type(module).__name__}) gives {logits.shape[-1] if logits.ndim else 0} logits an "
-            f"example (shape {list(logits.shape)}), but the data has {context.classes} classes: "
-            f"{list(context.names)[:12]}."
+            f"example (shape {list(logits.shape)}), but the data has {context.classes} {outputs}: "
+            f"{list(context.names)[:12]}. The task {context.task.name!r} needs {list(expected)} here."
         )

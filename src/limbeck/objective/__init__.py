@@ -15,6 +15,7 @@ from limbeck.objective.hints import Hints
 from limbeck.objective.labels import Labels
 from limbeck.objective.mapping import matched
 from limbeck.objective.objective import Objective
+from limbeck.objective.perturbed import Perturbed
 from limbeck.objective.regressions import Mgd, Ofd, Review, SimKd, Vid
 from limbeck.objective.relations import (
     CorrelationCongruence,
@@ -27,7 +28,7 @@ from limbeck.objective.soft_targets import SoftTargets
 from limbeck.objective.term import Needs, Scope, Term
 
 TERMS: tuple[type[Config], ...] = (
-    *(Labels, SoftTargets, Decoupled, Dist, Nkd, Wsld),
+    *(Labels, SoftTargets, Decoupled, Dist, Nkd, Wsld, Perturbed),
     *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, Jacobian),
     *(AttentionMaps, MiniLm),
     *(RkdDistance, RkdAngle, SimilarityPreserving, CorrelationCongruence, Pkt, Gram, Nst, Fsp, Contrastive, Crd),
@@ -62,6 +63,7 @@ __all__ = [
     "Nst",
     "Objective",
     "Ofd",
+    "Perturbed",
     "Pkt",
     "Review",
     "RkdAngle",

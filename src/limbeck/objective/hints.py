@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from limbeck import losses
 from limbeck.data.batch import Batch
+from limbeck.errors import SignalError
 from limbeck.objective.pairs import Paired, tokens_that_count
 from limbeck.objective.projectors import Projector, normalised
 from limbeck.objective.schedules import Place
@@ -29,6 +30,22 @@ class Hints(Paired):
     """``auto``: a linear map where the widths differ; ``always``: also where they are equal."""
     normalise: bool = False
     """Divide both features by their root mean square first: for layers of different scales."""
+    tokens: Literal["all", "first"] = "all"
+    """Of a text: all that count, or the first alone, which stands for the whole (Patient KD, Sun et al. 2019)."""
+
+    def sides(self, student: Signals, teacher: Signals) -> tuple[Tensor, Tensor]:
+        """The two features; of a text [B, L, d], or [B, d] of the first token.
+
+        Raises:
+            SignalError: the first token is asked of what has no tokens.
+        """
+        ours, theirs = super().sides(student, teacher)
+        if self.tokens == "all":
+            return ours, theirs
+        if ours.ndim != 3 or theirs.ndim != 3:
+            shapes = " and ".join(str(list(side.shape)) for side in (ours, theirs))
+            raise SignalError(f"The term 'hints' has tokens: first, but these layers have no tokens: {shapes}.")
+        return ours[:, 0], theirs[:, 0]
 
     def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
         """The projector."""

@@ -6,7 +6,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limbeck import losses
-from limbeck.data.batch import CLASS, SUPERVISED, Batch
+from limbeck.data.batch import CLASS, SUPERVISED, VALUE, Batch
+from limbeck.data.task import costs
+from limbeck.errors import SignalError
 from limbeck.objective.schedules import Place
 from limbeck.objective.term import About, Needs, Scope, Weighted
 from limbeck.signals.capture import Signals
@@ -14,7 +16,7 @@ from limbeck.signals.logits import Offer
 
 
 class Labels(Weighted):
-    """Cross-entropy with the labels, mean over the examples that have one."""
+    """Cross-entropy with the labels, mean over the examples that have one; squared error where they are numbers."""
 
     about: ClassVar[About] = About(
         "responses",
@@ -32,6 +34,11 @@ class Labels(Weighted):
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of each target that is spread over all classes."""
 
+    @property
+    def takes_numbers(self) -> bool:
+        """Numbers are labels too."""
+        return True
+
     def needs(self) -> Needs:
         """The student's logits."""
         return Needs(frozenset({"logits"}))
@@ -42,4 +49,8 @@ class Labels(Weighted):
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.cross_entropy`."""
+        if VALUE in batch.labels:
+            if self.smoothing:
+                raise SignalError("Numbers cannot be smoothed as labels of classes can: leave smoothing out.")
+            return costs(student["logits"], batch.labels[VALUE])
         return losses.cross_entropy(student["logits"], batch.labels[CLASS], self.smoothing)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.data.batch import REAL, Batch
+from limbeck.data.task import Task, one_each
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import SignalError
 from limbeck.objective.gates import Kept
 from limbeck.objective.schedules import Place
@@ -13,6 +15,7 @@ from limbeck.objective.term import Needs, Owned, Term
 from limbeck.objective.together import processes, together
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Offer
+from limbeck.signals.perturbed import is_logits
 from limbeck.teachers.teacher import Provides
 
 
@@ -30,13 +33,16 @@ class Objective(nn.Module):
 
     Args:
         terms: what is summed; at least one.
+        task: what is asked of an example. Where it has several answers, a term that reads nothing but logits compares
+            them answer by answer, and its mean is over answers.
     """
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(self, terms: Sequence[Term], task: Task = CLASSES) -> None:
         super().__init__()
         if not terms:
             raise ValueError("an objective needs at least one term")
         self.terms = tuple(terms)
+        self.task = task
         self.names = _unique([term.name for term in terms])
         self.parts = nn.ModuleDict()
         self.balances = nn.ModuleDict()
@@ -66,6 +72,7 @@ class Objective(nn.Module):
                 raise SignalError(
                     f"The weight of {name!r} is set against {other!r}; the objective's terms are {known}."
                 )
+            self._suits(name, term)
             gated = term.gate.teacher if term.gate else frozenset[str]()
             wanted = term.needs().teacher | gated
             if not wanted:
@@ -81,7 +88,34 @@ class Objective(nn.Module):
                     f"but they are stored as {provides.offers.name.lower()}."
                 )
 
-    def build(self, student: Signals, teacher: Signals, seed: int = 0, examples: int = 0) -> None:
+    def _suits(self, name: str, term: Term) -> None:
+        reads = term.needs()
+        if self.task.numbers and (term.gate or ("logits" in reads.teacher and not term.takes_numbers)):
+            raise SignalError(
+                f"{'The gate of' if term.gate else 'The term'} {name!r} compares probabilities, and the task 'numbers' has "
+                "none: use soft-targets with loss: logit-mse, which compares the numbers, or terms between layers."
+            )
+        if self.task.single:
+            return
+        if term.gate and not self._by_answer(term):
+            raise SignalError(
+                f"The term {name!r} compares layers and takes no gate in the task {self.task.name!r}: its examples have "
+                "several answers, and a gate weighs answers."
+            )
+        if term.scope == "batch" and self._by_answer(term) and processes() > 1:
+            raise SignalError(
+                f"The term {name!r} compares the answers of a batch with each other; in the task {self.task.name!r} that "
+                "works with one process alone."
+            )
+
+    def _by_answer(self, term: Term) -> bool:
+        """Whether the term sees a row for each answer of an example, and not for each example."""
+        reads = term.needs()
+        return not self.task.single and all(is_logits(name) for name in reads.student | reads.teacher)
+
+    def build(
+        self, student: Signals, teacher: Signals, seed: int = 0, examples: int = 0, batch: Batch | None = None
+    ) -> None:
         """Fits projectors and the like to one batch of signals. The global random state is left as it was.
 
         Args:
@@ -89,20 +123,25 @@ class Objective(nn.Module):
             teacher: the teacher's for the same ones.
             seed: of the initial weights.
             examples: how many the data set has, for terms that remember them; their ids are below it.
+            batch: what both sides saw; needed where an example has several answers.
 
         Raises:
             SignalError: two sides cannot be joined.
         """
+        whole = _full(student), _full(teacher)
+        if batch is not None:
+            _, answers = one_each(self.task, batch, *map(_logits, whole))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: parts are made there, and moved
             for name, term in zip(self.names, self.terms, strict=True):
-                device = student[min(term.needs().student)].device
+                ours, theirs = answers if batch is not None and self._by_answer(term) else whole
+                device = ours[min(term.needs().student)].device
                 made = (
-                    (self.parts, term.build(_full(student), _full(teacher), examples)),
+                    (self.parts, term.build(ours, theirs, examples)),
                     (self.balances, term.weight.build()),
                     (
                         self.kept,
-                        Kept((student if "logits" in student else teacher)["logits"].shape[-1]) if term.gate else None,
+                        Kept((ours if "logits" in ours else theirs)["logits"].shape[-1]) if term.gate else None,
                     ),
                 )
                 for home, part in made:
@@ -122,7 +161,14 @@ class Objective(nn.Module):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many rows count for each mask; summed over micro-batches and processes they are the denominators."""
-        return {term.mask: _counted(term, batch).sum() for term in self.terms}
+        rows, _ = self.task.rows(batch)
+        return {
+            self.counted_as(term): _counted(term, rows if self._by_answer(term) else batch).sum() for term in self.terms
+        }
+
+    def counted_as(self, term: Term) -> str:
+        """The name of the term's denominator in `counts`."""
+        return f"{term.mask} answers" if self._by_answer(term) else term.mask
 
     def total_counts(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """`counts` over several micro-batches."""
@@ -177,14 +223,17 @@ class Objective(nn.Module):
         means: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         shares: dict[str, Tensor] = {}
+        asked, answers = (batch, [dict(student), dict(teacher)])
+        if not self.task.single:
+            asked, answers = one_each(self.task, batch, _logits(student), _logits(teacher))
         for name, term in zip(self.names, self.terms, strict=True):
             if term.weight.at(self.place) == 0:
                 continue
             shared = term.scope == "batch"
             needs = term.needs()
-            ours = {one: student[one] for one in needs.student | (term.gate.student if term.gate else set())}
-            theirs = {one: teacher[one] for one in needs.teacher | (term.gate.teacher if term.gate else set())}
-            rows = batch
+            rows, sides = (asked, answers) if self._by_answer(term) else (batch, [student, teacher])
+            ours = {one: sides[0][one] for one in needs.student | (term.gate.student if term.gate else set())}
+            theirs = {one: sides[1][one] for one in needs.teacher | (term.gate.teacher if term.gate else set())}
             if shared:
                 rows, (ours, theirs) = together(batch, ours, theirs)
             counted = _counted(term, rows)
@@ -199,7 +248,7 @@ class Objective(nn.Module):
                 means[name] = values.mean() / processes()  # every process computes it whole
                 shares[name] = torch.ones_like(means[name]).detach() / processes()
                 continue
-            total = counts[term.mask].clamp_min(1)
+            total = counts[self.counted_as(term)].clamp_min(1)
             shares[name] = len(rows) / total
             if term.gate:
                 weights = term.gate.weights(ours, theirs, rows)
@@ -247,6 +296,10 @@ class Objective(nn.Module):
 
 def _counted(term: Term, batch: Batch) -> Tensor:
     return batch.masks[term.mask] & batch.masks[REAL]
+
+
+def _logits(signals: Signals) -> dict[str, Tensor]:
+    return {name: value for name, value in signals.items() if is_logits(name)}
 
 
 def _full(signals: Signals) -> dict[str, Tensor]:

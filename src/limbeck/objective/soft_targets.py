@@ -6,7 +6,8 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from limbeck import losses
-from limbeck.data.batch import Batch
+from limbeck.data.batch import VALUE, Batch
+from limbeck.data.task import costs
 from limbeck.objective.pairs import Answers
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Temperature
@@ -39,9 +40,16 @@ class SoftTargets(Answers):
             raise ValueError("loss: logit-mse has no temperature; leave temperature out")
         return self
 
+    @property
+    def takes_numbers(self) -> bool:
+        """Only the squared distance."""
+        return self.loss == "logit-mse" and not self.standardize
+
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses`."""
         ours, theirs = student["logits"], teacher["logits"]
+        if VALUE in batch.labels:  # numbers are compared as they are: unlike logits they have no free constant
+            return costs(ours, theirs.detach())
         temperature = self.temperature.of(place, theirs, part)
         if self.standardize:
             ours, theirs = losses.standardize_logits(ours), losses.standardize_logits(theirs)

@@ -74,6 +74,11 @@ class Weighted(Config):
             raise ValueError("this term compares the examples of a batch with each other: it takes no gate")
         return self
 
+    @property
+    def takes_numbers(self) -> bool:
+        """Whether it can compare logits that are numbers, not choices."""
+        return False
+
     def alone(self) -> Self:
         """The same term at weight 1, without a gate."""
         return self.model_copy(update={"weight": Fixed(value=1.0), "gate": None})
@@ -118,6 +123,11 @@ class Term(Protocol):
     @property
     def owned(self) -> Owned:
         """How its trained parts are optimised."""
+        ...
+
+    @property
+    def takes_numbers(self) -> bool:
+        """Whether it can compare logits that are numbers, not choices."""
         ...
 
     def alone(self) -> Self:

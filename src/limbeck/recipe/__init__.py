@@ -10,14 +10,16 @@ from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.objective import Labels, SoftTargets, Terms
 from limbeck.regimes.offline import Offline
+from limbeck.regimes.staged import Staged
+from limbeck.regimes.theseus import Theseus
 from limbeck.training.settings import Training
 
 if TYPE_CHECKING:
     ModelChoice = Spec
-    Regimes = Offline
+    Regimes = Offline | Staged | Theseus
 else:
     ModelChoice = ModelSpec
-    Regimes = choice(Offline)
+    Regimes = choice(Offline, Staged, Theseus)
 
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"

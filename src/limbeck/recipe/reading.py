@@ -70,8 +70,7 @@ def quick(recipe: Recipe) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """YAML with every default written out; reads back to an equal recipe."""
-    plain = recipe.plain()
-    plain["objective"] = _by_name(plain["objective"])
+    plain = _named(recipe.plain())
     head = f"# {recipe.name}: every setting, defaults included (recipe {recipe.hash[:12]})\n"
     return head + yaml.dump(_short(plain), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
 
@@ -126,6 +125,15 @@ def _tenth(training: Training) -> Training:
         "checkpoint_every": part(training.checkpoint_every),
     }
     return training.model_copy(update=update)
+
+
+def _named(value: Any) -> Any:
+    """Every objective in it by the names of its terms."""
+    if isinstance(value, list):
+        return [_named(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _by_name(inner) if key == "objective" else _named(inner) for key, inner in value.items()}
 
 
 def _by_name(terms: list[dict[str, Any]]) -> Any:

@@ -127,14 +127,14 @@ def _model(given: str) -> dict[str, Any]:
         str(spec.model_fields["name"].default): [name for name, info in spec.model_fields.items() if info.is_required()]
         for spec in SPECS
     }
+    if given == "shrunk":  # all that it leaves out is as the teacher has it
+        return {"name": given, "layers": 3}
     if given in needs and not needs[given]:
         return {"name": given}
-    if given == "teacher-layers":
-        return {"name": given, "layers": [0, 2, 4]}
     if ":" in given and not given.startswith(PACKAGE):
         return {"name": "python", "target": given}
     if not Path(resolve(given)).is_dir() and not re.fullmatch(f"{_ONE}/{_ONE}", given):
-        known = [name for name, missing in needs.items() if not missing] + ["teacher-layers"]
+        known = [name for name, missing in needs.items() if not missing]
         hint = nearest(given, known, 1)
         raise DataError(
             f"There is no model {given!r}{'; ' + hint if hint else '.'} It may be one of {', '.join(known)}; a folder with a "
@@ -173,7 +173,7 @@ def _teacher_training(model: Mapping[str, Any], found: Found, batch: int) -> lis
 
 
 def _training(model: Mapping[str, Any], found: Found, batch: int, epochs: int, least: int = 200) -> list[str]:
-    rate = {"huggingface": "5e-5", "teacher-layers": "5e-5", "small-transformer": "5e-4"}.get(model["name"], "3e-3")
+    rate = {"huggingface": "5e-5", "shrunk": "5e-5", "small-transformer": "5e-4"}.get(model["name"], "3e-3")
     steps = min(max(epochs * found.rows // batch, least), 5000)
     steps = round(steps, 1 - len(str(steps)) + 1)
     return [

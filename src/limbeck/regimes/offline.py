@@ -1,10 +1,12 @@
 """The offline regime: the teacher is ready, its outputs are written, then the student learns (Hinton et al. 2015)."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from limbeck.config import Config
 from limbeck.regimes.plan import Plan, hard_labels
 from limbeck.regimes.regime import Regime, make, train
+from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 
@@ -12,6 +14,20 @@ class Offline(Config):
     """Train the teacher unless it is given, label the training part, train the student."""
 
     name: Literal["offline"] = "offline"
+
+    def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
+        """``pseudo_labels`` where rows without a label are used, ``soft_targets`` where the objective reads more than logits."""
+        chosen: dict[str, Callable[[Plan], Regime[Trained]]] = {"control": self.control}
+        if len(plan.splits.train.labelled()) < len(plan.splits.train):
+            chosen["pseudo_labels"] = self.pseudo_labels
+        reads = [term.needs().teacher for term in plan.terms]
+        if any(read - {"logits"} for read in reads) and any(read == {"logits"} for read in reads):
+            chosen["soft_targets"] = self.soft_targets
+        return {**chosen, "distilled": self.distilled}
+
+    def stages(self, plan: Plan) -> tuple[Stage, ...]:
+        """The one training."""
+        return (plan.stage("student", teacher=plan.teacher),)
 
     def distilled(self, plan: Plan) -> Regime[Trained]:
         """The student that the recipe is about."""

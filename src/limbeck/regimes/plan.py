@@ -19,7 +19,7 @@ from limbeck.teachers.cached import CachedTeacher, label
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import Order
 from limbeck.training.settings import Training
-from limbeck.training.stage import Stage, Start
+from limbeck.training.stage import Origin, Stage, Start
 
 _MATCHED = 512  # examples that layers are compared on
 _ROWS = 256  # a labelling batch; its bits depend on this, so it is not a setting
@@ -56,11 +56,13 @@ class Plan:
         terms: tuple[Term, ...] | None = None,
         teacher: Teacher | None = None,
         examples: Examples | None = None,
+        start: Origin | None = None,
+        frozen: tuple[str, ...] = (),
     ) -> Stage:
         """A training of the student: the plan's, but for what is given. Initial weights depend on the seed alone."""
         return Stage(
             name=f"{name}, seed {self.seed}",
-            start=Start(self.student, self.seed, self.context),
+            start=start or self.start,
             terms=self.terms if terms is None else terms,
             examples=self.splits.train if examples is None else examples,
             validation=self.splits.validation,
@@ -68,7 +70,18 @@ class Plan:
             teacher=teacher,
             views=self.views,
             seed=self.seed,
+            frozen=frozen,
         )
+
+    @property
+    def start(self) -> Start:
+        """The untrained student of this seed."""
+        return Start(self.student, self.seed, self.context)
+
+    def longer(self, steps: int) -> Self:
+        """The same plan with ``steps`` more for every training: what an arm gets for what another did before."""
+        total = self.training.total + steps
+        return replace(self, training=self.training.model_copy(update={"steps": total}))
 
     def taught(self) -> Regime[Self]:
         """The plan with its teacher ready: as it is given, or trained now. A student may start from its layers."""
@@ -90,7 +103,7 @@ class Plan:
             self.splits.train.batch(ids, own)
             for ids, own in zip(torch.split(rows, 64), torch.split(views, 64), strict=True)
         ]
-        module = Start(self.student, self.seed, self.context).module()
+        module = self.start.module()
         return replace(self, terms=matched(self.terms, module, self.teacher, batches))
 
     def labelled(self) -> Regime[Teacher]:
@@ -137,13 +150,14 @@ def _ask(rule: Layers) -> list[tuple[str, str]]:
 
 
 def hard_labels(examples: Examples, teacher: Teacher, device: str) -> Tensor:
-    """Labels, int64 [len(table)], for a student of hard pseudo-labels: given ones where seen, else the teacher's answer.
+    """Labels, [len(table), ...], for a student of hard pseudo-labels: given ones where seen, else the teacher's answers.
 
     The teacher is asked about rows as they are (view 0).
     """
-    labels = torch.where(examples.supervised, examples.labels, -100)
+    labels = examples.labels.clone()
     rows = examples.rows[~examples.supervised[examples.rows]]
     for ids in torch.split(rows, _ROWS):
         batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
-        labels[ids] = teacher.observe(batch, frozenset({"logits"}))["logits"].argmax(-1).cpu()
+        logits = teacher.observe(batch, frozenset({"logits"}))["logits"].float().cpu()
+        labels[ids] = examples.task.hard(logits, examples.labels[ids]).to(labels.dtype)
     return labels

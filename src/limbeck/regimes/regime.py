@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
+
+if TYPE_CHECKING:
+    from limbeck.regimes.plan import Plan
 
 T = TypeVar("T")
 
@@ -36,3 +39,21 @@ def make(name: str, function: Callable[..., T], **arguments: Any) -> Regime[T]:
     """Makes one thing."""
     made: T = yield Make(name, function, arguments)
     return made
+
+
+@runtime_checkable
+class Teaching(Protocol):
+    """What a recipe's ``regime`` names: who teaches whom, and when. A frozen config; its arms are regimes."""
+
+    @property
+    def name(self) -> str:
+        """As it is written in a recipe."""
+        ...
+
+    def arms(self, plan: "Plan") -> "dict[str, Callable[[Plan], Regime[Trained]]]":
+        """The arms by their names in the evidence, in the order in which they are trained; ``distilled`` is the last."""
+        ...
+
+    def stages(self, plan: "Plan") -> tuple[Stage, ...]:
+        """The trainings of the student that the recipe is about, from untrained models: what a preflight tries."""
+        ...

@@ -13,7 +13,9 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from limbeck.advice.preflight import accuracy_of, chance
+from limbeck.advice.preflight import floor_of, score_of
+from limbeck.data.measure import Measure
+from limbeck.data.task import Task, rank
 from limbeck.errors import LimbeckError, PreflightError
 from limbeck.evidence import summary
 from limbeck.evidence.report import disagreements, write_report
@@ -24,14 +26,13 @@ from limbeck.export import Exported
 from limbeck.export.deliver import Format
 from limbeck.files import held, home, write_json
 from limbeck.models.saved import load_student, save_student
-from limbeck.regimes.arms import arms
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime, train
 from limbeck.regimes.walk import walk
 from limbeck.run import folder as runs
 from limbeck.run.delivered import Delivered
 from limbeck.run.experiment import TEACHER_SEED, Experiment
-from limbeck.run.measure import counts, curve, measure, notes
+from limbeck.run.measure import counts, curve, measure, notes, said
 from limbeck.run.preflight import Preflight, preflight
 from limbeck.training.loop import Watch
 from limbeck.training.moments import Curve
@@ -82,7 +83,7 @@ class Result:
         return self.student.export(to, folder, samples)
 
     def evaluate(self, data: Any, metrics: Sequence[str] = ()) -> Quality:
-        """The student's quality on other data of the same classes; see `Delivered.evaluate`."""
+        """The student's quality on other data of the same task; see `Delivered.evaluate`."""
         return self.student.evaluate(data, metrics)
 
 
@@ -118,7 +119,7 @@ def conduct(
         if state.is_main_process:
             _weigh(experiment, plan, trained, teacher, out, recipe_text, command)
         state.wait_for_everyone()
-    best = max(trained["distilled"], key=lambda one: (one.metrics["accuracy"], -one.metrics["nll"]))
+    best = max(trained["distilled"], key=lambda one: rank(experiment.splits.task, one.metrics))
     reader = experiment.splits.reader
     student = load_student(out / runs.STUDENT, module=best.start.module(), reader=reader)
     return Result(out, Evidence.read(out), Delivered.of(student, out))
@@ -128,13 +129,13 @@ def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watche
     """The plan with its teacher ready, and how the teacher was trained, if it was trained here.
 
     Raises:
-        PreflightError: the teacher is no better than chance.
+        PreflightError: the teacher is no better than an answer that is always the same.
     """
     plan = experiment.plan(home(), experiment.seeds[0], watcher.labelling)
     trained = None
     if plan.teacher_stage is not None:
         trained = walk(train(plan.teacher_stage), workshop, out / "journal" / "teacher.json")
-        _reused(watcher, trained)
+        _reused(watcher, trained, experiment.splits.task)
     plan = walk(plan.taught(), workshop, out / "journal" / "taught.json").matched()
     _check_teacher(experiment, plan)
     return plan, trained
@@ -143,16 +144,16 @@ def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watche
 def _check_teacher(experiment: Experiment, plan: Plan) -> None:
     if plan.teacher is None or not plan.teacher.provides.unseen:
         return
-    validation = experiment.splits.validation
-    accuracy, floor = accuracy_of(plan.teacher, validation, plan.device), chance(validation)
-    if accuracy <= floor:
-        stage = plan.teacher_stage
+    validation, measure = experiment.splits.validation, Measure.of(experiment.splits.task)
+    score, floor = score_of(plan.teacher, validation, plan.device), floor_of(validation)
+    if score <= floor:
+        stage, task = plan.teacher_stage, validation.task
         raise PreflightError(
-            f"The teacher is right on {100 * accuracy:.1f} % of the validation part, and always answering the commonest class "
-            f"on {100 * floor:.1f} %: "
+            f"On the validation part the teacher's {measure.name} is {measure.value(score)}, and that of {task.constant} "
+            f"{measure.value(floor)}: "
             + (
-                "it knows nothing of these classes. Are they in the order that it was trained with? If it still has to be "
-                "trained on them, give teacher.training (in Python teacher_training)."
+                f"it knows nothing of {f'these {task.outputs}' if task.outputs else 'this task'}. Are they in the order that it "
+                "was trained with? If it still has to be trained on them, give teacher.training (in Python teacher_training)."
                 if stage is None
                 else f"it has learnt nothing in {stage.training.total:,} steps of training on {len(stage.examples):,} labelled "
                 "rows. Give teacher.training (in Python teacher_training) more steps or another learning rate, and look at "
@@ -164,19 +165,21 @@ def _check_teacher(experiment: Experiment, plan: Plan) -> None:
 def _train(
     experiment: Experiment, plan: Plan, workshop: Workshop, out: Path, watcher: Watcher
 ) -> dict[str, list[Trained]]:
-    chosen = arms(experiment.regime, plan)
+    chosen = experiment.regime.arms(plan)
     trained: dict[str, list[Trained]] = {name: [] for name in chosen}
     for seed in experiment.seeds:
         for name, arm in chosen.items():
             one: Regime[Trained] = arm(plan.at(seed))
             trained[name].append(walk(one, workshop, out / "journal" / f"{name}-{seed}.json"))
-            _reused(watcher, trained[name][-1])
+            _reused(watcher, trained[name][-1], experiment.splits.task)
     return trained
 
 
-def _reused(watcher: Watcher, trained: Trained) -> None:
+def _reused(watcher: Watcher, trained: Trained, task: Task) -> None:
     if trained.reused:
-        watcher.say(f"{trained.name}: trained before, {100 * trained.metrics['accuracy']:.1f} % on validation")
+        measure = Measure.of(task)
+        found = f"{measure.name} {measure.value(trained.metrics[measure.name])}"
+        watcher.say(f"{trained.name}: trained before, {found} on validation")
 
 
 def _announce(watcher: Watcher, found: Preflight) -> None:
@@ -250,13 +253,15 @@ def _weigh(
         margin=experiment.margin,
         notes=[*experiment.remarks, *notes(experiment, plan, trained, teacher)],
         provenance=before.provenance if before else source,
+        task=splits.task,
+        example=measured.example,
     )
     curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
     if teacher:
         curves["teacher"] = [curve(teacher)]
-    best = max(trained["distilled"], key=lambda one: (one.metrics["accuracy"], -one.metrics["nll"]))
+    best = max(trained["distilled"], key=lambda one: rank(experiment.splits.task, one.metrics))
     about = {"recipe_hash": experiment.hash, "name": experiment.name, "validation": best.metrics}
-    save_student(out / runs.STUDENT, best.module(), None, splits.reader, splits.classes, about)
+    save_student(out / runs.STUDENT, best.module(), None, splits.reader, splits.classes, about, splits.task)
     test = splits.test
     examples = disagreements(
         evidence,
@@ -264,6 +269,9 @@ def _weigh(
         measured.labels,
         splits.classes,
         lambda position: test.table.show(int(test.rows[position])),
+        splits.task,
+        measured.example,
+        lambda position, answers: said(test, position, answers),
     )
     shown = [{**vars(one), "content": tensor(one.content)} for one in examples]
     runs.keep(out, runs.SHOWN, {"curves": curves, "examples": shown, "recipe": recipe_text})

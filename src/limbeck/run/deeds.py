@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
+from limbeck.data.batch import NO_LABEL
+from limbeck.data.raw import Raw
 from limbeck.data.sources import Data
 from limbeck.errors import LimbeckError
-from limbeck.evidence.quality import quality
 from limbeck.evidence.report import Example, write_report
 from limbeck.evidence.schema import Evidence, Quality
-from limbeck.export import Exported, export
+from limbeck.export import Exported
 from limbeck.files import home
 from limbeck.models.python import allow_code as code_is_allowed
 from limbeck.models.saved import load_student
@@ -21,9 +22,9 @@ from limbeck.recipe.reading import dump
 from limbeck.regimes.walk import walk
 from limbeck.run import folder as runs
 from limbeck.run.conduct import Result, conduct, ready
-from limbeck.run.delivered import Delivered
+from limbeck.run.delivered import Delivered, judged
 from limbeck.run.experiment import from_recipe
-from limbeck.run.measure import logits_of
+from limbeck.run.measure import answers_of
 from limbeck.run.preflight import Preflight, preflight
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.store import StoreInfo, describe
@@ -186,28 +187,47 @@ def _in_memory(folder: Path) -> LimbeckError:
 
 
 def evaluate(folder: Path, data: Data | None = None) -> Quality:
-    """The delivered student's quality on other data of the same classes, or on the run's own test part.
+    """The delivered student's quality on other data of the same task and classes, or on the run's own test part.
 
     Args:
         folder: the run.
         data: a source in the form of a recipe's ``data``; every labelled row of it is used.
 
     Raises:
-        LimbeckError: the classes are others, or the data cannot be read.
+        LimbeckError: the task or the classes are others, or the data cannot be read.
     """
     recipe, student = _recipe_of(folder), load(folder)
+    metrics = recipe.evidence.metrics
     if data is None:
         test = from_recipe(recipe, code=True).splits.test
-        labels, logits = test.labels[test.rows], logits_of(student.module, test, "student", "cpu")
-    else:
-        raw = data.source.load()
-        if unknown := sorted(set(raw.classes) - set(student.classes)):
-            raise LimbeckError(f"{raw.name} has classes that the student does not know: {', '.join(unknown[:5])}.")
-        place = torch.tensor([student.classes.index(name) for name in raw.classes])
-        rows = (raw.labels >= 0).nonzero().flatten()
-        labels = place[raw.labels[rows]]
-        logits = student.logits([raw.items[row] for row in rows.tolist()]).numpy()
-    return quality(logits, labels.numpy(), recipe.evidence.metrics, student.classes)
+        answers = answers_of(student.module, test, "student", "cpu")
+        return judged(answers, student.task, student.classes, metrics)
+    raw = data.source.load(data.task)
+    if raw.task != student.task:
+        raise LimbeckError(
+            f"{raw.name} has labels of the task {raw.task.name!r}, but the student's is {student.task.name!r}."
+        )
+    items = [raw.items[row] for row in torch.arange(len(raw)).tolist()]
+    return student.judged(items, _in_order(raw, student), metrics, raw.name)
+
+
+def _in_order(raw: Raw, student: Delivered) -> torch.Tensor:
+    """Labels by the student's numbers of what they name.
+
+    Raises:
+        LimbeckError: the student does not know some.
+    """
+    what = student.task.outputs
+    if raw.classes == student.classes or not what:
+        return raw.labels
+    if unknown := sorted(set(raw.classes) - set(student.classes)):
+        raise LimbeckError(f"{raw.name} has {what} that the student does not know: {', '.join(unknown[:5])}.")
+    place = torch.tensor([student.classes.index(name) for name in raw.classes])
+    if student.task.named:
+        return torch.where(raw.labels >= 0, place[raw.labels.clamp_min(0)], raw.labels)
+    found = torch.full((len(raw), len(student.classes)), NO_LABEL)
+    found[:, place] = raw.labels
+    return found
 
 
 def report(folder: Path) -> Path:
@@ -238,5 +258,4 @@ def export_run(folder: Path, to: str, out: Path | None = None) -> Exported:
         if "module=" in str(error) and "limbeck" not in runs.read(folder)["recipe"]:
             raise _in_memory(folder) from error
         raise
-    raw = runs.kept(folder, runs.INPUTS)
-    return export(student, to, out or folder / f"export-{to}", raw)  # type: ignore[arg-type]
+    return student.export(to, out or folder / f"export-{to}")  # type: ignore[arg-type]

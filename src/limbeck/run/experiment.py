@@ -1,7 +1,7 @@
 """`Experiment`: the parts of one run, built from a recipe or from objects in memory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from limbeck.objective import Labels, Term
 from limbeck.recipe import Recipe
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
+from limbeck.regimes.regime import Teaching
 from limbeck.teachers.cached import StoredTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage, Start
 
 TEACHER_SEED = 0
+_SAMPLE = 64  # training rows that a model may be fitted to when it is built
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Experiment:
     store: bool = True
     views: int | None = 0
     vocabulary: int | None = None
-    regime: Offline = field(default_factory=Offline)
+    regime: Teaching = field(default_factory=Offline)
     seeds: tuple[int, ...] = (0, 1, 2)
     metrics: tuple[str, ...] = ()
     smallest_effect: float = SMALLEST_EFFECT
@@ -63,7 +65,7 @@ class Experiment:
                 raise DataError(
                     f"The {part} part is empty, and nothing works without it: raise data.{part}, or add rows."
                 )
-        check_names(self.metrics)
+        check_names(self.metrics, self.splits.task, self.splits.classes)
 
     @property
     def hash(self) -> str:
@@ -77,9 +79,13 @@ class Experiment:
 
     def context(self, side: str) -> BuildContext:
         """What a model of this side is built from."""
-        names = self.splits.classes
-        donor = self.teacher.module if side == "student" and self.teacher else None
-        return BuildContext(len(names), self.sample().columns(side), names, donor=donor, vocabulary=self.vocabulary)
+        names, whole = self.splits.classes, getattr(self.splits.train.table, "teacher", None)
+        sample, task = self.sample(_SAMPLE).columns(side), self.splits.task
+        plain = BuildContext(len(names), sample, names, vocabulary=self.vocabulary, task=task)
+        if side == "teacher":
+            return replace(plain, vocabulary=whole.vocabulary) if whole else plain
+        tokens = getattr(self.splits.train.table, "teacher_tokens", None)
+        return replace(plain, donor=self.teacher.module if self.teacher else None, donor_tokens=tokens)
 
     def plan(self, home: Path, seed: int, on_label: Callable[[int, int], None] = lambda done, total: None) -> Plan:
         """The plan of one seed."""

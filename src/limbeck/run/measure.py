@@ -2,14 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 
+from limbeck.advice.preflight import answers_by
+from limbeck.data.asked import asked
+from limbeck.data.batch import NO_LABEL
 from limbeck.data.examples import Examples
+from limbeck.data.measure import Measure
+from limbeck.data.task import Answered
 from limbeck.evidence.efficiency import compare_efficiency
 from limbeck.evidence.schema import Counts, Efficiency, Evidence
 from limbeck.evidence.weigh import ArmResult, ArmResults
@@ -17,38 +23,24 @@ from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.run.preflight import paired
 from limbeck.signals.capture import show
-from limbeck.teachers.teacher import Teacher
 from limbeck.training.workshop import Trained
 
-_ROWS, _BULK = 256, 64
+_BULK = 64
 
 
-@torch.no_grad()
-def logits_of(module: nn.Module, examples: Examples, side: str, device: str) -> NDArray[np.float32]:
-    """Logits, float32 [len(examples), classes], of the rows as they are."""
+def answers_of(module: nn.Module, examples: Examples, side: str, device: str) -> Answered:
+    """What a model answers to the rows as they are."""
     module.to(device)
-    found = []
-    for ids in torch.split(examples.rows, _ROWS):
-        batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
-        found.append(show(module, batch.columns(side))["logits"].float().cpu())
-    return np.asarray(torch.cat(found).numpy())
-
-
-def teacher_logits(teacher: Teacher, examples: Examples, device: str) -> NDArray[np.float32]:
-    """The teacher's logits, float32 [len(examples), classes], of the rows as they are."""
-    found = []
-    for ids in torch.split(examples.rows, _ROWS):
-        batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
-        found.append(teacher.observe(batch, frozenset({"logits"}))["logits"].float().cpu())
-    return np.asarray(torch.cat(found).numpy())
+    return asked(lambda batch: show(module, batch.columns(side))["logits"], examples, device)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Results of all arms on the test part, and its labels, int64 [N]."""
+    """Results of all arms on the test part, the true answers [M] (of numbers [M, d]), and whose they are, int64 [M]."""
 
     arms: ArmResults
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
+    example: NDArray[np.int64]
 
 
 def measure(
@@ -68,9 +60,12 @@ def measure(
         costs = _costs(experiment, plan, {name: one[0].module() for name, one in trained.items()})
     else:
         costs = {name: arm.efficiency for name, arm in before.arms.present().items() if arm.efficiency}
+    given = {
+        name: [answers_of(one.module(), test, "student", device) for one in arms] for name, arms in trained.items()
+    }
     results = {
         name: ArmResult(
-            logits=[logits_of(one.module(), test, "student", device) for one in arms],
+            logits=[one.logits.numpy() for one in given[name]],
             seeds=experiment.seeds,
             curves=[curve(one) for one in arms],
             seconds=[one.seconds for one in arms],
@@ -80,12 +75,28 @@ def measure(
     }
     if plan.teacher is not None and plan.teacher.provides.unseen:
         results["teacher"] = ArmResult(
-            logits=[teacher_logits(plan.teacher, test, device)],
+            logits=[answers_by(plan.teacher, test, device).logits.numpy()],
             curves=[curve(teacher)] if teacher else (),
             seconds=[teacher.seconds] if teacher else (),
             efficiency=costs.get("teacher"),
         )
-    return Measured(ArmResults(**results), test.labels[test.rows].numpy())
+    truth = given["distilled"][0]
+    return Measured(ArmResults(**results), truth.labels.numpy(), truth.example.numpy())
+
+
+def said(test: Examples, position: int, answers: NDArray[Any]) -> Any:
+    """The answers [K] to a test example as a delivered student gives them."""
+    row, task = test.rows[position : position + 1], test.task
+    item, labels, places = test.table.raw(int(row)), test.labels[row], None
+    if task.reads != "texts":
+        places = cast(Any, test.table.reader).places([item])
+        if task.named:  # a tag for each token
+            width = places.shape[1]
+            labels = F.pad(labels, (0, max(0, width - labels.shape[1])), value=NO_LABEL)[:, :width]
+    flat = labels.flatten()
+    known = flat.isfinite() if task.numbers else flat >= 0
+    flat[known.nonzero()[: answers.size, 0]] = torch.from_numpy(answers).flatten().to(flat)
+    return task.said(flat.view_as(labels), [item], places, test.classes)[0]
 
 
 def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -> dict[str, Efficiency]:
@@ -122,6 +133,7 @@ def counts(experiment: Experiment) -> Counts:
         validation=len(splits.validation),
         test=len(splits.test),
         classes=len(splits.classes),
+        outputs=splits.task.outputs,
     )
 
 
@@ -131,40 +143,42 @@ def notes(
     """What a reader must know to read the figures rightly."""
     splits = experiment.splits
     labelled, every = len(splits.train.labelled()), len(splits.train)
-    said = []
+    told = []
     if every > labelled:
-        said.append(
+        told.append(
             f"Every student saw the same {labelled:,} labels. The distilled student and the one of hard pseudo-labels also "
             f"saw {every - labelled:,} training examples without their labels, through the teacher's answers; the control "
             "could not use them. The attribution separates what the further data did from what the soft targets did."
         )
     else:
-        said.append(f"Every student saw all {every:,} training examples with their labels.")
+        told.append(f"Every student saw all {every:,} training examples with their labels.")
     origin = f"trained here on the same {labelled:,} labels" if teacher else "given"
-    said.append(
+    told.append(
         f"The teacher is one fixed model, {origin}; the interval over seeds speaks of the students' initial weights and "
         "orders of data, not of other teachers or other data."
     )
     if teacher and "control" in trained:
-        best = max(one.metrics["accuracy"] for one in trained["control"])
-        if teacher.metrics["accuracy"] <= best:
-            said.append(
-                f"The teacher is no better than the control on validation ({100 * teacher.metrics['accuracy']:.1f} % against "
-                f"{100 * best:.1f} %): there may be nothing to learn from it."
+        measure = Measure.of(splits.task)
+        best, theirs = max(one.metrics[measure.name] for one in trained["control"]), teacher.metrics[measure.name]
+        if theirs <= best:
+            told.append(
+                f"The teacher is no better than the control on validation ({measure.value(theirs)} against "
+                f"{measure.value(best)}): there may be nothing to learn from it."
             )
     if len(splits.train.labelled()) < experiment.training.batch_size:
-        said.append(
+        told.append(
             "The control has fewer labelled examples than a batch, so each of its batches repeats some of them."
         )
     if layers := paired(plan.terms, experiment.terms):
-        said.append(f"The recipe's rules found these layers, the student's first: {layers}.")
-    for name, shares in trained["distilled"][0].points[-1].get("kept", {}).items():
-        said.append(_kept(name, shares, splits.classes))
+        told.append(f"The recipe's rules found these layers, the student's first: {layers}.")
+    kept = trained["distilled"][0].points[-1].get("kept", {}) if splits.task.named else {}
+    for name, shares in kept.items():
+        told.append(_kept(name, shares, splits.classes))
     if plan.context.donor is not None and len({one.fingerprint for one in trained["distilled"]}) < len(
         experiment.seeds
     ):
-        said.append("Some seeds gave the same weights: nothing in this training depends on the seed.")
-    return said
+        told.append("Some seeds gave the same weights: nothing in this training depends on the seed.")
+    return told
 
 
 def _kept(name: str, shares: Sequence[float | None], classes: Sequence[str]) -> str:

@@ -14,8 +14,10 @@ from torch.utils.data import ConcatDataset
 from limbeck.config import Config, digest
 from limbeck.data.examples import Splits
 from limbeck.data.memory import MapTable, demand_rows
-from limbeck.data.raw import named
+from limbeck.data.sources import Asked
 from limbeck.data.splits import split_table
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.data.tensors import parted
 from limbeck.data.text import TextReader, TextTable
 from limbeck.errors import LimbeckError
@@ -49,6 +51,7 @@ def distill(
     teacher_training: Training | Mapping[str, Any] | None = None,
     labelled: int | Literal["all"] = "all",
     tokenizer: str | None = None,
+    task: Task | str = CLASSES,
     seeds: int = 3,
     metrics: Sequence[str] = (),
     name: str = "distilled",
@@ -65,14 +68,16 @@ def distill(
         teacher: any module that gives logits for the classes of ``data``, or any `Teacher`.
         student: any module, or a function without arguments that makes one.
         data: any map-style data set of (input, label); labels of None or -100 mean "unlabelled". A fifth of it is set
-            aside to judge by unless ``test`` is given, and a tenth to choose by unless ``validation`` is.
+            aside to judge by unless ``test`` is given, and a tenth to choose by unless ``validation`` is. For another
+            ``task`` labels are as `limbeck.data.labels` reads them: names or 0 and 1, numbers, a tag a word, a span.
         test: a map-style data set to judge by.
         validation: a map-style data set to choose by.
         objective: terms, or a mapping as in a recipe; by default ``{"labels": 0.1, "soft-targets": 0.9}``.
         training: budget and optimiser, or a mapping as in a recipe; by default 20 epochs of AdamW.
         teacher_training: if the teacher has yet to be trained on the labelled rows.
         labelled: how many training rows keep their label.
-        tokenizer: a folder or name on the hub, if the inputs are texts.
+        tokenizer: a folder or name on the hub, if the inputs are texts (or pairs, lists of words, questions with a text).
+        task: what is asked of a row: ``classes``, ``multi-label``, ``numbers``, ``tags`` or ``spans``, as in a recipe.
         seeds: how often each student is trained.
         metrics: further metrics by name, such as ``f1-macro``.
         name: what the report calls it.
@@ -84,7 +89,8 @@ def distill(
         LimbeckError: something that the caller can mend.
     """
     _demand(teacher, seeds, name)
-    splits = _split(data, validation, test, labelled, tokenizer)
+    asked: Task = _read(task, "task")
+    splits = _split(data, validation, test, labelled, tokenizer, asked)
     table = splits.train.table
     spec, settings = Given(student), _training(training, "training") or Training(epochs=20.0)
     terms = _terms(objective)
@@ -94,6 +100,7 @@ def distill(
         "teacher": of_module(teacher) if isinstance(teacher, nn.Module) else teacher.fingerprint,
         "teacher-training": taught.plain() if taught else None,
         "student": spec.plain(),
+        **({} if asked == CLASSES else {"task": asked.name}),
         "data": splits.train.fingerprint,
         "test": splits.test.fingerprint,
         "objective": [term.plain() for term in terms],
@@ -136,7 +143,9 @@ def _demand(teacher: Any, seeds: Any, name: Any) -> None:
         )
 
 
-def _split(data: Any, validation: Any, test: Any, labelled: int | Literal["all"], tokenizer: str | None) -> Splits:
+def _split(
+    data: Any, validation: Any, test: Any, labelled: int | Literal["all"], tokenizer: str | None, task: Task
+) -> Splits:
     """The parts of one table that holds all rows."""
     given = {"train": data, "validation": validation, "test": test}
     parts = {name: part for name, part in given.items() if part is not None or name == "train"}
@@ -150,12 +159,13 @@ def _split(data: Any, validation: Any, test: Any, labelled: int | Literal["all"]
     rows.pop("train")
     whole = data if len(parts) == 1 else ConcatDataset(list(parts.values()))
     if tokenizer is None:
-        found = MapTable(whole)
-        return split_table(found, found.labels, found.classes, own=rows, labelled=labelled, keys=found.keys)
-    texts, labels = zip(*(parted(whole[row]) for row in range(len(whole))), strict=True)
-    indices, classes = named(labels, "the data set")
-    table = TextTable(texts, TextReader(tokenizer=tokenizer))
-    return split_table(table, indices, classes, own=rows, labelled=labelled, keys=texts)
+        found = MapTable(whole, task=task)
+        return split_table(found, found.labels, found.classes, own=rows, labelled=labelled, keys=found.keys, task=task)
+    inputs, labels = zip(*(parted(whole[row], task) for row in range(len(whole))), strict=True)
+    texts = [tuple(text) if isinstance(text, list) else text for text in inputs]
+    known, classes = task.read(labels, "the data set")
+    table = TextTable(texts, TextReader(tokenizer=tokenizer, reads=task.reads))
+    return split_table(table, table.placed(known, task), classes, own=rows, labelled=labelled, keys=texts, task=task)
 
 
 def _training(given: Training | Mapping[str, Any] | None, argument: str) -> Training | None:
@@ -184,13 +194,15 @@ class _Arguments(Config):
     objective: Terms | None = None
     training: Training | None = None
     teacher_training: Training | None = None
+    task: Asked = CLASSES
 
 
-def _read(given: Mapping[str, Any], argument: str) -> Any:
+def _read(given: Any, argument: str) -> Any:
+    plain = dict(given) if isinstance(given, Mapping) else given
     try:
-        return getattr(_Arguments.model_validate({argument: dict(given)}), argument)
+        return getattr(_Arguments.model_validate({argument: plain}), argument)
     except ValidationError as error:
-        raise refusal(error, _node({argument: dict(given)}), _Arguments, "") from None
+        raise refusal(error, _node({argument: plain}), _Arguments, "") from None
 
 
 def _node(value: Any) -> Node:

@@ -12,12 +12,12 @@ from limbeck.errors import PreflightError
 from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.models.identity import of_module
 from limbeck.objective import Term
-from limbeck.regimes.arms import arms
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.signals.gradient import GRADIENT
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.settings import Training
+from limbeck.training.stage import Stage
 
 _REST: Final = 3.0  # seconds: loading and keeping models, the intervals, the report
 _CALL: Final = 1e-3  # seconds that a call takes beside its rows
@@ -67,18 +67,25 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
             f"set it to {len(splits.train)} or less."
         )
     plan = plan.matched()
-    stage = plan.stage("student", teacher=plan.teacher)
-    same = stage.teacher is not None and of_module(stage.start.module()) == stage.teacher.fingerprint
-    dry = dry_run(stage, plan.device, teacher_is_student=same)
-    return _budget(experiment, plan, dry, teaching, labelled)
+    tried: list[tuple[Stage, Dry]] = []
+    for stage in experiment.regime.stages(plan):
+        same = stage.teacher is not None and of_module(stage.start.module()) == stage.teacher.fingerprint
+        tried.append((stage, dry_run(stage, plan.device, teacher_is_student=same)))
+    return _budget(experiment, plan, tried, teaching, labelled)
 
 
-def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, labelled: int) -> Preflight:
-    splits, steps = experiment.splits, plan.training.total
-    names, seeds = list(arms(experiment.regime, plan)), len(experiment.seeds)
+def _budget(
+    experiment: Experiment, plan: Plan, tried: Sequence[tuple[Stage, Dry]], teaching: Dry | None, labelled: int
+) -> Preflight:
+    splits, (*before, (_, dry)) = experiment.splits, tried
+    earlier = sum(stage.training.total for stage, _ in before)
+    steps, task = earlier + plan.training.total, splits.task
+    names, seeds = list(experiment.regime.arms(plan)), len(experiment.seeds)
     students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
-    training = (dry.seconds - dry.teacher_seconds) * steps * students
+    alone = dry.seconds - dry.teacher_seconds  # each arm has as many steps in all
+    training = alone * (steps * students - earlier * seeds)
+    training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
     per_row = dry.teacher_seconds / plan.training.batch_size
     fixed = _REST + _looks(plan.training) * len(splits.validation) * dry.row_seconds * students
     fixed += len(splits.test) * (dry.row_seconds * students + per_row) + len(splits.validation) * per_row
@@ -86,7 +93,7 @@ def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, 
     if experiment.store:
         fixed += per_row * rows
     else:
-        training += dry.teacher_seconds * steps * seeds
+        training += dry.teacher_seconds * plan.training.total * seeds
     if teaching and plan.teacher_stage:
         training += teaching.seconds * plan.teacher_stage.training.total
         fixed += _looks(plan.teacher_stage.training) * len(splits.validation) * teaching.row_seconds
@@ -100,15 +107,17 @@ def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, 
         (
             "data",
             f"{len(splits.train):,} training rows, {labelled:,} with label; {len(splits.validation):,} validation, "
-            f"{len(splits.test):,} test; {len(splits.classes)} classes",
+            f"{len(splits.test):,} test; " + (f"{len(splits.classes)} {task.outputs}" if task.outputs else task.name),
         ),
         ("student", f"{dry.parameters:,} parameters" + (f", the teacher {teaching.parameters:,}" if teaching else "")),
         *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
-        ("first batch", ", ".join(f"{name} {value:.4g}" for name, value in dry.parts.items())),
+        *((f"first batch, {_bare(stage)}", _parts(one)) for stage, one in before),
+        ("first batch", _parts(dry)),
         ("training", f"{steps:,} steps for each of {told}: about {duration(seconds)} with all that comes after"),
-        ("teacher's outputs", f"{rows:,} rows, {size(store)}" if experiment.store else "asked live, nothing stored"),
+        ("teacher's outputs", _outputs(plan, rows, store) if experiment.store else "asked live, nothing stored"),
     ]
-    peak = max(filter(None, (dry.peak, teaching.peak if teaching else None)), default=None)
+    peaks = (*(one.peak for _, one in tried), teaching.peak if teaching else None)
+    peak = max(filter(None, peaks), default=None)
     if peak is not None:
         found.append(("memory", f"{size(peak)} more than now for a training step"))
     warnings = []
@@ -130,6 +139,20 @@ def _budget(experiment: Experiment, plan: Plan, dry: Dry, teaching: Dry | None, 
     if len(experiment.seeds) < 3:
         warnings.append("With fewer than 3 seeds the verdict will hardly be certain.")
     return Preflight(tuple(found), seconds, store, fixed, warnings)
+
+
+def _outputs(plan: Plan, rows: int, store: int) -> str:
+    if not any(term.needs().teacher for term in plan.terms):
+        return "none are read"
+    return f"{rows:,} rows, {size(store)}"
+
+
+def _parts(dry: Dry) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in dry.parts.items())
+
+
+def _bare(stage: Stage) -> str:
+    return stage.name.rpartition(", seed")[0]
 
 
 def _looks(training: Training) -> int:

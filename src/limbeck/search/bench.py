@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from limbeck.config import digest
+from limbeck.data.task import Task
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.files import home
 from limbeck.objective.schedules import Place
@@ -44,6 +45,7 @@ class Bench:
 
     def __init__(self, recipe: Recipe, out: Path, watcher: Watcher, code: bool) -> None:
         self.recipe, self._out, self._watcher, self._code = recipe, out, watcher, code
+        self.task = recipe.data.task
         self._ready: dict[str, tuple[Experiment, Plan]] = {}
         self._bar = watcher.bars.add_task("trials", total=None, note="")
 
@@ -86,21 +88,21 @@ class Bench:
             record["recipe"] = recipe.hash
             plan = self.plan(recipe)
             plan = replace(plan, training=shortened(plan.training, budget))
-            watch = _Trial(trial, len(plan.splits.validation), prune, self._watcher)
+            watch = _Trial(trial, self.task, len(plan.splits.validation), prune, self._watcher)
             with watch:
                 trained = self._walk(recipe, plan.at(SEED), watch)
                 watch.catch_up(trained.points)  # an arm that was trained before has told nothing
         except _Ended as end:
             point = end.args[0]
-            trial.finish({**record, "state": "pruned", **_told(watch.points, point)}, None)
+            trial.finish({**record, "state": "pruned", **_told(self.task, watch.points, point)}, None)
         except (LimbeckError, OverflowError, RuntimeError) as error:
             reason = _fault_of_settings(error)
             if reason is None:
                 raise
             trial.finish({**record, "reason": reason}, None)
         else:
-            found = {**_told(trained.points, trained.metrics), "arm": trained.key, "state": "complete"}
-            trial.finish({**record, **found}, score(trained.metrics, len(plan.splits.validation)))
+            found = {**_told(self.task, trained.points, trained.metrics), "arm": trained.key, "state": "complete"}
+            trial.finish({**record, **found}, score(trained.metrics, len(plan.splits.validation), self.task))
 
     def _walk(self, recipe: Recipe, plan: Plan, watch: Watch) -> Trained:
         journal = digest([recipe.hash, plan.training, plan.seed])[:16]
@@ -120,8 +122,9 @@ class Bench:
 class _Trial:
     """What watches the training of a trial; as a context manager it shows a bar that goes when the trial ends."""
 
-    def __init__(self, trial: Trial, examples: int, prune: bool, watcher: Watcher) -> None:
-        self._trial, self._examples, self._prune, self._watcher = trial, examples, prune, watcher
+    def __init__(self, trial: Trial, task: Task, examples: int, prune: bool, watcher: Watcher) -> None:
+        self._trial, self._task, self._examples = trial, task, examples
+        self._prune, self._watcher = prune, watcher
         self._curve: Curve | None = None
         self._heard = 0
         self.points: Sequence[Mapping[str, Any]] = ()
@@ -158,7 +161,7 @@ class _Trial:
         """
         for place in range(self._heard, len(points)):
             self._heard, self.points = place + 1, points[: place + 1]
-            if self._trial.hopeless(score(points[place], self._examples), place + 1) and self._prune:
+            if self._trial.hopeless(score(points[place], self._examples, self._task), place + 1) and self._prune:
                 raise _Ended(points[place])
 
 
@@ -181,12 +184,12 @@ def _fault_of_settings(error: Exception) -> str | None:
     return None
 
 
-def _told(points: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics at ``step``, the steps that were trained, and the curve."""
-    curve = [[point["step"], point["accuracy"], _finite(point["nll"])] for point in points]
+def _told(task: Task, points: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics at ``step``, by the task's names, the steps that were trained, and the curve."""
+    curve = [[point["step"], point[task.measure], _finite(point[task.cost])] for point in points]
     return {
-        "accuracy": metrics["accuracy"],
-        "nll": _finite(metrics["nll"]),
+        task.measure: metrics[task.measure],
+        task.cost: _finite(metrics[task.cost]),
         "step": int(metrics["step"]),
         "steps": int(points[-1]["step"]),
         "curve": curve,

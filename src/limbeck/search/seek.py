@@ -9,6 +9,9 @@ from typing import Any, Final
 
 from accelerate import PartialState
 
+from limbeck.data.measure import Measure
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
 from limbeck.files import held, write_json, write_text
 from limbeck.models.python import allow_code as code_is_allowed
@@ -24,6 +27,8 @@ from limbeck.training.progress import Watcher
 
 CLAIM, TRIALS, BEST, SURFACE = "search.json", "trials.json", "best.yaml", "surface.png"
 TRIALS_OF_BAYES: Final = 20
+COSTS: Final = {"nll": "NLL", "mse": "squared error"}
+"""Of a task, as they are written."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,12 @@ class Found:
     confirmation: dict[str, Any] | None
     sentence: str
     warning: str
+    task: Task = CLASSES
+
+    @property
+    def measure(self) -> Measure:
+        """What the search maximises, and how it is written."""
+        return Measure.of(self.task)
 
 
 def search(
@@ -61,7 +72,7 @@ def search(
     command: str | None = None,
     quiet: bool = False,
 ) -> Found:
-    """Finds the settings with the best validation accuracy (ties by NLL); the same call goes on after an interruption.
+    """Finds the settings with the best score on validation; the same call goes on after an interruption. Ties go by cost.
 
     The test part is not looked at. Trials are of one seed and a share of the steps; the winner is then trained in full
     against the recipe's own settings, at seeds that the search has not used.
@@ -129,20 +140,24 @@ def search(
         while trial := study.next(wanted):
             bench.run(trial, budget, prune)
             done = {one["number"]: one for one in _records(study, chosen, method)}
-            watcher.say(_line(done[trial.number], wanted))
+            watcher.say(_line(done[trial.number], wanted, bench.task))
             bench.progress(sum(one["state"] != "running" for one in done.values()), wanted)
         found = _concluded(bench, study, chosen, method, seeds, out, watcher)
         _write(found, recipe, identity, command)
     return found
 
 
-def best(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Of those trained to the end of their budget: the most accurate on validation, ties by NLL, then the earlier one."""
+def best(records: Sequence[dict[str, Any]], task: Task = CLASSES) -> dict[str, Any] | None:
+    """Of those trained to the end of their budget: the best on validation, ties by cost, then the earlier one."""
     done = [one for one in records if one["state"] == "complete"]
     worst = float("inf")
     return max(
         done,
-        key=lambda one: (one["accuracy"], -(worst if one["nll"] is None else one["nll"]), -one["number"]),
+        key=lambda one: (
+            one[task.measure],
+            -(worst if one[task.cost] is None else one[task.cost]),
+            -one["number"],
+        ),
         default=None,
     )
 
@@ -209,28 +224,30 @@ def _concluded(
 ) -> Found:
     records = _records(study, chosen, method)
     own_ones = {field.path: own(bench.recipe, field.path) for field in chosen}
-    winner, count = best(records), len(records)
+    winner, count = best(records, bench.task), len(records)
     running = sum(one["state"] == "running" for one in records)
     warning = (
-        f"The best of {count} trials is flattered: its accuracy in the search is the highest of {count}, luck included. "
-        "The number to quote is the confirmation, and even that is of the validation part by which the settings were "
+        f"The best of {count} trials is flattered: its {bench.task.measure} in the search is the highest of {count}, luck "
+        "included. The number to quote is the confirmation, and even that is of the validation part by which the settings were "
         f"chosen; `limbeck run {out / BEST}` judges on the test part."
     )
     if running:
         said = f"{running} trials still run elsewhere: the same command confirms the winner once they are done."
-        return Found(out, chosen, own_ones, tuple(records), None, None, None, said, warning)
+        return Found(out, chosen, own_ones, tuple(records), None, None, None, said, warning, bench.task)
     if winner is None:
         reasons = [one["reason"] for one in records if "reason" in one]
         raise LimbeckError(f"No trial came to its end. The first reason: {reasons[0] if reasons else 'none is known'}")
     chosen_recipe = applied(bench.recipe, winner["settings"])
     if chosen_recipe.hash == bench.recipe.hash:
         said = "The recipe's own settings are the best of those that were tried: there is nothing to confirm."
-        return Found(out, chosen, own_ones, tuple(records), winner, chosen_recipe, None, said, warning)
+        return Found(out, chosen, own_ones, tuple(records), winner, chosen_recipe, None, said, warning, bench.task)
     watcher.say(
         f"the best, trial {winner['number'] + 1}, in full against the recipe's own settings at {seeds} fresh seeds"
     )
     judged = confirm(bench, chosen_recipe, fresh(seeds), watcher.say)
-    return Found(out, chosen, own_ones, tuple(records), winner, chosen_recipe, judged, judged["sentence"], warning)
+    return Found(
+        out, chosen, own_ones, tuple(records), winner, chosen_recipe, judged, judged["sentence"], warning, bench.task
+    )
 
 
 def _write(found: Found, recipe: Recipe, identity: dict[str, Any], command: str | None) -> None:
@@ -238,7 +255,9 @@ def _write(found: Found, recipe: Recipe, identity: dict[str, Any], command: str 
     if found.recipe is not None and found.winner is not None:
         named = found.recipe.model_copy(update={"name": f"{recipe.name[:59]} best"})
         settings = told(found.winner["settings"])
-        head = f"# {recipe.name}, the best of {len(found.trials)} trials by validation accuracy: {settings}\n"
+        head = (
+            f"# {recipe.name}, the best of {len(found.trials)} trials by validation {found.measure.name}: {settings}\n"
+        )
         write_text(found.folder / BEST, head + dump(named))
     surface.draw(
         found.folder / SURFACE,
@@ -246,6 +265,7 @@ def _write(found: Found, recipe: Recipe, identity: dict[str, Any], command: str 
         found.trials,
         found.winner,
         found.own,
+        found.measure,
         f"{recipe.name}: {len(found.trials)} trials of {100 * identity['budget']:g} % of the steps, one seed",
     )
     write_json(
@@ -269,11 +289,13 @@ def _write(found: Found, recipe: Recipe, identity: dict[str, Any], command: str 
     )
 
 
-def _line(record: dict[str, Any], wanted: int) -> str:
+def _line(record: dict[str, Any], wanted: int, task: Task) -> str:
     """What came of a trial."""
     head = f"trial {record['number'] + 1} of {wanted}: {told(record['settings'])}: "
     if record["state"] == "diverged":
         return f"{head}given up. {record['reason']}"
     early = f", ended after {record['steps']} steps" if record["state"] == "pruned" else ""
-    nll = "not finite" if record["nll"] is None else f"{record['nll']:.3f}"
-    return f"{head}{100 * record['accuracy']:.1f} % on validation, NLL {nll}{early}"
+    cost = "not finite" if record[task.cost] is None else f"{record[task.cost]:.3f}"
+    measure = Measure.of(task)
+    found = f"{measure.name} {measure.value(record[task.measure])} on validation"
+    return f"{head}{found}, {COSTS[task.cost]} {cost}{early}"

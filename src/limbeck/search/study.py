@@ -11,12 +11,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
 from limbeck.search.fields import Field, Method, Settings
 
 STALE: Final = 3600.0  # seconds without a sign of life after which another machine's trial is taken over
 ETA: Final = 3  # of successive halving: one in three goes on, after 1, 3 and 9 of the usual 10 evaluations
 _RANDOM: Final = 8  # trials before the sampler learns from them
+_STEP: Final = 1e-9  # between scores that are not counts of examples
 _EXTRA: Final = ("optuna", "matplotlib")
 
 
@@ -28,11 +31,16 @@ def demand_installed() -> None:
         raise LimbeckError(f"A search needs {' and '.join(missing)}: pip install 'limbeck[search]'.")
 
 
-def score(metrics: Mapping[str, float], examples: int) -> float:
-    """Validation accuracy, less at most half an example's worth by NLL: the one number with the order of (accuracy, -NLL)."""
-    nll = metrics["nll"]
-    share = nll / (1 + nll) if isfinite(nll) and nll >= 0 else 1.0
-    return metrics["accuracy"] - 0.5 / examples * share
+def score(metrics: Mapping[str, float], examples: int, task: Task = CLASSES) -> float:
+    """One number with the order of `rank`: the task's score on validation, less a little by its cost.
+
+    The little is at most half of the smallest step in which scores come: half an example's worth where an example is right or
+    wrong, next to nothing elsewhere.
+    """
+    cost = metrics[task.cost]
+    share = cost / (1 + cost) if isfinite(cost) and cost >= 0 else 1.0
+    step = 1 / examples if task.single and not task.numbers else _STEP
+    return metrics[task.measure] - 0.5 * step * share
 
 
 class Study:

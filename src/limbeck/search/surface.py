@@ -1,10 +1,11 @@
-"""A picture of the response surface: validation accuracy over the searched fields."""
+"""A picture of the response surface: the score on validation over the searched fields."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from limbeck.data.measure import Measure
 from limbeck.search.fields import Field, short, shown
 
 _MOST_PAIRS: Final = 3  # fields that are shown pair by pair; more are shown one by one
@@ -16,7 +17,6 @@ _UNITS: Final = {
     "epochs": "passes",
     "batch-size": "examples",
 }
-_LABEL: Final = "validation accuracy, %"
 
 
 def draw(
@@ -25,17 +25,22 @@ def draw(
     trials: Sequence[Mapping[str, Any]],
     winner: Mapping[str, Any] | None,
     own: Mapping[str, Any],
+    measure: Measure,
     title: str,
 ) -> None:
     """One field: a curve; two or three: a heat map (or coloured points) for each pair; more: points for each field.
 
-    ``trials``: records with ``settings``, ``state`` and ``accuracy``. ``own``: the recipe's own settings by field.
+    ``trials``: records with ``settings``, ``state`` and their score by the measure's name. ``own``: the recipe's own settings
+    by field.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = [trial for trial in trials if trial.get("accuracy") is not None]
+    found = [(trial, trial.get(measure.name)) for trial in trials]
+    drawn = [{**trial, "shown": measure.scale * score} for trial, score in found if score is not None]
+    best = None if winner is None else {**winner, "shown": measure.scale * winner[measure.name]}
+    label = f"validation {measure.name}" + ", %" * measure.percent
     pairs = list(combinations(chosen, 2)) if 1 < len(chosen) <= _MOST_PAIRS else []
     count = len(pairs) or len(chosen)
     columns = min(3, count)
@@ -46,28 +51,34 @@ def draw(
         for place in range(count):
             axes = figure.add_subplot(lines, columns, place + 1)
             if pairs:
-                _plane(figure, axes, pairs[place], drawn, winner, own)
+                _plane(figure, axes, pairs[place], drawn, best, own, label)
             else:
-                _line(axes, chosen[place], drawn, winner, own, alone=len(chosen) == 1)
+                _line(axes, chosen[place], drawn, best, own, label, alone=len(chosen) == 1)
         figure.suptitle(title, fontsize=10)
         figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 
 
 def _line(
-    axes: Any, field: Field, trials: Sequence[Mapping[str, Any]], winner: Any, own: Mapping[str, Any], alone: bool
+    axes: Any,
+    field: Field,
+    trials: Sequence[Mapping[str, Any]],
+    winner: Any,
+    own: Mapping[str, Any],
+    label: str,
+    alone: bool,
 ) -> None:
     axis = _Axis(field, trials, cells=False)
-    done = sorted((axis.at(one), 100 * one["accuracy"]) for one in trials if one["state"] == "complete")
-    cut = [(axis.at(one), 100 * one["accuracy"]) for one in trials if one["state"] == "pruned"]
+    done = sorted((axis.at(one), one["shown"]) for one in trials if one["state"] == "complete")
+    cut = [(axis.at(one), one["shown"]) for one in trials if one["state"] == "pruned"]
     axes.plot(*_columns(done), "o" + "-" * alone, color="#1f5fa8", label="trained to the end of its budget")
     if cut:
         axes.plot(*_columns(cut), "o", color="#9a9a9a", fillstyle="none", label="ended early, at its last evaluation")
     if winner:
-        axes.plot([axis.at(winner)], [100 * winner["accuracy"]], "*", color="#d1600a", markersize=15, label="best")
+        axes.plot([axis.at(winner)], [winner["shown"]], "*", color="#d1600a", markersize=15, label="best")
     if (place := axis.place(own.get(field.path))) is not None:
         axes.axvline(place, color="#555555", linestyle=":", linewidth=1, label="the recipe's own")
     axis.label(axes, "x")
-    axes.set_ylabel(_LABEL)
+    axes.set_ylabel(label)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.legend(fontsize=7, frameon=False, markerscale=0.6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
@@ -80,6 +91,7 @@ def _plane(
     trials: Sequence[Mapping[str, Any]],
     winner: Any,
     own: Mapping[str, Any],
+    label: str,
 ) -> None:
     across, up = (_Axis(field, trials) for field in pair)
     done = [one for one in trials if one["state"] == "complete"]
@@ -88,7 +100,7 @@ def _plane(
     above = 0.25 if drawn is _cells else 0.0  # the number of its cell
     image = drawn(axes, across, up, done, cut)
     if image is not None:
-        figure.colorbar(image, ax=axes, label=_LABEL)
+        figure.colorbar(image, ax=axes, label=label)
     if winner:
         axes.plot([across.at(winner)], [up.at(winner) + above], "*", color="#d1600a", markersize=15, markeredgecolor="white",
                   linestyle="none", label="best")  # fmt: skip
@@ -117,7 +129,7 @@ def _cells(axes: Any, across: "_Axis", up: "_Axis", done: Sequence[Any], cut: Se
     table = np.full((len(up.steps), len(across.steps)), np.nan)
     for one in done:
         x, y = int(across.at(one)), int(up.at(one))
-        table[y, x] = np.nanmax([table[y, x], 100 * one["accuracy"]])
+        table[y, x] = np.nanmax([table[y, x], one["shown"]])
     image = None
     if done:
         image = axes.imshow(table, origin="lower", aspect="auto", cmap="Blues", **_limits(done))
@@ -127,7 +139,7 @@ def _cells(axes: Any, across: "_Axis", up: "_Axis", done: Sequence[Any], cut: Se
     early: dict[tuple[int, int], float] = {}
     for one in cut:
         cell = int(across.at(one)), int(up.at(one))
-        early[cell] = max(early.get(cell, 0.0), 100 * one["accuracy"])
+        early[cell] = max(early.get(cell, 0.0), one["shown"])
     for y, x in np.ndindex(*table.shape):
         if not np.isnan(table[y, x]):
             dark = image is not None and image.norm(table[y, x]) > 0.6
@@ -139,14 +151,14 @@ def _cells(axes: Any, across: "_Axis", up: "_Axis", done: Sequence[Any], cut: Se
 
 
 def _points(axes: Any, across: "_Axis", up: "_Axis", done: Sequence[Any], cut: Sequence[Any]) -> Any:
-    """A point for each trial, coloured by its accuracy; the ones that ended early are crosses."""
+    """A point for each trial, coloured by its score; the ones that ended early are crosses."""
     image = None
     if done:
         x, y = [across.at(one) for one in done], [up.at(one) for one in done]
-        image = axes.scatter(x, y, c=[100 * one["accuracy"] for one in done], cmap="Blues", s=55, edgecolors="#1f3c5f",
+        image = axes.scatter(x, y, c=[one["shown"] for one in done], cmap="Blues", s=55, edgecolors="#1f3c5f",
                              **_limits(done))  # fmt: skip
         for one in done if len(done) <= _MOST_NUMBERS else ():
-            axes.annotate(f"{100 * one['accuracy']:.1f}", (across.at(one), up.at(one)), (10, 0), fontsize=7, va="center",
+            axes.annotate(f"{one['shown']:.1f}", (across.at(one), up.at(one)), (10, 0), fontsize=7, va="center",
                           textcoords="offset points")  # fmt: skip
     if cut:
         axes.plot([across.at(one) for one in cut], [up.at(one) for one in cut], "x", color="#9a9a9a", linestyle="none",
@@ -158,7 +170,7 @@ def _points(axes: Any, across: "_Axis", up: "_Axis", done: Sequence[Any], cut: S
 
 def _limits(done: Sequence[Any]) -> dict[str, float]:
     """Of the colours: a little below the lowest, so that it can be seen on white."""
-    found = [100 * one["accuracy"] for one in done]
+    found = [one["shown"] for one in done]
     low, high = min(found), max(found)
     return {"vmin": low - 0.25 * max(high - low, 0.1), "vmax": max(high, low + 0.1)}
 

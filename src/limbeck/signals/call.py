@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.errors import SignalError
@@ -55,16 +56,22 @@ def call(module: nn.Module, columns: Mapping[str, Tensor], bare: nn.Module | Non
 def logits_of(output: Any) -> Tensor:
     """The logits in a module's output.
 
-    They are the output itself, its ``logits``, the first floating tensor of a tuple, or the only one of a mapping.
+    They are the output itself, its ``logits``, its ``start_logits`` and ``end_logits`` as [batch, length, 2], the first
+    floating tensor of a tuple, or the only one of a mapping.
 
     Raises:
         SignalError: there is no such tensor, or a mapping holds several and calls none ``logits``.
     """
     if isinstance(output, Tensor):
         return output
-    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    named, start, end = (
+        output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        for name in ("logits", "start_logits", "end_logits")
+    )
     if isinstance(named, Tensor):
         return named
+    if isinstance(start, Tensor) and isinstance(end, Tensor):
+        return torch.stack([start, end], -1)
     items = dict(output) if isinstance(output, Mapping) else dict(enumerate(output)) if _listed(output) else {}
     found = {name: one for name, one in items.items() if _could_be(one)}
     if isinstance(output, Mapping) and len(found) > 1:

@@ -12,11 +12,13 @@ from limbeck.errors import SignalError, nearest
 from limbeck.signals.attention import AttentionRecorder, is_attention
 from limbeck.signals.call import call, logits_of, shows_hidden
 from limbeck.signals.gradient import GRADIENT, InputGradient
+from limbeck.signals.perturbed import Perturbation, step_of
 
 Signals: TypeAlias = Mapping[str, Tensor]
 """What a model shows for one batch: tensors by name, first dimension B. ``logits``; ``hidden.N`` (0 = embeddings) of
 models with ``output_hidden_states``; ``attention.N.probs`` and the like (see `AttentionRecorder`); ``gradient`` of the
-logits with respect to the input (see `InputGradient`); any module path (its output), or ``path:in`` (its first input)."""
+logits with respect to the input (see `InputGradient`); ``perturbed.E``, the logits a step of length E away from the input
+(see `Perturbation`); any module path (its output), or ``path:in`` (its first input)."""
 
 
 def bare(module: nn.Module) -> nn.Module:
@@ -85,9 +87,11 @@ class Capture:
         self._attention = AttentionRecorder(self._bare, attention) if attention else None
         own = {"logits"} | ({GRADIENT} if GRADIENT not in modules else set())
         self._gradient = GRADIENT in self.names and GRADIENT not in modules
+        steps = {name: step_of(name) for name in sorted(self.names - modules.keys())}
+        self._steps = {name: step for name, step in steps.items() if step is not None}
         self._hooks: list[Any] = []
         try:
-            for name in sorted(self.names - self._hidden.keys() - own - attention):
+            for name in sorted(self.names - self._hidden.keys() - self._steps.keys() - own - attention):
                 self._hooks.append(self._place(name))
         except SignalError:
             self.close()
@@ -113,7 +117,8 @@ class Capture:
     ) -> dict[str, Tensor]:
         """Runs the model once and returns the named signals, with whatever graph is being recorded.
 
-        ``keys``: int64 [B], what tells one input from another; only ``gradient`` reads them.
+        ``keys``: int64 [B], what tells one input from another; only ``gradient`` reads them. For each ``perturbed.E`` the model
+        runs once more, after everything else is read.
 
         Raises:
             SignalError: a module never ran, or what it gave was altered in place afterwards; or `torch.nn.DataParallel`
@@ -124,14 +129,21 @@ class Capture:
         options = {"output_hidden_states": True} if self._hidden else {}
         graph = torch.is_grad_enabled()
         gradient = InputGradient(self._bare, columns) if self._gradient else None
-        if (self._hooks or self._attention or (gradient and gradient.hooked)) and _divided(module):
+        followed = gradient.columns if gradient else columns
+        moving = Perturbation(self._bare, followed) if self._steps else None
+        hooked = self._hooks or self._attention or any(one.hooked for one in (gradient, moving) if one)
+        if hooked and _divided(module):
             raise SignalError(
                 "nn.DataParallel runs a copy of the model on each device, and what happens inside them is not put together: "
                 "use one device or DistributedDataParallel, or only signals of the whole such as logits and hidden.N."
             )
         with self._attention or nullcontext():
-            with gradient.watching() if gradient else nullcontext(), _hooks_minded():
-                output = call(module, gradient.columns if gradient else columns, self._bare, **options)
+            with (
+                gradient.watching() if gradient else nullcontext(),
+                moving.watching() if moving else nullcontext(),
+                _hooks_minded(),
+            ):
+                output = call(module, moving.columns if moving else followed, self._bare, **options)
             shown = {name: self._attention.read(name) for name in self._attention.names} if self._attention else {}
         if "logits" in self.names:
             shown["logits"] = logits_of(output)
@@ -140,10 +152,16 @@ class Capture:
             shown[GRADIENT] = gradient.read(logits_of(output), rows, graph)
         for name, index in self._hidden.items():
             shown[name] = self._state(output, name, index)
-        for name in self.names - shown.keys():
+        for name in self.names - shown.keys() - self._steps.keys():
             shown[name] = self._captured(name)
+        if moving:
+            with torch.enable_grad():  # logits may be put together from several
+                moving.aim(logits_of(output))
+            for name, step in self._steps.items():
+                with moving.moved(step) as changed, _hooks_minded():
+                    shown[name] = logits_of(call(module, {**columns, **changed}, self._bare))
         self._seen.clear()
-        return shown if graph or not gradient else {name: value.detach() for name, value in shown.items()}
+        return shown if graph or not (gradient or moving) else {name: one.detach() for name, one in shown.items()}
 
     def _state(self, output: Any, name: str, index: int) -> Tensor:
         states = getattr(output, "hidden_states", None)

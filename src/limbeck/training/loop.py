@@ -12,17 +12,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Examples
+from limbeck.data.task import answered, costs
 from limbeck.errors import Interrupted, LimbeckError, SignalError
 from limbeck.models.seeded import seeded
 from limbeck.objective import Objective
 from limbeck.objective.schedules import Place
 from limbeck.signals.capture import Capture, Signals, bare, show
 from limbeck.training.guard import Interrupt, explained
-from limbeck.training.moments import Best, Curve, tell
+from limbeck.training.moments import MOMENTS, Best, Curve, tell
 from limbeck.training.optimizers import clip, groups, optimizer, rate
 from limbeck.training.order import Order, Steps, derived
 from limbeck.training.resumable import Resumable, agreed
@@ -65,7 +65,7 @@ class Outcome:
 
 def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objective:
     """The stage's objective, its projectors fitted to a few of the stage's own examples."""
-    objective = Objective(stage.terms)
+    objective = Objective(stage.terms, stage.examples.task)
     objective.check(stage.teacher.provides if stage.teacher else None)
     comparing = [name for name, term in zip(objective.names, stage.terms, strict=True) if term.scope == "batch"]
     if comparing and stage.training.accumulate > 1:
@@ -79,7 +79,7 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
     needs = objective.needs()
     seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
     ours = show(student, batch.columns(stage.side), needs.student, batch.keys)
-    objective.build(ours, seen, derived(stage.seed, "objective"), len(stage.examples.labels))
+    objective.build(ours, seen, derived(stage.seed, "objective"), len(stage.examples.labels), batch)
     return objective
 
 
@@ -100,12 +100,13 @@ def train(stage: Stage, folder: Path, watch: Watch = lambda stage, curve: ()) ->
 
 def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -> Outcome:
     settings, began = stage.training, time.monotonic()
-    student = stage.start.module()
+    student = stage.model()
     objective = build_objective(stage, student)
     engine = Engine(student, objective, stage.side)
-    best, curve = Best(student, settings.keep, settings.patience), Curve(objective.shares)
+    best, curve = Best(student, settings.keep, settings.patience, stage.validation.task), Curve(objective.shares)
     silence = Silence(stage, objective.names, accelerator)
-    parts = [objective, silence, best, curve, *(watch(stage, curve) if accelerator.is_main_process else ())]
+    moving = getattr(student, MOMENTS, None)
+    parts = [moving, objective, silence, best, curve, *(watch(stage, curve) if accelerator.is_main_process else ())]
     model, optimiser = accelerator.prepare(
         engine.train(),
         optimizer(settings.optimizer, groups(student, objective.owned(), settings.optimizer.weight_decay)),
@@ -193,15 +194,20 @@ def _check_weights(engine: nn.Module, stage: Stage, place: Place) -> None:
 def evaluate(
     student: nn.Module, examples: Examples, accelerator: Accelerator, side: str = "student", rows: int = 256
 ) -> dict[str, float]:
-    """Accuracy and NLL (nats) on all examples as they are; the processes share the rows. The mode is put back."""
-    sums = torch.zeros(3, dtype=torch.float64)
+    """The task's measure, and the mean cost of an answer (``nll`` in nats, of numbers ``mse``), on all examples as they
+    are; the processes share the rows. The mode is put back.
+    """
+    sums = torch.zeros(4, dtype=torch.float64)
+    task, spread = examples.task, examples.spread
     mine = examples.rows[accelerator.process_index :: accelerator.num_processes]
     for ids in torch.split(mine, rows):
         batch = examples.batch(ids, torch.zeros_like(ids))
         logits = show(student, batch.to(accelerator.device).columns(side))["logits"].float().cpu()
-        labels = examples.labels[ids]
-        right = (logits.argmax(-1) == labels).sum()
-        sums += torch.stack([right, F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(len(ids))]).double()
+        found = answered(task, logits, batch, spread)
+        cost = costs(found.logits, found.labels)
+        counts = torch.tensor([len(ids), len(cost)])
+        sums += torch.stack([task.scores(found).sum(), cost.sum(), *counts]).double()
     if accelerator.num_processes > 1:
         sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
-    return {"accuracy": float(sums[0] / sums[2]), "nll": float(sums[1] / sums[2])}
+    score, cost, count, answers = sums.tolist()
+    return {task.measure: score / count, task.cost: cost / max(1, answers)}

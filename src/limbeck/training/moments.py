@@ -11,9 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from limbeck.data.task import Task, rank
+from limbeck.data.tasks import CLASSES
 from limbeck.objective.schedules import Place
 
 Metrics = Mapping[str, float]
+MOMENTS = "training_moments"
+"""An attribute of a model that changes as training goes on: what is told the moments first."""
 
 
 def tell(parts: Sequence[object], moment: str, *what: Any) -> bool:
@@ -23,17 +27,17 @@ def tell(parts: Sequence[object], moment: str, *what: Any) -> bool:
 
 
 class Best:
-    """Keeps the weights that were best on validation (accuracy, ties by NLL), and stops when patience runs out."""
+    """Keeps the weights that were best on validation (see `rank`), and stops when patience runs out."""
 
-    def __init__(self, student: nn.Module, keep: str, patience: int | None) -> None:
-        self.student, self.keep, self.patience = student, keep, patience
+    def __init__(self, student: nn.Module, keep: str, patience: int | None, task: Task = CLASSES) -> None:
+        self.student, self.keep, self.patience, self.task = student, keep, patience, task
         self.metrics: dict[str, float] = {}
         self.waited = 0
         self.weights: dict[str, Tensor] = {}
 
     def evaluated(self, metrics: Metrics, place: Place) -> bool:
         """Compares with the best so far."""
-        better = not self.metrics or _rank(metrics) > _rank(self.metrics)
+        better = not self.metrics or rank(self.task, metrics) > rank(self.task, self.metrics)
         if better or self.keep == "last":
             self.metrics = {**metrics, "step": float(place.step)}
             self.weights = {name: value.detach().cpu().clone() for name, value in self.student.state_dict().items()}
@@ -47,10 +51,6 @@ class Best:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts them back."""
         self.metrics, self.waited, self.weights = state["metrics"], state["waited"], state["weights"]
-
-
-def _rank(metrics: Metrics) -> tuple[float, float]:
-    return metrics["accuracy"], -metrics["nll"]
 
 
 class Curve:

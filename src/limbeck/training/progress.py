@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from limbeck.data.measure import Measure
 from limbeck.objective.schedules import Place
 from limbeck.training.moments import Curve, Metrics
 from limbeck.training.stage import Stage
@@ -53,7 +54,7 @@ class Watcher:
 
     def say(self, line: str) -> None:
         """One plain line, above the bars."""
-        self.console.print(line, soft_wrap=True, markup=False)
+        self.console.print(line.replace("\N{NO-BREAK SPACE}", " "), soft_wrap=True, markup=False)
 
     def watch(self, stage: Stage, curve: Curve) -> tuple["Bar"]:
         """What observes the training of ``stage``."""
@@ -89,7 +90,7 @@ class Bar:
         self._task = watcher.bars.add_task(stage.name, total=stage.training.total, note="")
         self._begun = watcher._last = time.monotonic()  # the first estimate of the time left waits for some steps
         self._first: int | None = None
-        self._accuracy = ""
+        self._measure, self._found = Measure.of(stage.validation.task), ""
 
     def at(self, place: Place) -> None:
         """Remembers where this process took over."""
@@ -108,8 +109,8 @@ class Bar:
             self._watcher.say(f"{self._name}: step {place.step} of {place.steps}, {left:.0f} s left; {self._note()}")
 
     def evaluated(self, metrics: Metrics, place: Place) -> None:
-        """Shows the validation accuracy; ends the bar after the last step."""
-        self._accuracy = f", validation {100 * metrics['accuracy']:.1f} %"
+        """Shows the score on validation; ends the bar after the last step."""
+        self._found = f", validation {self._score(metrics[self._measure.name])}"
         self._watcher.bars.update(self._task, completed=place.step, note=self._note())
         if place.step == place.steps:
             self._watcher.bars.stop_task(self._task)
@@ -117,11 +118,14 @@ class Bar:
                 self._watcher.say(f"{self._name}: done in {time.monotonic() - self._begun:.0f} s{self._best()}")
 
     def _best(self) -> str:
-        best = max((point["accuracy"] for point in self._curve.points), default=None)
-        return "" if best is None else f", best validation {100 * best:.1f} %"
+        best = max((point[self._measure.name] for point in self._curve.points), default=None)
+        return "" if best is None else f", best validation {self._score(best)}"
+
+    def _score(self, value: float) -> str:
+        return f"{self._measure.name} {self._measure.value(value)}"
 
     def _note(self) -> str:
-        return ", ".join(f"{name} {value:.3f}" for name, value in self._curve.latest.items()) + self._accuracy
+        return ", ".join(f"{name} {value:.3f}" for name, value in self._curve.latest.items()) + self._found
 
 
 class Tracker:

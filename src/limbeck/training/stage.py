@@ -3,12 +3,14 @@
 import os
 import platform
 from dataclasses import dataclass, field
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from limbeck.data.examples import Examples
+from limbeck.errors import LimbeckError
 from limbeck.models.identity import of_module
 from limbeck.models.specs import BuildContext, Spec, build
 from limbeck.objective import Term
@@ -19,9 +21,17 @@ FORMAT = 2
 """Raised whenever the same stage would train other weights than before."""
 
 
+class Origin(Protocol):
+    """Where a training starts: a spec and a seed, or what an earlier training gave."""
+
+    def module(self) -> nn.Module:
+        """A new module with the initial weights; the same ones every time."""
+        ...
+
+
 @dataclass(frozen=True)
 class Start:
-    """Where a model comes from: a spec and a seed, and the data and models that it is fitted to."""
+    """A spec and a seed, and the data and models that the model is fitted to."""
 
     spec: Spec
     seed: int
@@ -37,11 +47,11 @@ class Stage:
     """One training of one model.
 
     ``views``: see `Order`. ``teacher``: who is observed while training, None if no term needs one. ``side``: whose input
-    columns the model reads.
+    columns the model reads. ``frozen``: patterns of parameters that stay as they are, such as ``bert.embeddings.*``.
     """
 
     name: str
-    start: Start
+    start: Origin
     terms: tuple[Term, ...]
     examples: Examples
     validation: Examples
@@ -50,10 +60,28 @@ class Stage:
     views: int | None
     seed: int
     side: str = "student"
+    frozen: tuple[str, ...] = ()
+
+    def model(self) -> nn.Module:
+        """The model as its training begins: what is frozen has no gradient.
+
+        Raises:
+            LimbeckError: a pattern of ``frozen`` fits no parameter.
+        """
+        module = self.start.module()
+        names = [name for name, _ in module.named_parameters()]
+        for pattern in self.frozen:
+            fitting = [name for name in names if fnmatchcase(name, pattern)]
+            if not fitting:
+                shown = ", ".join(names[:4])
+                raise LimbeckError(f"'frozen: {pattern}' fits no parameter of the student; it has {shown}, ...")
+            for name in fitting:
+                module.get_parameter(name).requires_grad_(False)
+        return module
 
     def identity(self, initial: nn.Module) -> dict[str, Any]:
         """All that determines the trained weights, no names and no paths; its digest is the arm's key."""
-        return {
+        return ({"frozen": list(self.frozen)} if self.frozen else {}) | {
             "format": FORMAT,
             "initial": of_module(initial),
             "terms": [term.plain() for term in self.terms],

@@ -18,7 +18,7 @@ from limbeck.errors import LimbeckError
 from limbeck.files import held, whole_folder
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.loop import Watch, train
-from limbeck.training.stage import Stage, Start
+from limbeck.training.stage import Origin, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Trained:
 
     key: str
     name: str
-    start: Start = field(repr=False)
+    start: Origin = field(repr=False)
     weights: Path
     fingerprint: str
     metrics: dict[str, float]

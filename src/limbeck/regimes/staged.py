@@ -1,0 +1,155 @@
+"""Several trainings one after another: the route of TinyBERT, MobileBERT and MiniLM, and of FitNets before them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+
+import torch
+from pydantic import Field, model_validator
+
+from limbeck.config import Config
+from limbeck.data.batch import NO_LABEL
+from limbeck.data.examples import Examples, Table
+from limbeck.data.sources import Source
+from limbeck.errors import DataError
+from limbeck.models.identity import of_module
+from limbeck.models.specs import ModelSpec, Spec, build
+from limbeck.objective import Terms
+from limbeck.regimes.offline import Offline
+from limbeck.regimes.plan import Plan
+from limbeck.regimes.regime import Regime, train
+from limbeck.teachers.local import LocalTeacher
+from limbeck.training.settings import Training
+from limbeck.training.stage import Stage
+from limbeck.training.workshop import Trained
+
+if TYPE_CHECKING:
+    ModelChoice = Spec
+else:
+    ModelChoice = ModelSpec
+
+_TEACHER_SEED = 0
+_NAME = r"^[a-z][a-z0-9 -]*$"
+
+
+class Part(Config):
+    """One training before the recipe's own. What is left out is as in the recipe."""
+
+    name: Annotated[str, Field(pattern=_NAME)]
+    """What it is called."""
+    objective: Terms
+    """What the student learns in it."""
+    training: Training | None = None
+    """Its budget and optimiser."""
+    texts: Source | None = None
+    """Other texts to learn from, without their labels, such as running text; in place of the training rows."""
+    teacher: ModelChoice | None = None
+    """Another teacher, such as the model before it was fine-tuned; it is taken as it is."""
+    frozen: tuple[str, ...] = ()
+    """Patterns of parameters that stay as they are, such as ``*.embeddings.*``."""
+    store: bool = False
+    """Whether the teacher's outputs are stored first: layers and attention maps take much room, and are best asked live."""
+
+    def plan(self, plan: Plan) -> Plan:
+        """The plan of this training, its layers found.
+
+        Raises:
+            LimbeckError: the texts cannot be read, or the teacher cannot be built.
+        """
+        training, plan = self.budget(plan), self._examples(plan)
+        if self.teacher is not None:
+            few = plan.splits.train.rows[:4]
+            sample = plan.splits.train.batch(few, torch.zeros_like(few)).columns("teacher")
+            module = build(self.teacher, replace(plan.context, sample=sample, donor=None), _TEACHER_SEED)
+            plan = replace(plan, teacher=LocalTeacher(module.requires_grad_(False), of_module(module)))
+        store = plan.store if self.store else None
+        return replace(plan, terms=self.objective, training=training, store=store).matched()
+
+    def budget(self, plan: Plan) -> Training:
+        """Its training, in steps."""
+        return (self.training or plan.training).resolved(len(self._examples(plan).splits.train))
+
+    def _examples(self, plan: Plan) -> Plan:
+        if self.texts is None:
+            return plan
+        train = plan.splits.train
+        if not train.task.single and any("logits" in term.needs().teacher for term in self.objective):
+            raise DataError(
+                f"The training {self.name!r} compares answers on other texts, and in the task {train.task.name!r} it is not "
+                "known where those have any: compare layers there, or leave 'texts' out."
+            )
+        return replace(plan, splits=replace(plan.splits, train=_unlabelled(self.texts, train.table, plan)), views=0)
+
+
+class Staged(Config):
+    """The student goes through the trainings of ``before``, each from where the last one ended, then the recipe's own."""
+
+    name: Literal["staged"] = "staged"
+    before: Annotated[tuple[Part, ...], Field(min_length=1)]
+    """The trainings before the recipe's own, in order."""
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        names = [part.name for part in self.before]
+        if len(set(names)) < len(names) or "distilled" in names:
+            raise ValueError(f"each training needs a name of its own, not 'distilled': {', '.join(names)}")
+        return self
+
+    def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
+        """The arms of the offline regime, each with as many steps in one training as the distilled student has in all.
+
+        ``soft_targets`` has the recipe's own terms between logits: what the trainings before them add.
+        """
+        chosen: dict[str, Callable[[Plan], Regime[Trained]]] = {"control": self._whole(Offline().control)}
+        if len(plan.splits.train.labelled()) < len(plan.splits.train):
+            chosen["pseudo_labels"] = self._whole(Offline().pseudo_labels)
+        if any(term.needs().teacher == {"logits"} for term in plan.terms):
+            chosen["soft_targets"] = self._whole(Offline().soft_targets)
+        return {**chosen, "distilled": self.distilled}
+
+    def stages(self, plan: Plan) -> tuple[Stage, ...]:
+        """All of them."""
+        parts = [(part, part.plan(plan)) for part in self.before]
+        before = [own.stage(part.name, teacher=own.teacher, frozen=part.frozen) for part, own in parts]
+        return (*before, plan.stage("student", teacher=plan.teacher))
+
+    def distilled(self, plan: Plan) -> Regime[Trained]:
+        """The student that the recipe is about."""
+        plan = yield from plan.taught()
+        trained: Trained | None = None
+        for part in self.before:
+            own = part.plan(plan)
+            teacher = yield from own.labelled()
+            stage = own.stage(part.name, teacher=teacher, start=trained, frozen=part.frozen)
+            trained = yield from train(stage)
+        teacher = yield from plan.labelled()
+        return (yield from train(plan.stage("distilled", teacher=teacher, start=trained)))
+
+    def _whole(self, arm: Callable[[Plan], Regime[Trained]]) -> Callable[[Plan], Regime[Trained]]:
+        def matched(plan: Plan) -> Regime[Trained]:
+            plan = yield from plan.taught()
+            return (yield from arm(plan.longer(sum(part.budget(plan).total for part in self.before))))
+
+        return matched
+
+
+def _unlabelled(source: Source, table: Table, plan: Plan) -> Examples:
+    """The texts of ``source`` without those that the student is judged by, as ``table`` reads texts."""
+    other, texts = _read(source, cast(Any, table))
+    known = {part.table.raw(row) for part in (plan.splits.validation, plan.splits.test) for row in part.rows.tolist()}
+    rows = torch.tensor([row for row, text in enumerate(texts) if text not in known], dtype=torch.int64)
+    train = plan.splits.train
+    unknown = float("nan") if train.labels.is_floating_point() else NO_LABEL
+    labels = train.labels.new_full((len(texts), *train.labels.shape[1:]), unknown)
+    return Examples(other, rows, labels, torch.zeros(len(texts), dtype=torch.bool), train.classes, task=train.task)
+
+
+@lru_cache(maxsize=4)  # every arm and seed asks
+def _read(source: Source, table: Table) -> tuple[Table, tuple[str, ...]]:
+    raw = source.load()
+    over = getattr(table, "over", None)
+    if raw.kind != "texts" or over is None:
+        raise DataError(f"'texts: {raw.name}' are {raw.kind}: texts are needed, for a student that reads texts.")
+    texts = tuple(cast(Sequence[str], raw.items))
+    return over(texts), texts

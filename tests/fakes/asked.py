@@ -1,0 +1,52 @@
+"""A small file of each task, that a tiny model can learn, and a recipe's data part for it."""
+
+import json
+import random
+
+PLACES = ("rome", "paris", "oslo", "lima")
+PEOPLE = ("anna", "bob", "carl", "dora")
+THINGS = ("bread", "tea", "soup", "rice")
+
+
+def draws(seed=0):
+    return random.Random(seed)
+
+
+def sentence(draw):
+    """Words and their tags."""
+    person, place, thing = draw.choice(PEOPLE), draw.choice(PLACES), draw.choice(THINGS)
+    words = [person, "eats", thing, "in", place, *["today"] * draw.randrange(3)]
+    return words, ["B-PER", "O", "O", "O", "B-LOC", *["O"] * (len(words) - 5)]
+
+
+def rows_of(task, count, seed=0):
+    """``count`` rows of different inputs as they stand in JSON lines."""
+    draw, found = draws(seed), {}
+    while len(found) < count:
+        words, tags = sentence(draw)
+        text = " ".join([*words, f"no {len(found)}"])
+        person, thing, place = words[0], words[2], words[4]
+        if task == "classes":
+            row = {"text": text, "label": thing}
+        elif task == "multi-label":
+            row = {"text": text, "label": [name for name in (person, place) if name in ("anna", "bob", "rome", "oslo")]}
+        elif task == "numbers":
+            row = {"text": text, "label": PLACES.index(place) - 1.5 + 0.5 * THINGS.index(thing)}
+        elif task == "tags":
+            row = {"words": [*words, "no", str(len(found))], "tags": [*tags, "O", "O"]}
+        else:
+            asks, answer = draw.choice([("who eats ?", person), ("where ?", place), ("how much ?", "")])
+            row = {"question": asks, "text": text, "answer": answer, "start": text.index(answer)}
+        found[json.dumps(row)] = row
+    return list(found.values())
+
+
+def written(folder, task, count=160, seed=0):
+    """The data part of a recipe, its file written into ``folder``."""
+    path = folder / f"{task}.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows_of(task, count, seed))) + "\n")
+    source = {"tags": "tagged", "spans": "questions"}.get(task, "table")
+    return {"source": {"name": source, "path": str(path)}, "task": task, "tokenizer": "words", "max-length": 32}
+
+
+NAMES = ("classes", "multi-label", "numbers", "tags", "spans")
