@@ -64,7 +64,14 @@ class Part(Config):
             module = build(self.teacher, replace(plan.context, sample=sample, donor=None), _TEACHER_SEED)
             plan = replace(plan, teacher=LocalTeacher(module.requires_grad_(False), of_module(module)))
         store = plan.store if self.store else None
-        return replace(plan, terms=self.objective, training=training, store=store).matched()
+        plan = replace(plan, terms=self.objective, training=training, store=store).matched()
+        task, reads = plan.splits.train.task, [term.needs().teacher for term in plan.terms]
+        if self.texts is not None and not task.single and any("logits" in read for read in reads):
+            raise DataError(
+                f"The training {self.name!r} compares answers on other texts, and in the task {task.name!r} it is not known "
+                "where those have any: compare layers there, or leave 'texts' out."
+            )
+        return plan
 
     def budget(self, plan: Plan) -> Training:
         """Its training, in steps."""
@@ -73,13 +80,9 @@ class Part(Config):
     def _examples(self, plan: Plan) -> Plan:
         if self.texts is None:
             return plan
-        train = plan.splits.train
-        if not train.task.single and any("logits" in term.needs().teacher for term in self.objective):
-            raise DataError(
-                f"The training {self.name!r} compares answers on other texts, and in the task {train.task.name!r} it is not "
-                "known where those have any: compare layers there, or leave 'texts' out."
-            )
-        return replace(plan, splits=replace(plan.splits, train=_unlabelled(self.texts, train.table, plan)), views=0)
+        return replace(
+            plan, splits=replace(plan.splits, train=_unlabelled(self.texts, plan.splits.train.table, plan)), views=0
+        )
 
 
 class Staged(Config):

