@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.config import digest
 from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.data.tasks import CLASSES, Vectors
 from limbeck.errors import SettingError
 from limbeck.objective import TERMS, Needs, Objective, Term, Terms
 from limbeck.objective.schedules import Fixed, Place
@@ -68,6 +69,8 @@ LEAST = {
     "fsp": [{"student": ("map", "grid-map"), "teacher": ("map", "grid-map")}],
     "contrastive": [{**VECTORS, "width": 3}, {**UNLIKE, "width": 3, "other-classes": True}],
     "crd": [{**VECTORS, "width": 3, "negatives": 3}, {**UNLIKE, "width": 3, "negatives": 3, "other-classes": True}],
+    "partners": [{}, {"temperature": 1.0}],
+    "margin-mse": [{}, {"scores": "dot"}],
     "adversarial": [VECTORS, {"student": "logits", "teacher": "logits"}],
 }
 """The settings with which each term is tried, by its name; the first ones are the least it takes."""
@@ -83,6 +86,7 @@ SHAPES = {
     "map": (2, 4, 4),
     "grid-map": (3, 4, 4),
     "map:in": (3, 2, 2),
+    "logits of pairs": (2, 4),
     "gradient": (3, 4),
     "attention.1.probs": (2, 3, 3),
     "attention.1.scores": (2, 3, 3),
@@ -110,14 +114,19 @@ class Case(NamedTuple):
         return self.term.values(ours, theirs, self.batch if batch is None else batch, PLACE, self.part)
 
     def objective(self):
-        objective = Objective([self.term])
+        objective = Objective([self.term], task_of(self.term))
         objective.build(self.student, self.teacher, examples=ROWS)
         return objective.double().eval()  # what remembers stays as it is
 
 
-def signals(names, seed, rows=ROWS):
+def task_of(term):
+    return CLASSES if "choices" in term.takes else Vectors()
+
+
+def signals(names, seed, rows=ROWS, task=CLASSES):
     generator = torch.Generator().manual_seed(seed)
-    shown = {name: torch.randn(rows, *SHAPES[name], generator=generator, dtype=torch.float64) for name in sorted(names)}
+    shapes = SHAPES if task == CLASSES else {"logits": SHAPES["logits of pairs"]}
+    shown = {name: torch.randn(rows, *shapes[name], generator=generator, dtype=torch.float64) for name in sorted(names)}
     return {name: value.softmax(-1) if name.endswith("probs") else value for name, value in shown.items()}
 
 
@@ -136,8 +145,10 @@ def case(request):
     kind, given = request.param
     term = kind(**given)
     needs = term.needs()
-    student, teacher = signals(needs.student, 1), signals(needs.teacher, 2)
-    objective = Objective([term])
+    student, teacher = (
+        signals(side, n, task=task_of(term)) for n, side in enumerate((needs.student, needs.teacher), 1)
+    )
+    objective = Objective([term], task_of(term))
     objective.build(student, teacher, examples=ROWS)
     objective.double().eval()
     return Case(term, student, teacher, batch_of(), next(iter(objective.parts.values()), None))
@@ -322,7 +333,7 @@ def test_nothing_that_counts_is_a_loss_of_zero(case):
 @pytest.mark.parametrize("size", [1.0, 1e4])
 def test_half_precision_signals_are_computed_in_single(case, dtype, size):
     ours, theirs = ({n: (size * v).to(dtype) for n, v in side.items()} for side in (case.student, case.teacher))
-    objective = Objective([case.term])
+    objective = Objective([case.term], task_of(case.term))
     objective.build(ours, theirs, examples=ROWS)
     objective.float().eval()
     ours = leaves(ours)
@@ -371,7 +382,7 @@ def test_its_own_parameters_are_found_and_learn(case):
 
 def test_resting_it_touches_its_parameters_and_the_student_with_zero(case):
     resting = type(case.term).model_validate({**case.term.plain(), "weight": 0})
-    objective = Objective([resting])
+    objective = Objective([resting], task_of(resting))
     objective.build(case.student, case.teacher, examples=ROWS)
     ours = leaves(case.student)
     loss, parts = objective.double()(ours, case.teacher, case.batch)
@@ -383,7 +394,7 @@ def test_resting_it_touches_its_parameters_and_the_student_with_zero(case):
 
 
 def test_what_it_needs_of_a_teacher_is_checked(case):
-    objective, wanted = Objective([case.term]), case.term.needs().teacher
+    objective, wanted = Objective([case.term], task_of(case.term)), case.term.needs().teacher
     objective.check(Provides())
     objective.check(Provides(wanted, case.term.reads))
     if not wanted:

@@ -32,6 +32,8 @@ def rows_of(task, count, seed=0):
             row = {"text": text, "label": [name for name in (person, place) if name in ("anna", "bob", "rome", "oslo")]}
         elif task == "numbers":
             row = {"text": text, "label": PLACES.index(place) - 1.5 + 0.5 * THINGS.index(thing)}
+        elif task == "vectors":
+            row = {"text": text, "answer": f"{thing} for {person} in {place} no {len(found)}"}
         elif task == "tags":
             row = {"words": [*words, "no", str(len(found))], "tags": [*tags, "O", "O"]}
         else:
@@ -46,7 +48,8 @@ def written(folder, task, count=160, seed=0):
     path = folder / f"{task}.jsonl"
     path.write_text("\n".join(map(json.dumps, rows_of(task, count, seed))) + "\n")
     source = {"tags": "tagged", "spans": "questions"}.get(task, "table")
-    return {"source": {"name": source, "path": str(path)}, "task": task, "tokenizer": "words", "max-length": 32}
+    pair = {"pair": "answer"} if task == "vectors" else {}
+    return {"source": {"name": source, "path": str(path), **pair}, "task": task, "tokenizer": "words", "max-length": 32}
 
 
 NAMES = ("classes", "multi-label", "numbers", "tags", "spans")

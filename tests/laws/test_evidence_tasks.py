@@ -18,7 +18,7 @@ from limbeck.data.examples import Examples
 from limbeck.data.measure import ACCURACY, Measure
 from limbeck.data.sources import Data
 from limbeck.data.task import Answered
-from limbeck.data.tasks import CLASSES, Classes, MultiLabel, Numbers, Spans, Tags
+from limbeck.data.tasks import CLASSES, Classes, MultiLabel, Numbers, Spans, Tags, Vectors
 from limbeck.data.text import TextReader, TextTable, fitted
 from limbeck.errors import DataError, LimbeckError
 from limbeck.evidence import summary
@@ -51,7 +51,7 @@ def test_evidence_is_whole_and_comes_back(task):
     assert found.verdict == "helped"
     assert f"The teacher helped: {task.measure} on 240 test examples went from" in found.sentence
     mean = found.arms.distilled.mean
-    assert (mean.measure.name, mean.measure.percent) == (task.measure, not task.numbers)
+    assert (mean.measure.name, mean.measure.percent) == (task.measure, task.gives != "numbers")
     assert mean.score == pytest.approx(np.mean([one.score for one in found.arms.distilled.per_seed]))
     assert found.arms.distilled.spread == found.arms.distilled.sd["score"] > 0
     assert found.difference.mean == pytest.approx(mean.score - found.arms.control.mean.score)
@@ -62,9 +62,9 @@ def test_evidence_is_whole_and_comes_back(task):
     assert all(value is not None for value in mean.metrics.values())
     assert bool(found.mcnemar) == (task.name == "classes")
     likeness = found.fidelity["distilled"]
-    assert (likeness.agreement is None) == (likeness.squared_difference is not None) == task.numbers
-    assert (mean.accuracy is None) == (mean.nll is None) == (mean.mse is not None) == task.numbers
-    assert (mean.reliability == ()) == (mean.per_class == {}) == task.numbers
+    assert (likeness.agreement is None) == (likeness.squared_difference is not None) == (task.gives == "numbers")
+    assert (mean.accuracy is None) == (mean.nll is None) == (mean.mse is not None) == (task.gives == "numbers")
+    assert (mean.reliability == ()) == (mean.per_class == {}) == (task.gives == "numbers")
     assert all(0 <= place < 240 for place in likeness.disagreements)
 
 
@@ -77,8 +77,8 @@ def test_scores_stay_in_their_range_and_the_truth_is_perfect(task):
         assert scores.shape == (240,)
         assert scores.dtype == np.float64
         assert scores.max() <= 1
-        assert task.numbers or scores.min() >= 0
-    perfect = one.labels if task.numbers else np.eye(40)[one.labels]
+        assert task.gives == "numbers" or scores.min() >= 0
+    perfect = one.labels if task.gives == "numbers" else np.eye(40)[one.labels]
     assert (exam.scores(perfect) == 1).all()
 
 
@@ -161,7 +161,7 @@ def test_the_floor_is_the_best_answer_that_is_always_the_same(task):
 def test_students_that_learnt_nothing_are_named(task):
     one = world(task)
     flat = np.zeros_like(one.arms.control.logits[0])
-    constant = one.labels * 0 + one.labels.mean(0) if task.numbers else flat
+    constant = one.labels * 0 + one.labels.mean(0) if task.gives == "numbers" else flat
     lost = ArmResult([constant, constant + 0], (0, 1))
     found = replace(one, arms=ArmResults(distilled=lost, control=lost)).weighed()
     assert f"No student is clearly better than {task.constant}" in found.advice
@@ -208,7 +208,7 @@ def test_the_report_is_whole(task):
             return [(f"w{place}<b>", one.names[tag]) for place, tag in enumerate(answers)]
         if task.name == "multi-label":
             return [name for name, answer in zip(one.names, answers, strict=True) if answer]
-        return "<i>1173</i>" if task.name == "spans" else float(answers.flat[0]) if task.numbers else "cat"
+        return "<i>1173</i>" if task.name == "spans" else float(answers.flat[0]) if task.gives == "numbers" else "cat"
 
     examples = disagreements(found, one.arms, one.labels, one.names, lambda position: evil, task, one.example, say)
     text = render(found, curves, examples, "name: x")
@@ -217,11 +217,11 @@ def test_the_report_is_whole(task):
     assert "<script" not in text
     assert "w0<b>" not in text
     assert found.sentence.replace("'", "&#39;") in text
-    assert ("Whether confidence can be trusted" in text) == (not task.numbers)
+    assert ("Whether confidence can be trusted" in text) == (task.gives != "numbers")
     assert ("class relations" in text.lower()) == task.named
-    assert ("✓" in text or "✗" in text) == (not task.numbers)
-    assert ("percentage points" in text) == (not task.numbers)
-    assert (" points" in found.sentence) == (not task.numbers)
+    assert ("✓" in text or "✗" in text) == (task.gives != "numbers")
+    assert ("percentage points" in text) == (task.gives != "numbers")
+    assert (" points" in found.sentence) == (task.gives != "numbers")
     assert ("There is no McNemar test" in text) == (task.name != "classes")
     assert "accuracy" not in found.sentence or "accuracy" in task.measure
     assert f"Validation {task.measure} over training steps" in text
@@ -262,7 +262,7 @@ def test_files_of_before_are_read(tmp_path):
 
 
 def test_metrics_belong_to_tasks():
-    assert {name for task in TASKS for name in task.metrics} == set(METRICS)
+    assert {name for task in (*TASKS, Vectors()) for name in task.metrics} == set(METRICS)
     with pytest.raises(LimbeckError, match=r"'mae' is no metric of classes\. There are auroc"):
         check_names(["mae"], CLASSES, ())
     with pytest.raises(LimbeckError, match="did you mean 'spearman'"):
@@ -364,6 +364,6 @@ def test_scores_of_no_seed_are_drawn_from_torch(task):
     one.weighed(resamples=50)
     assert torch.equal(before, torch.random.get_rng_state())
     tensors = [torch.from_numpy(part) for part in (one.arms.control.logits[0], one.labels, one.example)]
-    spread = float(np.square(one.labels - one.labels.mean(0)).mean()) if task.numbers else 1.0
+    spread = float(np.square(one.labels - one.labels.mean(0)).mean()) if task.gives == "numbers" else 1.0
     direct = task.scores(Answered(*tensors, one.examples, spread))
     assert np.array_equal(direct.numpy(), exam.scores(one.arms.control.logits[0]))

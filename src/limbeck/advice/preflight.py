@@ -153,7 +153,8 @@ def _demand_gradient(loss: Tensor, student: nn.Module) -> None:
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise PreflightError("The student has no parameter that may be trained: it has none, or all are frozen.")
     raise PreflightError(
-        "No gradient reaches the student: its forward detaches what it gives, or runs without a graph (torch.no_grad)."
+        "No gradient reaches the student: its forward detaches what it gives, or runs without a graph (torch.no_grad), or all "
+        "that leads to what the terms read is frozen."
     )
 
 

@@ -83,7 +83,8 @@ def _data(run: Path, path: Path, text: str | None, label: str | None) -> "Data":
     known = own.get("source", {})
     if known.get("name") in ("table", "image-folder", "tagged", "questions"):
         source = {**known, "path": str(path)}
-        source.pop("test", None)
+        for other in ("validation", "test"):  # files of the run's own
+            source.pop(other, None)
     else:
         source = look(path).source
     if source["name"] == "table":

@@ -11,6 +11,7 @@ from torch import Tensor
 REAL = "real"  # rows that count; False for padding rows of a short rank
 SUPERVISED = "supervised"  # rows whose label the student may see
 TOKENS = "tokens"  # [batch, length]: positions that are not padding
+ALIKE = "alike"  # rows that both sides read as the same tokens; there where the teacher has tokens of its own
 CLASS = "class"  # the column of class labels
 VALUE = "value"  # the column of numbers to learn
 NO_LABEL = -100

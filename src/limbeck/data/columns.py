@@ -63,7 +63,7 @@ def raw_of(
         columns = [chosen] if pair is None else [chosen, pair]
         whole = [whole_texts(_rows(part, columns), theirs, name) for part, theirs in zip(present, found, strict=True)]
         items, found = [text for texts, _ in whole for text in texts], [theirs for _, theirs in whole]
-    known = labels if task.numbers or len(labels) > 1 else _names_of(features[labels[0]])
+    known = labels if task.gives == "numbers" or len(labels) > 1 else _names_of(features[labels[0]])
     read, names = task.read([one for theirs in found for one in theirs], name, known)
     rows = iter(rows_of([len(theirs) for theirs in found]))
     _, validation, test = (next(rows) if part is not None else None for part in parts)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.config import digest
-from limbeck.data.batch import CLASS, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.data.batch import ALIKE, CLASS, REAL, SUPERVISED, TOKENS, Batch
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 
@@ -94,7 +94,7 @@ class Examples:
     @property
     def spread(self) -> float:
         """Of numbers, the mean square of their distance from their mean; else 1."""
-        if not self.task.numbers:
+        if self.task.gives != "numbers":
             return 1.0
         known = self.labels[self.rows].double()
         known = known[known.isfinite().all(1)]
@@ -133,6 +133,8 @@ class Examples:
         masks = {REAL: torch.ones(len(ids), dtype=torch.bool), SUPERVISED: supervised}
         if "attention_mask" in inputs:
             masks[TOKENS] = inputs["attention_mask"].bool()
+        if (alike := getattr(self.table, "alike", None)) is not None and "teacher.input_ids" in inputs:
+            masks[ALIKE] = alike(inputs)
         return Batch(inputs, labels, masks, ids, views)
 
 

@@ -50,6 +50,11 @@ class HuggingFace(Config):
         Raises:
             DataError: the library, the data set, a split or a column is missing, or it is not what the task asks for.
         """
+        if task.gives == "vectors":
+            raise DataError(
+                f"{self.path}: pairs of texts for the task {task.name!r} are read from a table so far: write its two columns to "
+                "a .jsonl or .parquet file, and name the source 'table'."
+            )
         found = self._found()
         if not isinstance(found, Mapping):
             found = {self.train: found}

@@ -11,11 +11,12 @@ from limbeck.data.task import Reads
 from limbeck.errors import DataError
 
 Item = str | Sequence[str]
-"""A text; a pair of texts; the words of a text; a question and a text."""
+"""A text; a pair of texts, read together or each by itself; the words of a text; a question and a text."""
 _WANTED: Final = {
     "texts": "a text, or a pair of texts,",
     "words": "the list of a text's words",
     "questions": "a pair of a question and a text",
+    "pairs": "a pair of texts, or a text,",
 }
 
 
@@ -32,6 +33,7 @@ def checked(item: Any, row: int, reads: Reads) -> Item:
     parts = [found] if isinstance(found, str) else found or []
     pair = isinstance(found, list) and len(found) == 2
     fits = {"texts": isinstance(found, str) or pair, "words": isinstance(found, list), "questions": pair}
+    fits["pairs"] = fits["texts"]
     if not fits[reads] or not all(isinstance(part, str) for part in parts):
         kind = f"{type(item).__name__} of {len(item)}" if isinstance(item, list | tuple) else type(item).__name__
         raise DataError(f"row {row} is a {kind}, but {_WANTED[reads]} was expected.")
@@ -90,8 +92,8 @@ def parts_of(items: Sequence[Item]) -> Iterator[str]:
 
 
 def paired(items: Sequence[Item], reads: Reads) -> bool:
-    """Whether the items are pairs."""
-    return reads != "words" and len(items) > 0 and not isinstance(items[0], str)
+    """Whether the items are pairs that are read together."""
+    return reads not in ("words", "pairs") and len(items) > 0 and not isinstance(items[0], str)
 
 
 def shown(item: Item, reads: Reads) -> str:

@@ -15,6 +15,7 @@ from limbeck.errors import DataError, nearest
 log = logging.getLogger("limbeck.data")
 
 _JOINED: Final = "|;"  # what stands between names that share a cell
+_LARGEST: Final = 1e18  # its square is still a number in float32
 _SPAN: Final = (2, 4)  # numbers: of characters, or of tokens with the bounds of the text
 
 Names = tuple[str, ...]
@@ -54,6 +55,8 @@ def named(
         ordered = _sorted(seen, where)
         known = {label: index for index, label in enumerate(ordered)}
         names = tuple(str(label) for label in ordered)
+        if alike := _spelt_alike(names):
+            log.warning("%s: the classes %s differ in case alone: if they are one, spell them so", where, alike)
         if whole and ordered != list(range(len(ordered))):
             log.warning("%s: the labels are not 0 to %d, so they were numbered in order", where, len(ordered) - 1)
     return torch.tensor([NO_LABEL if label is None else known[label] for label in plain], dtype=torch.int64), names
@@ -90,6 +93,8 @@ def flagged(labels: Sequence[Any], where: str, names: Sequence[str] | None = Non
     spelt = [row is not None and all(isinstance(one, str) for one in row) for row in rows]
     if names is None:
         said = sorted({one for row, by_name in zip(rows, spelt, strict=True) if by_name for one in row or ()})
+        if not said and not any(rows):
+            raise DataError(f"{where} has no label at all: not one row names any. Is it the right column?")
         names = said or [str(index) for index in range(max((len(row) for row in rows if row is not None), default=0))]
     known = {name: index for index, name in enumerate(names)}
     found = torch.full((len(rows), len(names)), NO_LABEL, dtype=torch.int64)
@@ -152,6 +157,10 @@ def tagged(labels: Sequence[Any], where: str, names: Sequence[str] | None = None
     rows = [tuple(_listed(row, where, place)) for place, row in enumerate(labels)]
     flat = [(place, tag) for place, row in enumerate(rows) for tag in row if not _hidden(tag)]
     found, classes = named([tag for _, tag in flat], where, names, [place for place, _ in flat])
+    if names is None and len(classes) == 1:
+        raise DataError(
+            f"{where}: every word has the tag {classes[0]!r}: two tags at least are needed to learn a difference."
+        )
     result = torch.full((len(rows), max(map(len, rows), default=0)), NO_LABEL, dtype=torch.int64)
     known = iter(found.tolist())
     for place, row in enumerate(rows):
@@ -204,10 +213,10 @@ def _number(given: Any, where: str, row: int) -> float | None:
         number = float(given)
     except (TypeError, ValueError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= _LARGEST:
         raise DataError(
             f"{where}: the label {given!r} of row {row} is no number that can be learnt. Write numbers with a decimal "
-            "point, and leave the label empty where there is none."
+            f"point and of at most {_LARGEST:g}, and leave the label empty where there is none."
         )
     return number
 
@@ -224,6 +233,11 @@ def _plain(label: Any, where: str) -> int | str | None:
                 f"{where}: a label has the shape {shape}; one class a row is needed, as a number or a name."
             )
         label = label.item()
+    if isinstance(label, list | tuple | dict | set):
+        raise DataError(
+            f"{where}: a label is a {type(label).__name__} ({str(label)[:60]}), but one class is needed, as a number or a name. "
+            "If an example has any number of them, write 'task: multi-label'."
+        )
     if label is None or label in ("", -1, NO_LABEL) or (isinstance(label, float) and math.isnan(label)):
         return None
     if isinstance(label, float):
@@ -231,6 +245,14 @@ def _plain(label: Any, where: str) -> int | str | None:
             raise _fractions(label, where)
         return int(label)
     return int(label) if isinstance(label, bool | int) else str(label).strip() or None
+
+
+def _spelt_alike(names: Names) -> str:
+    """The first names that are the same but for their case."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.casefold(), []).append(repr(name))
+    return next((" and ".join(group) for group in groups.values() if len(group) > 1), "")
 
 
 def _fractions(label: Any, where: str) -> DataError:

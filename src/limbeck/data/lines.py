@@ -20,7 +20,8 @@ def decoded(path: Path, encoding: str = "utf-8") -> str:
     except LookupError as error:
         raise DataError(f"There is no encoding {encoding!r}; such are utf-8, latin-1, cp1252, utf-16.") from error
     except UnicodeDecodeError as error:
-        other = "latin-1" if encoding.lower().startswith("utf") else "utf-8"
+        wide = error.object.startswith((b"\xff\xfe", b"\xfe\xff"))
+        other = "utf-16" if wide else "latin-1" if encoding.lower().startswith("utf") else "utf-8"
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path} is not encoded in {encoding}: line {line} holds bytes that are not allowed there. If its "

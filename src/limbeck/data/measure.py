@@ -16,8 +16,8 @@ class Measure:
 
     @classmethod
     def of(cls, task: Task) -> "Measure":
-        """That of a task: shares of what is right, or of numbers what is explained of their variance."""
-        return cls(task.measure, not task.numbers)
+        """That of a task: shares of what is right, or plain numbers, as of variance explained or reciprocal ranks."""
+        return cls(task.measure, task.gives == "choices")
 
     @property
     def scale(self) -> float:

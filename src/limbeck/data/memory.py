@@ -95,7 +95,7 @@ class MapTable:
 
     @cached_property
     def _named(self) -> tuple[Tensor, tuple[str, ...]]:
-        names = None if self.task.numbers else own_classes(self.dataset)
+        names = None if self.task.gives == "numbers" else own_classes(self.dataset)
         if self.task == CLASSES:  # each label was looked at when it was read
             return named(self.found, self.where, names)
         return self.task.read(self.found, self.where, names)

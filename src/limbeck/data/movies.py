@@ -51,7 +51,7 @@ class MovieSentences(Config):
                     write_bytes(path, unpacked(_fetched()))
         lines = [line.split("\t") for line in path.read_bytes().decode().split("\r\n")]
         rated = [(text, float(rating)) for _, rating, text in lines]
-        if task.numbers:
+        if task.gives == "numbers":
             numbers, names = task.read([rating for _, rating in rated], "movie-sentences", ("rating",))
             return Raw("texts", [text for text, _ in rated], numbers, names, name="movie-sentences", task=task)
         decided = [(text, int(rating > 0)) for text, rating in rated if abs(rating) >= 0.5]

@@ -11,7 +11,7 @@ from pydantic import Field
 from limbeck.config import Config
 from limbeck.data.lines import JSON_LINES, decoded, json_lines
 from limbeck.data.raw import Raw, existing, rows_of, whole_texts
-from limbeck.data.task import Task
+from limbeck.data.task import Task, at_tokens
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, nearest
 
@@ -30,7 +30,8 @@ class TextFile(Config):
     text: str = "text"
     """The column of texts."""
     pair: str | None = None
-    """The column of a second text, for questions about two: does one follow from the other, do they mean the same."""
+    """The column of a second text, for questions about two: does one follow from the other, do they mean the same. In the
+    task ``vectors`` the one that belongs to the first; no label is read there."""
     label: str | Annotated[tuple[str, ...], Field(min_length=1)] = "label"
     """The column of labels: names, whole numbers or, in the task ``numbers``, numbers. Several columns: a 0 or 1 in each, in
     the task ``multi-label``, or a number in each."""
@@ -50,10 +51,10 @@ class TextFile(Config):
         Raises:
             DataError: a file or column is missing, the encoding is another, a row is malformed, or many texts are empty.
         """
-        if task.reads != "texts":
+        if at_tokens(task):
             source = "tagged" if task.reads == "words" else "questions"
             raise DataError(f"A table has no {task.name}: for 'task: {task.name}' there is the source {source!r}.")
-        one = isinstance(self.label, str)
+        one, known = isinstance(self.label, str), task.gives != "vectors"
         if task == CLASSES and not one:
             raise DataError(
                 f"{self.path}: several columns of labels ({', '.join(self._labels)}) are for 'task: multi-label', with a 0 or "
@@ -64,21 +65,22 @@ class TextFile(Config):
         lengths = []
         for place in (self.path, self.test):
             if place is not None:
-                columns = self._columns(existing(place))
+                columns = self._columns(existing(place), self._wanted if known else self._texts)
                 items = columns[0] if self.pair is None else list(zip(columns[0], columns[1], strict=True))
                 found = columns[self._first_label :]
-                some, their = whole_texts(items, found[0] if one else list(zip(*found, strict=True)), place)
+                told = (found[0] if one else list(zip(*found, strict=True))) if known else [None] * len(items)
+                some, their = whole_texts(items, told, place)
                 texts += some
                 labels += their
                 lengths.append(len(some))
-        names = self._labels if task.numbers or not one else None
+        names = self._labels if task.gives == "numbers" or not one else None
         read, classes = task.read(self._told(labels, task), self.path, names)
         test = rows_of(lengths)[1] if len(lengths) > 1 else None
         return Raw("texts", texts, read, classes, test=test, name=self.path, task=task)
 
     def _told(self, labels: list[Any], task: Task) -> list[Any]:
         """Cells as the task reads them: where a row has any number of labels, sets of names, or a 0 or 1 for each."""
-        if task.single:
+        if task.single or task.gives == "vectors":
             return labels
         if not isinstance(self.label, str):
             return [
@@ -92,7 +94,11 @@ class TextFile(Config):
 
     @property
     def _wanted(self) -> list[str]:
-        return [self.text, *([] if self.pair is None else [self.pair]), *self._labels]
+        return [*self._texts, *self._labels]
+
+    @property
+    def _texts(self) -> list[str]:
+        return [self.text, *([] if self.pair is None else [self.pair])]
 
     @property
     def _labels(self) -> tuple[str, ...]:
@@ -102,20 +108,20 @@ class TextFile(Config):
     def _first_label(self) -> int:
         return 1 if self.pair is None else 2
 
-    def _columns(self, path: Path) -> list[list[Any]]:
+    def _columns(self, path: Path, wanted: Sequence[str]) -> list[list[Any]]:
         """The wanted columns."""
         if path.suffix == ".parquet":
-            return self._parquet(path)
+            return self._parquet(path, wanted)
         content = decoded(path, self.encoding)
         if path.suffix in JSON_LINES:
             rows = json_lines(path, content)
             known = sorted({name for row in rows for name in row})
-            for column in self._wanted:
+            for column in wanted:
                 _check(column, known, path)
-            return [[row.get(column) for row in rows] for column in self._wanted]
-        return self._csv(path, content)
+            return [[row.get(column) for row in rows] for column in wanted]
+        return self._csv(path, content, wanted)
 
-    def _csv(self, path: Path, content: str) -> list[list[Any]]:
+    def _csv(self, path: Path, content: str, wanted: Sequence[str]) -> list[list[Any]]:
         first = content.partition("\n")[0]
         delimiter: str = self.delimiter
         if delimiter == "auto":
@@ -124,9 +130,11 @@ class TextFile(Config):
             csv.field_size_limit(_LONGEST)  # the library stops at 131,072 characters
             lines = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
             header = next(lines, [])
-            for column in self._wanted:
+            for column in wanted:
                 _check(column, header, path)
-            places = [header.index(column) for column in self._wanted]
+                if header.count(column) > 1:
+                    raise DataError(f"{path} has {header.count(column)} columns called {column!r}: rename all but one.")
+            places = [header.index(column) for column in wanted]
             found: list[list[Any]] = [[] for _ in places]
             for cells in lines:
                 if not cells:
@@ -144,19 +152,19 @@ class TextFile(Config):
             ) from error
         return found
 
-    def _parquet(self, path: Path) -> list[list[Any]]:
+    def _parquet(self, path: Path, wanted: Sequence[str]) -> list[list[Any]]:
         try:
             from pyarrow import ArrowException, parquet
         except ImportError as error:
             raise DataError(f"Parquet files need pyarrow ({error}): pip install 'limbeck[datasets]'") from error
         try:
             names = parquet.read_schema(path).names
-            for column in self._wanted:
+            for column in wanted:
                 _check(column, names, path)
-            table = parquet.read_table(path, columns=self._wanted)
+            table = parquet.read_table(path, columns=list(wanted))
         except (ArrowException, OSError) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
-        return [table[column].to_pylist() for column in self._wanted]
+        return [table[column].to_pylist() for column in wanted]
 
 
 def _check(column: str, known: Sequence[str], path: Path) -> None:

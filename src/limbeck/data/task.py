@@ -1,7 +1,7 @@
 """`Task`: what is asked of an example.
 
-All tasks but numbers are choices: an example has one or more answers, each one of C. Terms between logits see answers, so
-they are written once for all tasks.
+Most tasks are choices: an example has one or more answers, each one of C. Others have numbers as answers, or vectors. Terms
+between logits see answers, so they are written once for all tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,10 @@ ASKED = -1
 """In place of a label: there is an answer here, but the label is not to be seen. ``NO_LABEL``: there is none."""
 NEVER = -1e4
 """The logit of what cannot be chosen: its probability is 0 at any usual temperature."""
-Reads = Literal["texts", "words", "questions"]
-"""What an input of text is: a text or a pair of texts; the words of one; a question and a text."""
+Reads = Literal["texts", "words", "questions", "pairs"]
+"""What an input of text is: a text or a pair of texts; the words of one; a question and a text; two texts, each by itself."""
+Gives = Literal["choices", "numbers", "vectors"]
+"""What answers are: each one of C; numbers; a vector, which says something only beside other vectors of the same model."""
 
 
 @runtime_checkable
@@ -28,9 +30,9 @@ class Task(Protocol):
     """What is asked of an example.
 
     ``measure``: what the mean of `scores` is called; 1 is perfect. ``cost``: what the mean of `costs` is called. ``auto``:
-    the class of the transformers library with a head for it. ``single``: an example has one answer. ``numbers``: answers
-    are numbers, not choices. ``reads``: what its texts are; of all but ``texts`` the answers stand at tokens. ``named``:
-    the names of a model's outputs are those of the choices; else of an example's answers. ``outputs``: what such names are,
+    the class of the transformers library for it. ``single``: an example has one answer. ``gives``: what answers are; the score
+    of vectors depends on all that are scored together. ``reads``: what its texts are, see `at_tokens`. ``named``: the names of
+    a model's outputs are those of the choices; else of an example's answers. ``outputs``: what such names are,
     in the plural; empty where no reader asks for them. ``constant``: what `floor` is the score of, in words. ``metrics``:
     further ones that suit it, by the names of `limbeck.evidence.metrics`.
     """
@@ -39,7 +41,7 @@ class Task(Protocol):
     cost: ClassVar[str]
     auto: ClassVar[str]
     single: ClassVar[bool]
-    numbers: ClassVar[bool]
+    gives: ClassVar[Gives]
     reads: ClassVar[Reads]
     named: ClassVar[bool]
     outputs: ClassVar[str]
@@ -52,7 +54,7 @@ class Task(Protocol):
         ...
 
     def shape(self, rows: int, length: int, outputs: int) -> tuple[int, ...]:
-        """The shape of a model's logits; ``length``: of the longest text of the batch."""
+        """The shape of a model's logits, -1 where any size will do; ``length``: of the longest text of the batch."""
         ...
 
     def head(self) -> dict[str, Any]:
@@ -113,6 +115,10 @@ class Task(Protocol):
         """How good each example's answers are, float64 [E], at most 1; of choices at least 0."""
         ...
 
+    def costs(self, answered: "Answered") -> Tensor:
+        """What each answer costs, [M], of vectors each example, [E]; what validation decides ties by."""
+        ...
+
     def floor(self, labels: Tensor) -> float:
         """The mean score of the best answer that is the same for every example. ``labels``: [N, ...], all known."""
         ...
@@ -131,6 +137,11 @@ class Answered:
     example: Tensor
     examples: int
     spread: float = 1.0
+
+
+def at_tokens(task: Task) -> bool:
+    """Whether the answers stand at tokens of a text."""
+    return task.reads in ("words", "questions")
 
 
 def one_each(task: Task, batch: Batch, *sides: Mapping[str, Tensor]) -> tuple[Batch, list[dict[str, Tensor]]]:

@@ -1,4 +1,4 @@
-"""The tasks: one class, several labels, a tag for each word, a span of a text, numbers."""
+"""The tasks: one class, several labels, a tag for each word, a span of a text, numbers; of `vectors`, a vector for each text."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -10,7 +10,8 @@ from limbeck.config import Config
 from limbeck.data.batch import CLASS, NO_LABEL, VALUE, Batch
 from limbeck.data.items import spans_at, tags_at, texts_said, words_said
 from limbeck.data.labels import flagged, log, measured, single, spanned, tagged
-from limbeck.data.task import ASKED, NEVER, Answered, Reads, averaged, several, summed
+from limbeck.data.task import ASKED, NEVER, Answered, Gives, Reads, averaged, costs, several, summed
+from limbeck.data.vectors import Vectors
 from limbeck.errors import DataError, LimbeckError
 
 _QUANTILES = 10
@@ -23,7 +24,7 @@ class Classes(Config):
     cost: ClassVar[str] = "nll"
     auto: ClassVar[str] = "AutoModelForSequenceClassification"
     single: ClassVar[bool] = True
-    numbers: ClassVar[bool] = False
+    gives: ClassVar[Gives] = "choices"
     reads: ClassVar[Reads] = "texts"
     named: ClassVar[bool] = True
     outputs: ClassVar[str] = "classes"
@@ -82,6 +83,10 @@ class Classes(Config):
         """1 where it is right."""
         return averaged((answered.logits.argmax(-1) == answered.labels).double(), answered)
 
+    def costs(self, answered: Answered) -> Tensor:
+        """The negative log-likelihood of each answer, nats."""
+        return costs(answered.logits, answered.labels)
+
     def floor(self, labels: Tensor) -> float:
         """The share of the commonest class."""
         return int(labels.bincount().max()) / len(labels)
@@ -94,7 +99,7 @@ class MultiLabel(Config):
     cost: ClassVar[str] = "nll"
     auto: ClassVar[str] = "AutoModelForSequenceClassification"
     single: ClassVar[bool] = False
-    numbers: ClassVar[bool] = False
+    gives: ClassVar[Gives] = "choices"
     reads: ClassVar[Reads] = "texts"
     named: ClassVar[bool] = False
     outputs: ClassVar[str] = "labels"
@@ -160,6 +165,10 @@ class MultiLabel(Config):
         both, ours, theirs = (summed(one, answered) for one in (said * true, said, true))
         return torch.where(ours + theirs > 0, 2 * both / (ours + theirs).clamp_min(1), 1.0)
 
+    def costs(self, answered: Answered) -> Tensor:
+        """The negative log-likelihood of each answer, nats."""
+        return costs(answered.logits, answered.labels)
+
     def floor(self, labels: Tensor) -> float:
         """The best of: no label, the commonest one, the two commonest ones, and so on."""
         true = (labels == 1).double()
@@ -176,7 +185,7 @@ class Tags(Config):
     cost: ClassVar[str] = "nll"
     auto: ClassVar[str] = "AutoModelForTokenClassification"
     single: ClassVar[bool] = False
-    numbers: ClassVar[bool] = False
+    gives: ClassVar[Gives] = "choices"
     reads: ClassVar[Reads] = "words"
     named: ClassVar[bool] = True
     outputs: ClassVar[str] = "tags"
@@ -247,6 +256,10 @@ class Tags(Config):
         """The share of each text's words that are right."""
         return averaged((answered.logits.argmax(-1) == answered.labels).double(), answered)
 
+    def costs(self, answered: Answered) -> Tensor:
+        """The negative log-likelihood of each answer, nats."""
+        return costs(answered.logits, answered.labels)
+
     def floor(self, labels: Tensor) -> float:
         """The mean over texts of the best single tag's share."""
         words = (labels >= 0).sum(1).clamp_min(1).double()
@@ -265,7 +278,7 @@ class Spans(Config):
     cost: ClassVar[str] = "nll"
     auto: ClassVar[str] = "AutoModelForQuestionAnswering"
     single: ClassVar[bool] = False
-    numbers: ClassVar[bool] = False
+    gives: ClassVar[Gives] = "choices"
     reads: ClassVar[Reads] = "questions"
     named: ClassVar[bool] = False
     outputs: ClassVar[str] = ""
@@ -344,6 +357,10 @@ class Spans(Config):
         result[answered.example.view(-1, 2)[:, 0]] = found
         return result
 
+    def costs(self, answered: Answered) -> Tensor:
+        """The negative log-likelihood of each answer, nats."""
+        return costs(answered.logits, answered.labels)
+
     def floor(self, labels: Tensor) -> float:
         """The share of questions without an answer."""
         return float((labels[:, :2] == 0).all(1).double().mean())
@@ -356,7 +373,7 @@ class Numbers(Config):
     cost: ClassVar[str] = "mse"
     auto: ClassVar[str] = "AutoModelForSequenceClassification"
     single: ClassVar[bool] = True
-    numbers: ClassVar[bool] = True
+    gives: ClassVar[Gives] = "numbers"
     reads: ClassVar[Reads] = "texts"
     named: ClassVar[bool] = False
     outputs: ClassVar[str] = ""
@@ -423,6 +440,10 @@ class Numbers(Config):
         errors = (answered.logits.double() - answered.labels.double()).square().mean(-1)
         return averaged(1 - errors / max(answered.spread, 1e-12), answered)
 
+    def costs(self, answered: Answered) -> Tensor:
+        """The mean squared error of each."""
+        return costs(answered.logits, answered.labels)
+
     def floor(self, labels: Tensor) -> float:
         """0, by definition."""
         return 0.0
@@ -445,5 +466,5 @@ def _known(places: Tensor | None) -> Tensor:
 
 
 CLASSES = Classes()
-TASKS: tuple[type[Config], ...] = (Classes, MultiLabel, Tags, Spans, Numbers)
+TASKS: tuple[type[Config], ...] = (Classes, MultiLabel, Tags, Spans, Numbers, Vectors)
 """What a recipe's ``data.task`` may name."""

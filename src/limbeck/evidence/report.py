@@ -68,10 +68,10 @@ def disagreements(
     for position in evidence.fidelity["distilled"].disagreements:
         mine = exam.example == position
         truth, *said = (one[mine] for one in (exam.labels, teacher, student))
-        answers = [truth, *(said if task.numbers else [one.argmax(1) for one in said])]
+        answers = [truth, *(said if task.gives == "numbers" else [one.argmax(1) for one in said])]
         told = told_apart([say(position, one) if say else classes[int(one[0])] for one in answers])
         sure = [float(softmax(one).max()) if exam.binary else None for one in said]
-        right = [None if task.numbers else bool((one == truth).all()) for one in answers[1:]]
+        right = [None if task.gives == "numbers" else bool((one == truth).all()) for one in answers[1:]]
         found.append(Example(show(position), *told, sure[0], sure[1], position, right[0], right[1]))
     return tuple(found)
 

@@ -57,7 +57,7 @@ class Quality(Record):
     answers: NonNegativeInt | None = None
     """Answers with a known truth, where an example may have several; null in older files."""
     accuracy: float | None
-    """Share of the answers that are right; null for numbers, as all below but ``mse`` and ``metrics``."""
+    """Share of the answers that are right; null for numbers and vectors, as all below but ``mse`` and ``metrics``."""
     nll: float | None
     """Mean negative log-likelihood of the true choice, nats."""
     ece: float | None
@@ -233,7 +233,7 @@ class Fidelity(Record):
     """How much a student behaves like the teacher, which is not the same as being good. Means over seeds."""
 
     agreement: float | None
-    """Share of answers with the same top-1 choice; null for numbers, as the four below."""
+    """Share of answers with the same top-1 choice; null for numbers and vectors, as the four below."""
     agreement_where_teacher_wrong: float | None
     """The same, among answers that the teacher has wrong: inherited errors. Null if it has none wrong."""
     teacher_wrong: NonNegativeInt | None
@@ -244,7 +244,8 @@ class Fidelity(Record):
     squared_difference: float | None = None
     """Of numbers, the mean square of student minus teacher."""
     correlation: float | None = None
-    """Of numbers, Pearson's, of all outputs' mean; null where one of the two is constant."""
+    """Of numbers, Pearson's, of all outputs' mean; of vectors, of the cosines between first and second texts, of at most 1,000
+    examples. Null where one of the two is constant."""
     relations: Relations | None
     """Null where what is chosen from has no names."""
     disagreements: tuple[int, ...] = ()

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from limbeck.data.measure import Measure
-from limbeck.evidence.schema import Arm, Evidence, Step
+from limbeck.evidence.schema import Arm, Evidence, Quality, Step
 from limbeck.evidence.tables import NAMES, number, short
 
 
 def columns(evidence: Evidence) -> tuple[str, ...]:
     """The heads of `rows`."""
-    costs = ("NLL", "ECE") if evidence.arms.distilled.mean.mse is None else ("squared error",)
+    costs = [title for title, _ in _costs(evidence.arms.distilled.mean)]
     return ("", evidence.measure.name, *costs, "parameters", "one example", "training")
 
 
@@ -41,10 +41,17 @@ def _step(step: Step, measure: Measure) -> str:
     return f"{step.step} {measure.gained(step.difference.mean, step.difference.ci95, unit='', after=' over seeds')}"
 
 
+def _costs(found: Quality) -> list[tuple[str, float | None]]:
+    """What stands beside the measure; nothing does where nothing else was measured."""
+    if found.mse is not None:
+        return [("squared error", found.mse)]
+    return [("NLL", found.nll), ("ECE", found.ece)] if found.nll is not None else []
+
+
 def _cells(arm: Arm, measure: Measure) -> tuple[str | None, ...]:
     cost, times, found = arm.efficiency, arm.training_seconds, arm.mean
     mean = sum(times) / len(times) if times else None
-    costs = (found.nll, found.ece) if found.mse is None else (found.mse,)
+    costs = [value for _, value in _costs(found)]
     return (
         measure.value(found.score) + (f" ± {measure.spread(arm.spread)}" if arm.spread is not None else ""),
         *(None if one is None else number(one) for one in costs),

@@ -199,6 +199,11 @@ def explained(evidence: Evidence) -> str:
         said.append(
             f"{measure.name}: the share of the variance of the true numbers that is explained; below 0 is worse than their mean."
         )
+    elif mean.nll is None:
+        said.append(
+            f"{measure.name}: the mean over first texts of 1 / rank of their own partner, by cosine, among the second texts of "
+            "all test examples; it falls with their number."
+        )
     else:
         said.append(
             "NLL: negative log-likelihood in nats. ECE: expected calibration error, 15 bins. Brier: squared distance of the "

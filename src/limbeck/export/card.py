@@ -60,6 +60,8 @@ def _header(student: Student, story: Story, columns: Sequence[str]) -> str:
     known: dict[str, Any] = {"library_name": "transformers"}
     if "pixel_values" in columns:
         known["pipeline_tag"] = "image-classification"
+    elif student.task.gives == "vectors":
+        known["pipeline_tag"] = "sentence-similarity"
     elif "ForSequenceClassification" in type(student.module).__name__:
         known["pipeline_tag"] = "text-classification"
     known["tags"] = ["limbeck", "knowledge-distillation"]
@@ -73,11 +75,11 @@ def _header(student: Student, story: Story, columns: Sequence[str]) -> str:
 def _about(student: Student, story: Story) -> list[str]:
     evidence, names = story.evidence, [escaped(name) for name in student.classes[:_CLASSES]]
     more = f" and {len(student.classes) - _CLASSES:,} more" if len(student.classes) > _CLASSES else ""
-    kind = escaped(type(student.module).__name__)
+    vectors = student.task.gives == "vectors"
+    kind = escaped(type(getattr(student.module, "encoder", student.module) if vectors else student.module).__name__)
     title = escaped(evidence.name) if evidence else "A distilled student"
-    said = (
-        f"{kind} with {parameters(student.module):,} parameters, a student distilled with limbeck. Its classes are "
-        f"{', '.join(names)}{more}."
+    said = f"{kind} with {parameters(student.module):,} parameters, a student distilled with limbeck. " + (
+        "It gives a vector for each text." if vectors else f"Its classes are {', '.join(names)}{more}."
     )
     if evidence is None:
         return [
@@ -101,6 +103,15 @@ def _use(student: Student, columns: Sequence[str]) -> list[str]:
             head,
             "`from_pretrained` reads this folder. The tokenizer was in memory when it was trained, and is not here.",
         ]
+    if student.task.gives == "vectors":
+        code = """```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")  # this folder, or its name on the hub
+vectors = model.encode(["one text", "another"])
+print(model.similarity(vectors, vectors))
+```"""
+        return [head, code]
     auto = f"AutoModelFor{type(student.module).__name__.rpartition('For')[2]}"
     if reader.get("reads", "texts") != "texts" or auto != "AutoModelForSequenceClassification":
         return [

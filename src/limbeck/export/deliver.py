@@ -72,6 +72,8 @@ def export(
         raise LimbeckError("An export is proven on real inputs: give at least one.")
     if folder.exists() and not _replaceable(folder):
         raise LimbeckError(f"'{folder}' holds something that no export wrote: name a new folder.")
+    if student.task.reads == "pairs":  # what is delivered reads one text
+        samples = [text for pair in samples for text in ((pair,) if isinstance(pair, str) else pair)]
     plain = altered(student, module=copy.deepcopy(student.module).cpu().eval().requires_grad_(False), metadata={})
     with whole_folder(folder) as draft:
         proof = _writer(to)(plain, draft, samples, seconds)

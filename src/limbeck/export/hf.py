@@ -12,9 +12,11 @@ from limbeck.data.text import quiet
 from limbeck.errors import LimbeckError
 from limbeck.export.about import write_sidecar
 from limbeck.export.proof import Proof, difference
+from limbeck.export.sentences import write_sentences
 from limbeck.models.architecture import is_transformers
 from limbeck.models.factorised import multiplied
-from limbeck.models.huggingface import auto_class, forget_origin, labels
+from limbeck.models.huggingface import auto_class, forget_origin, head_of
+from limbeck.models.pooled import Pooled
 from limbeck.models.readers import load_reader
 from limbeck.models.spec import BuildContext
 from limbeck.models.student import Student
@@ -32,32 +34,39 @@ def write(student: Student, folder: Path, samples: Sequence[Any], seconds: float
         LimbeckError: the student is not a model of the transformers library.
     """
     module: Any = multiplied(student.module)
-    if not is_transformers(module):
+    pool = module.pool if isinstance(module, Pooled) else None
+    model: Any = module.encoder if isinstance(module, Pooled) else module
+    if not is_transformers(model):
         raise LimbeckError(
-            f"The student is a {type(module).__qualname__}, which the transformers library does not know: "
+            f"The student is a {type(model).__qualname__}, which the transformers library does not know: "
             "export it as safetensors or onnx."
         )
     columns = student.reader.encode(samples[:1])
-    auto = auto_class(BuildContext(len(student.classes), columns, student.classes, task=student.task))
-    forget_origin(module)
-    module.config = copy.deepcopy(module.config)
-    for key, value in (labels(student.classes) | student.task.head()).items():
-        setattr(module.config, key, value)
+    given = student.logits(samples)
+    context = BuildContext(len(student.classes), columns, student.classes, task=student.task)
+    auto = auto_class(context)
+    forget_origin(model)
+    model.config = copy.deepcopy(model.config)
+    for key, value in head_of(context).items():
+        setattr(model.config, key, value)
     with quiet():
-        module.save_pretrained(folder)
+        model.save_pretrained(folder)
         for file in folder.glob("*.safetensors"):
             file.chmod(0o644)  # it is written for its owner alone
+        if pool:
+            write_sentences(folder, given.shape[-1], pool, getattr(student.reader, "max_length", None))
         told = write_sidecar(student, folder, columns, {})
         # The same attention kernel, or equal weights would not give equal bits.
         again = auto.from_pretrained(
             folder,
             local_files_only=True,
-            attn_implementation=module.config._attn_implementation,
-            dtype=module.dtype,
+            attn_implementation=model.config._attn_implementation,
+            dtype=model.dtype,
         )
+        again = Pooled(again, pool) if pool else again
     reader = load_reader(told["reader"], folder, None if isinstance(student.reader, Config) else student.reader)
     loaded = replace(student, module=again.eval(), reader=reader)
-    given, allowed = student.logits(samples), 0.0
+    allowed = 0.0
     if module is not student.module:
         log.warning("The two factors of the embeddings were multiplied out: transformers has no model with factors.")
         allowed = _ROUNDING * max(1.0, float(given.abs().max()))

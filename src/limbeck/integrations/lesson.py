@@ -54,6 +54,8 @@ class Lesson:
         ours = _shown("student", lambda: show(student, few.columns("student"), needs.student | {"logits"}, few.keys))
         theirs = _shown("teacher", lambda: self._observed(few))
         _demand_classes(self.objective, few, ours["logits"])
+        self._classes = ours["logits"].shape[-1]
+        self._supervised = any(term.mask == SUPERVISED for term in self.objective.terms)
         _demand_the_same(student, teacher, ours, theirs)
         fitted = derived(seed, "objective")
         try:
@@ -77,6 +79,8 @@ class Lesson:
             counts: denominators of the whole step; None for those of this batch.
         """
         assert self._capture is not None, "open it first"
+        if self._supervised:
+            _demand_known(batch.labels[CLASS], self._classes)
         shown = self._capture(batch.columns("student"), module=model, keys=batch.keys)
         loss, parts = self.objective(shown, self._observed(batch), batch, counts)
         return loss, parts, shown
@@ -171,9 +175,22 @@ def _demand_classes(objective: Objective, batch: Batch, logits: Tensor) -> None:
         return
     if labels.ndim != 1:
         raise DataError(f"The labels have the shape {list(labels.shape)}, but one class an example is needed, [batch].")
-    wrong = labels[(labels != NO_LABEL) & ((labels < 0) | (labels >= classes))]
-    if wanted and len(wrong):
-        raise DataError(f"A label is {int(wrong[0])}, but the student has the classes 0 to {classes - 1}.")
+    if wanted:
+        _demand_known(labels, classes)
+
+
+def _demand_known(labels: Tensor, classes: int) -> None:
+    """Class numbers are those of classes; probabilities were looked at.
+
+    Raises:
+        DataError: one is not.
+    """
+    wrong = labels[(labels != NO_LABEL) & ((labels < 0) | (labels >= classes))] if labels.ndim == 1 else labels[:0]
+    if len(wrong):
+        raise DataError(
+            f"A label is {int(wrong[0])}, but the student has the classes 0 to {classes - 1}: mend the label, load the student "
+            f"with more (num_labels), or write {NO_LABEL} where there is none."
+        )
 
 
 def _demand_the_same(student: nn.Module, teacher: Teacher | None, ours: Signals, theirs: Signals) -> None:

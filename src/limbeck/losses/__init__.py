@@ -27,6 +27,7 @@ from limbeck.losses.responses import (
     probability_mse,
     soft_cross_entropy,
 )
+from limbeck.losses.vectors import margin_mse
 
 __all__ = [
     "attention_kl",
@@ -51,6 +52,7 @@ __all__ = [
     "kl_divergence",
     "label_smoothing",
     "logit_mse",
+    "margin_mse",
     "mgd",
     "minilm_relation",
     "negative_mean",

@@ -13,6 +13,7 @@ from limbeck.models import factorised, identity
 from limbeck.models.depth import take_layers
 from limbeck.models.huggingface import forget_origin
 from limbeck.models.nets import NETS, again
+from limbeck.models.pooled import Pooled
 from limbeck.models.python import Python
 from limbeck.models.spec import BuildContext, Spec
 
@@ -35,6 +36,8 @@ def describe(module: nn.Module, spec: Spec | None, folder: Path) -> dict[str, An
         config.architectures = [type(module).__name__]
         config.save_pretrained(folder)
         return {"kind": "transformers", "class": type(module).__name__, "embedding-rank": factorised.rank_of(module)}
+    if isinstance(module, Pooled):
+        return {"kind": "pooled", "pool": module.pool, "encoder": describe(module.encoder, None, folder)}
     if isinstance(spec, Python):
         return {"kind": "python", "target": spec.target, "arguments": spec.arguments}
     return {"kind": "given", "class": type(module).__qualname__, "seen": _seen(module)}
@@ -67,6 +70,8 @@ def rebuild(told: dict[str, Any], folder: Path, module: nn.Module | None) -> nn.
         forget_origin(model)
         rank = told.get("embedding-rank")
         return factorised.again(model, rank) if rank else model
+    if told["kind"] == "pooled":
+        return Pooled(rebuild(told["encoder"], folder, None), told["pool"])
     if told["kind"] == "python":
         return Python(target=told["target"], arguments=told["arguments"]).create(BuildContext(0, {}))
     raise LimbeckError(

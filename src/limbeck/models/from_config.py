@@ -7,7 +7,8 @@ from torch import nn
 
 from limbeck.data.text import library, quiet
 from limbeck.errors import LimbeckError, nearest
-from limbeck.models.huggingface import auto_class, labels
+from limbeck.models.huggingface import auto_class, head_of
+from limbeck.models.pooled import fitted_for
 from limbeck.models.spec import BuildContext, Spec
 
 _SPECIAL: Final = tuple(f"{kind}_token_id" for kind in ("pad", "bos", "eos", "cls", "sep"))
@@ -49,7 +50,7 @@ class FromConfig(Spec):
         if unknown := sorted(set(self.settings) - names):
             hint = nearest(unknown[0], sorted(names)) or f"it has {', '.join(sorted(vars(usual))[:8])}, ..."
             raise LimbeckError(f"The config of {self.model_type!r} has no setting {unknown[0]!r}: {hint}")
-        given = {**_of_data(usual, context), **self.settings, **labels(context.names), **context.task.head()}
+        given = {**_of_data(usual, context), **self.settings, **head_of(context)}
         try:
             with quiet():
                 config = kind(**given)
@@ -60,7 +61,7 @@ class FromConfig(Spec):
         except Exception as error:  # each config and model checks its sizes in its own way
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise LimbeckError(f"A {self.model_type!r} cannot have these settings: {reason}") from error
-        return module
+        return fitted_for(module, context)
 
 
 def _of_data(usual: Any, context: BuildContext) -> dict[str, Any]:

@@ -7,8 +7,11 @@ from typing import Any, Literal
 
 from torch import nn
 
+from limbeck.data.task import Task
 from limbeck.data.text import PACKAGE, library, missed, quiet, resolve, unreachable
+from limbeck.data.trust import demand_safetensors, own_code
 from limbeck.errors import LimbeckError
+from limbeck.models.pooled import Pool, fitted_for
 from limbeck.models.spec import BuildContext, Spec
 
 
@@ -22,18 +25,30 @@ class HuggingFace(Spec):
     """The commit, branch or tag on the hub."""
     trained_head: bool = False
     """Whether the checkpoint must hold a classifier of exactly these classes; else a head that does not fit is new."""
+    pool: Pool | None = None
+    """In the task ``vectors`` what a text's vector is made of: the ``mean`` of its tokens, or the ``first`` one, which some
+    models (BGE, say) were trained for; ``mean`` if left out."""
 
     @property
     def tokenizer(self) -> str:
         """The model's own."""
         return self.path
 
+    def finished(self, task: Task) -> Spec:
+        """With ``trained_head``; of vectors there is no head."""
+        return self if task.gives == "vectors" else self.model_copy(update={"trained_head": True})
+
     def create(self, context: BuildContext) -> nn.Module:
-        """The classifier; its head is new if the checkpoint has none of this size.
+        """The classifier; its head is new if the checkpoint has none of this size. For vectors, the encoder and its pooling.
 
         Raises:
-            LimbeckError: not found, or no network; or ``trained_head`` and the head is not that of these classes.
+            LimbeckError: not found, or no network; or ``trained_head`` and the head is not that of these classes; or a setting
+                that says nothing here.
         """
+        vectors = context.task.gives == "vectors"
+        if (self.trained_head and vectors) or (self.pool and not vectors):
+            what = "'trained-head'" if self.trained_head else "'pool'"
+            raise LimbeckError(f"{what} says nothing in the task {context.task.name!r}: leave it out.")
         place, auto = resolve(self.path), auto_class(context)
         options: dict[str, Any] = {"revision": self.revision} if self.revision else {}
         with reading(self.path):
@@ -41,19 +56,21 @@ class HuggingFace(Spec):
                 options["local_files_only"] = True  # else the hub client waits for half a minute
             config = library().AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
             written = dict(getattr(config, "id2label", None) or {})
+            demand_safetensors(self.path, place)
             module, info = auto.from_pretrained(
                 place,
                 trust_remote_code=False,
+                use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **labels(context.names),
-                **context.task.head(),
+                **head_of(context),
                 **options,
             )
+        _demand_body(self.path, module, info)
         if self.trained_head:
             _demand_head(self.path, info, written, context.names)
         forget_origin(module)
-        return module  # type: ignore[no-any-return]
+        return fitted_for(module, context, self.pool or "mean")
 
 
 def auto_class(context: BuildContext) -> Any:
@@ -71,6 +88,11 @@ def auto_class(context: BuildContext) -> Any:
     raise LimbeckError(
         f"A transformers model reads 'pixel_values' or 'input_ids', but the data has {sorted(context.sample)}."
     )
+
+
+def head_of(context: BuildContext) -> dict[str, Any]:
+    """What a transformers config says about the task."""
+    return {} if context.task.gives == "vectors" else labels(context.names) | context.task.head()
 
 
 def labels(names: tuple[str, ...]) -> dict[str, Any]:
@@ -100,10 +122,27 @@ def reading(path: str) -> Iterator[None]:
         except LimbeckError:
             raise
         except Exception as error:  # the libraries below raise many kinds
+            if code := own_code(path, error):
+                raise LimbeckError(code) from error
             if not (path.startswith(PACKAGE) or Path(path).expanduser().is_dir()):
                 raise LimbeckError(missed(path, error)) from error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise LimbeckError(f"{path!r} could not be read: {reason[:400]}") from error
+
+
+def _demand_body(path: str, module: nn.Module, info: dict[str, Any]) -> None:
+    """The checkpoint has all but a head: what it lacks would be random, and nobody would see it."""
+    own = {name for name, _ in module.named_parameters()}
+    body = f"{getattr(module, 'base_model_prefix', '')}."
+    if not any(name.startswith(body) for name in own):  # there is nothing but the body
+        body = ""
+    lacking = {*info["missing_keys"], *(str(item[0]) for item in info["mismatched_keys"])} & own
+    if new := sorted(name for name in lacking if name.startswith(body) and "pooler" not in name):
+        raise LimbeckError(
+            f"The weights in {path!r} are not those of the model that its config.json describes: {len(new)} are missing or of "
+            f"another shape ({', '.join(new[:3])}{', ...' if len(new) > 3 else ''}), and would be random. Are config.json and "
+            "weights of one checkpoint?"
+        )
 
 
 def _demand_head(path: str, info: dict[str, Any], written: dict[int, str], names: tuple[str, ...]) -> None:
@@ -111,11 +150,12 @@ def _demand_head(path: str, info: dict[str, Any], written: dict[int, str], names
     if new:
         raise LimbeckError(
             f"The model {path!r} has no trained classifier for {len(names)} classes ({', '.join(new[:4])} would be "
-            f"new): train it first, or leave out 'trained-head'."
+            "new): train it first (in a recipe teacher.training), or leave out 'trained-head'."
         )
     order = tuple(written[index] for index in sorted(written))
     if order != names and sorted(order) == sorted(names):
         raise LimbeckError(
             f"The model {path!r} has its classes in the order {list(order)}, the data in the order {list(names)}: "
-            "its logits would be read for the wrong classes."
+            "its logits would be read for the wrong classes. Write the model's own numbers into the data's column of labels "
+            "(0 for its first class, 1 for the next), or train its head anew."
         )

@@ -32,10 +32,17 @@ def remade(donor: nn.Module, config: Any, named: Mapping[str, Tensor]) -> nn.Mod
     Raises:
         LimbeckError: the tensors do not fit.
     """
-    module: nn.Module = type(donor)(config)
+    module = _by(donor, config)
     module.to(dtype=next(donor.parameters()).dtype)
     fill(module, named, type(donor).__name__)
     forget_origin(module)
+    return module
+
+
+def _by(donor: nn.Module, config: Any) -> nn.Module:
+    """A model like the donor by another config; what wraps one says itself how."""
+    make: Any = getattr(donor, "by", type(donor))
+    module: nn.Module = make(config)
     return module
 
 
@@ -47,7 +54,7 @@ def shapes(donor: nn.Module, config: Any) -> dict[str, tuple[int, ...]]:
     """
     try:
         with torch.device("meta"):
-            module = type(donor)(config)
+            module = _by(donor, config)
     except Exception as error:  # a model may refuse a config in any way
         reason = " ".join(str(error).split())[:300]
         raise LimbeckError(f"{type(donor).__name__} cannot have these sizes: {reason}") from error

@@ -96,6 +96,11 @@ def replacing(donor: nn.Module, student: nn.Module, settings: Replacement, sampl
             "A layer of the student cannot stand in the place of one of the teacher's: they are built otherwise. Take the "
             "student from the teacher's layers: student: {name: shrunk, layers: ...}."
         )
+    if differ := {name for name, _ in _elsewhere(donor, path).items() ^ _elsewhere(student, path).items()}:
+        raise LimbeckError(
+            f"The student differs from the teacher outside of its layers ({', '.join(sorted(differ)[:3])}), "
+            "and 'theseus' replaces layers alone: shrink nothing but 'layers'."
+        )
     module = copy.deepcopy(donor).requires_grad_(False)
     size = len(theirs) // len(ours)
     layers = list(_stack(module, path))
@@ -151,6 +156,11 @@ def _put(module: nn.Module, path: str, layers: Any) -> None:
     setattr(module.get_submodule(parent), name, nn.ModuleList(layers))
     if hasattr(getattr(module, "config", None), "num_hidden_layers"):
         module.config.num_hidden_layers = len(layers)  # type: ignore[union-attr]
+
+
+def _elsewhere(module: nn.Module, path: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of what does not belong to the layers at ``path``."""
+    return {name: shape for name, shape in _shapes(module).items() if not name.startswith(f"{path}.")}
 
 
 def _shapes(layer: nn.Module) -> dict[str, tuple[int, ...]]:

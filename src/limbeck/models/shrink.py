@@ -11,6 +11,7 @@ from limbeck.errors import LimbeckError
 from limbeck.models.depth import Choose, depth, take_layers, which
 from limbeck.models.factorised import factorise, multiplied
 from limbeck.models.narrow import narrow
+from limbeck.models.pooled import first_texts
 from limbeck.models.remade import remade
 from limbeck.models.spec import BuildContext, Integers, Spec
 from limbeck.models.vocabulary import cut_vocabulary
@@ -64,16 +65,16 @@ class Shrunk(Spec):
         """
         if context.donor is None:
             raise LimbeckError(f"The model {self.name!r} is made out of a trained model, but there is none here.")
-        module = _copied(context.donor).eval()
+        module, sample = _copied(context.donor).eval(), first_texts(context.sample)
         if self.vocabulary == "task":
-            module = cut_vocabulary(module, _tokens(context), context.sample)
+            module = cut_vocabulary(module, _tokens(context), sample)
         elif context.donor_tokens is not None:
             raise LimbeckError(
                 "The student is made out of the teacher, but reads other tokens: set its 'vocabulary: task' if they are some "
                 "of the teacher's, or leave out 'data.tokenizer'."
             )
         if self.hidden or self.heads or self.intermediate:
-            module = narrow(module, context.sample, self.hidden, self.heads, self.intermediate)
+            module = narrow(module, sample, self.hidden, self.heads, self.intermediate)
         if self.layers is not None:
             chosen = self.layers
             if isinstance(chosen, int):

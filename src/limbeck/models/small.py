@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from limbeck.data.text import library
 from limbeck.errors import LimbeckError
 from limbeck.models import nets
-from limbeck.models.huggingface import auto_class, labels
+from limbeck.models.huggingface import auto_class, head_of
+from limbeck.models.pooled import fitted_for
 from limbeck.models.spec import BuildContext, Spec
 
 Positive = Annotated[int, Field(gt=0)]
@@ -106,11 +107,9 @@ class SmallTransformer(Spec):
             attention_probs_dropout_prob=self.dropout,
             max_position_embeddings=self.positions,
             pad_token_id=None,  # else token 0 would get no gradient, whether it is padding or not
-            **labels(context.names),
-            **context.task.head(),
+            **head_of(context),
         )
-        module: nn.Module = auto_class(context).from_config(config)
-        return module
+        return fitted_for(auto_class(context).from_config(config), context)
 
 
 def only_image(context: BuildContext, name: str) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limbeck.config import Config
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
+from limbeck.data.text import Reach
 from limbeck.errors import LimbeckError
 
 # YAML knows lists only, and strict types do not take a list for a tuple.
@@ -26,6 +27,7 @@ class BuildContext:
     ``class_names``: in the order of the classes. ``donor``: a trained model whose layers may be copied.
     ``vocabulary``: how many tokens the tokenizer has, if the data is text. ``donor_tokens``: of each of them the donor's
     token, int64 [vocabulary], -1 where it has none; None if both read the same columns. ``task``: what is asked of a row.
+    ``reach``: of texts, what else the model must be able to read.
     """
 
     classes: int
@@ -35,6 +37,7 @@ class BuildContext:
     vocabulary: int | None = None
     donor_tokens: Tensor | None = field(default=None, repr=False)
     task: Task = CLASSES
+    reach: Reach | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,6 +65,10 @@ class Spec(Config):
     def tokenizer(self) -> str | None:
         """The folder or name of the tokenizer that the model was trained with; None if any will do."""
         return None
+
+    def finished(self, task: Task) -> "Spec":
+        """The same model where it must know the task already: its head is not to be a new one."""
+        return self
 
     @abstractmethod
     def create(self, context: BuildContext) -> nn.Module:

@@ -13,6 +13,7 @@ from limbeck.models.given import Given
 from limbeck.models.huggingface import HuggingFace
 from limbeck.models.patches import MlpMixer, Vit
 from limbeck.models.python import Python, allow_code, code_allowed
+from limbeck.models.reach import demand_reach
 from limbeck.models.seeded import seeded
 from limbeck.models.shrink import Shrunk
 from limbeck.models.small import Mlp, SmallCnn, SmallResnet, SmallTransformer
@@ -75,7 +76,7 @@ def build(spec: Spec, context: BuildContext, seed: int) -> nn.Module:
 
 
 def check(module: nn.Module, context: BuildContext, name: str) -> None:
-    """Runs the model on two rows of the sample.
+    """Runs the model on two rows of the sample, and on as many tokens as it may be given.
 
     Raises:
         LimbeckError: it fails, or its logits are not of the shape that the task asks for.
@@ -89,14 +90,21 @@ def check(module: nn.Module, context: BuildContext, name: str) -> None:
     except LimbeckError:
         raise
     except Exception as error:  # any model may fail in any way on the wrong input
+        if context.reach:
+            demand_reach(module, context.reach, rows, name)
         reason = " ".join(str(error).split())[:300]
         raise LimbeckError(
             f"The model {name!r} ({type(module).__name__}) fails on the data, columns {shapes}: "
             f"{type(error).__name__}: {reason}"
         ) from error
+    if context.reach:
+        demand_reach(module, context.reach, rows, name)
     length = rows["input_ids"].shape[1] if "input_ids" in rows else 0
     expected, outputs = context.task.shape(count, length, context.classes), context.task.outputs or "outputs"
-    if logits.shape != expected:
+    fits = len(logits.shape) == len(expected) and all(
+        size in (-1, own) for size, own in zip(expected, logits.shape, strict=True)
+    )
+    if not fits:
         raise LimbeckError(
             f"The model {name!r} ({type(module).__name__}) gives {logits.shape[-1] if logits.ndim else 0} logits an "
             f"example (shape {list(logits.shape)}), but the data has {context.classes} {outputs}: "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.data.examples import Reader
-from limbeck.data.task import ASKED, Task
+from limbeck.data.task import ASKED, Task, at_tokens
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
 from limbeck.signals.capture import show
@@ -42,7 +42,8 @@ class Student:
     def logits(self, raw: Sequence[Any], batch_size: int = 64) -> Tensor:
         """Logits, float32, on the CPU; in evaluation mode, ``batch_size`` at a time.
 
-        Of classes [len(raw), classes], of tokens [len(raw), length, ...], 0 after the end of a shorter text.
+        Of classes [len(raw), classes], of tokens [len(raw), length, ...], 0 after the end of a shorter text; vectors are
+        [len(raw), 1, width] of texts, [len(raw), 2, width] of pairs.
 
         Raises:
             LimbeckError: ``raw`` is one thing instead of several.
@@ -51,12 +52,14 @@ class Student:
         if isinstance(raw, str | bytes | Mapping) or not hasattr(raw, "__len__"):
             raise LimbeckError("Give a list of things to answer, even for a single one.")
         device = next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
-        found = [torch.empty(self.task.shape(0, 0, len(self.classes)))]
+        found = []
         with torch.inference_mode():
             for start in range(0, len(raw), batch_size):
                 columns = self.reader.encode(raw[start : start + batch_size])
                 columns = {name: value.to(device) for name, value in columns.items()}
                 found.append(show(self.module, columns)["logits"].float().cpu())
+        if not found:
+            return torch.empty([max(0, size) for size in self.task.shape(0, 0, len(self.classes))])
         return torch.cat(_one_length(found))
 
     def probabilities(self, raw: Sequence[Any], batch_size: int = 64) -> NDArray[np.float32]:
@@ -64,14 +67,14 @@ class Student:
         its own; of tags [len(raw), length, tags].
 
         Raises:
-            LimbeckError: the task is spans, or numbers.
+            LimbeckError: the task is spans, numbers or vectors.
         """
         found: NDArray[np.float32] = self.task.probabilities(self.logits(raw, batch_size)).numpy()
         return found
 
     def predict(self, raw: Sequence[Any], batch_size: int = 64) -> list[Any]:
         """Each one's answer: the name of the most probable class; the list of the labels that hold; the number, or a tuple of
-        them; the list of (word, tag); the letters of the answer, ``""`` for none.
+        them; the list of (word, tag); the letters of the answer, ``""`` for none; the vector of a text, a list of floats.
         """
         logits, places = self.logits(raw, batch_size), self._places(raw)
         if not len(raw):
@@ -84,7 +87,7 @@ class Student:
     def _places(self, raw: Sequence[Any]) -> Tensor | None:
         """Where the tokens stand, if answers stand at tokens of texts."""
         find = getattr(self.reader, "places", None)
-        return find(raw) if find and self.task.reads != "texts" and len(raw) else None
+        return find(raw) if find and at_tokens(self.task) and len(raw) else None
 
 
 def _one_length(parts: Sequence[Tensor]) -> list[Tensor]:

@@ -26,13 +26,14 @@ from limbeck.objective.relations import (
 )
 from limbeck.objective.soft_targets import SoftTargets
 from limbeck.objective.term import Needs, Scope, Term
+from limbeck.objective.vectors import MarginMse, Partners, untaught
 
 TERMS: tuple[type[Config], ...] = (
     *(Labels, SoftTargets, Decoupled, Dist, Nkd, Wsld, Perturbed),
     *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, Jacobian),
     *(AttentionMaps, MiniLm),
     *(RkdDistance, RkdAngle, SimilarityPreserving, CorrelationCongruence, Pkt, Gram, Nst, Fsp, Contrastive, Crd),
-    Adversarial,
+    *(Partners, MarginMse, Adversarial),
 )
 """Every term there is. A new one is a function in `limbeck.losses`, a config here, and its name in this tuple."""
 
@@ -56,6 +57,7 @@ __all__ = [
     "Hints",
     "Jacobian",
     "Labels",
+    "MarginMse",
     "Mgd",
     "MiniLm",
     "Needs",
@@ -63,6 +65,7 @@ __all__ = [
     "Nst",
     "Objective",
     "Ofd",
+    "Partners",
     "Perturbed",
     "Pkt",
     "Review",
@@ -77,6 +80,7 @@ __all__ = [
     "Vid",
     "Wsld",
     "matched",
+    "untaught",
 ]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from limbeck import losses
 from limbeck.data.batch import TOKENS, Batch
 from limbeck.errors import SignalError
-from limbeck.objective.pairs import Paired
+from limbeck.objective.pairs import Paired, demand_the_same_tokens
 from limbeck.objective.schedules import Place
 from limbeck.objective.term import About, Needs
 from limbeck.signals.capture import Signals
@@ -78,6 +78,7 @@ class AttentionMaps(Attending):
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.attention_kl` and `attention_mse`."""
         (ours,), (theirs,) = self.needs().student, self.needs().teacher
+        demand_the_same_tokens(batch, self.name)
         loss = losses.attention_kl if self.form == "kl" else losses.attention_mse
         return loss(student[ours], teacher[theirs], batch.masks.get(TOKENS))
 
@@ -117,6 +118,7 @@ class MiniLm(Attending):
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.minilm_relation`."""
+        demand_the_same_tokens(batch, self.name)
         ours, theirs = self.numbers()
         mask = batch.masks.get(TOKENS)
         total = student[f"attention.{ours}.{self.relations[0]}"].new_zeros(len(batch))

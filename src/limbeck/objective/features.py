@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from limbeck import losses
 from limbeck.data.batch import REAL, Batch
+from limbeck.data.task import Gives
 from limbeck.errors import SignalError
 from limbeck.objective.balance import Weight
-from limbeck.objective.pairs import Paired, tokens_that_count
+from limbeck.objective.pairs import Paired, both_that_count, demand_the_same_tokens
 from limbeck.objective.projectors import Projector
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.term import About, Needs, Scope, Weighted
@@ -26,6 +27,11 @@ class Projected(Paired):
     projector: Literal["auto", "always"] = "auto"
     """``auto``: a linear map where the widths differ; ``always``: also where they are equal."""
 
+    @property
+    def takes(self) -> frozenset[Gives]:
+        """Vectors are features too."""
+        return frozenset({"choices", "vectors"})
+
     def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
         """The projector."""
         return Projector(*self.sides(student, teacher), self.projector == "always")
@@ -36,7 +42,7 @@ class Projected(Paired):
         """Both features in one shape, and which tokens count, if they are tokens of a text."""
         assert part is not None
         ours, theirs = self.sides(student, teacher)
-        seen, shown = tokens_that_count(batch, "student", ours), tokens_that_count(batch, "teacher", theirs)
+        seen, shown = both_that_count(batch, self.name, ours, theirs)  # type: ignore[attr-defined]
         ours, theirs = part(ours, theirs, seen, shown)
         return ours, theirs, seen if ours.ndim == 3 else None
 
@@ -112,7 +118,8 @@ class AttentionTransfer(Paired):
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.attention_map`."""
         assert part is not None
-        ours, theirs = part(*self.sides(student, teacher))
+        ours, theirs = self.sides(student, teacher)
+        ours, theirs = part(ours, theirs, *both_that_count(batch, self.name, ours, theirs))
         return losses.attention_map(ours, theirs, self.power)
 
 
@@ -159,6 +166,7 @@ class Jacobian(Weighted):
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.jacobian`."""
+        demand_the_same_tokens(batch, self.name)
         return losses.jacobian(student[GRADIENT], teacher[GRADIENT], self.normalise)
 
 

@@ -69,6 +69,8 @@ class Nst(Paired):
 
     def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
         """What pools the maps to one size; nothing is trained."""
+        for side in self.sides(student, teacher):
+            maps_only(self.name, side)
         return Projector(*self.sides(student, teacher), linear=False)
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:

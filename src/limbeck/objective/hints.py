@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from limbeck import losses
 from limbeck.data.batch import Batch
+from limbeck.data.task import Gives
 from limbeck.errors import SignalError
-from limbeck.objective.pairs import Paired, tokens_that_count
+from limbeck.objective.pairs import Paired, both_that_count
 from limbeck.objective.projectors import Projector, normalised
 from limbeck.objective.schedules import Place
 from limbeck.objective.term import About
@@ -33,6 +34,11 @@ class Hints(Paired):
     tokens: Literal["all", "first"] = "all"
     """Of a text: all that count, or the first alone, which stands for the whole (Patient KD, Sun et al. 2019)."""
 
+    @property
+    def takes(self) -> frozenset[Gives]:
+        """Vectors are features too."""
+        return frozenset({"choices", "vectors"})
+
     def sides(self, student: Signals, teacher: Signals) -> tuple[Tensor, Tensor]:
         """The two features; of a text [B, L, d], or [B, d] of the first token.
 
@@ -55,7 +61,7 @@ class Hints(Paired):
         """See `limbeck.losses.hint`."""
         assert part is not None
         ours, theirs = self.sides(student, teacher)
-        seen, shown = tokens_that_count(batch, "student", ours), tokens_that_count(batch, "teacher", theirs)
+        seen, shown = both_that_count(batch, self.name, ours, theirs)
         ours, theirs = part(ours, theirs, seen, shown)
         if ours.ndim != 3:
             seen = shown = None

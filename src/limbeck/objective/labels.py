@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from limbeck import losses
 from limbeck.data.batch import CLASS, SUPERVISED, VALUE, Batch
-from limbeck.data.task import costs
+from limbeck.data.task import Gives, costs
 from limbeck.errors import SignalError
 from limbeck.objective.schedules import Place
 from limbeck.objective.term import About, Needs, Scope, Weighted
@@ -35,9 +35,9 @@ class Labels(Weighted):
     """The share of each target that is spread over all classes."""
 
     @property
-    def takes_numbers(self) -> bool:
+    def takes(self) -> frozenset[Gives]:
         """Numbers are labels too."""
-        return True
+        return frozenset({"choices", "numbers"})
 
     def needs(self) -> Needs:
         """The student's logits."""

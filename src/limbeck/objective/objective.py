@@ -1,12 +1,13 @@
 """`Objective`: the sum of terms, and the owner of every trainable part that is not delivered."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.data.batch import REAL, Batch
-from limbeck.data.task import Task, one_each
+from limbeck.data.task import Gives, Task, one_each
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import SignalError
 from limbeck.objective.gates import Kept
@@ -17,6 +18,13 @@ from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Offer
 from limbeck.signals.perturbed import is_logits
 from limbeck.teachers.teacher import Provides
+
+_INSTEAD: Final[dict[Gives, str]] = {
+    "choices": "use labels, soft-targets or another term between probabilities",
+    "numbers": "use soft-targets with loss: logit-mse, which compares the numbers, or terms between layers",
+    "vectors": "use partners, which needs no teacher, margin-mse, or cosine with student: logits and teacher: logits",
+}
+"""What suits a task instead, by what its answers are."""
 
 
 class Objective(nn.Module):
@@ -89,11 +97,20 @@ class Objective(nn.Module):
                 )
 
     def _suits(self, name: str, term: Term) -> None:
-        reads = term.needs()
-        if self.task.numbers and (term.gate or ("logits" in reads.teacher and not term.takes_numbers)):
+        needs, gives = term.needs(), self.task.gives
+        reads = needs.student | needs.teacher
+        suits = "logits" not in reads or gives in term.takes
+        if not suits or (term.gate and gives != "choices"):
+            who = "The term" if not suits else "The gate of"
+            what = "probabilities" if suits or "choices" in term.takes else "vectors"
             raise SignalError(
-                f"{'The gate of' if term.gate else 'The term'} {name!r} compares probabilities, and the task 'numbers' has "
-                "none: use soft-targets with loss: logit-mse, which compares the numbers, or terms between layers."
+                f"{who} {name!r} compares {what}, and the task {self.task.name!r} has none: {_INSTEAD[gives]}."
+            )
+        layers = sorted(one for one in reads if not is_logits(one))
+        if gives == "vectors" and layers:
+            raise SignalError(
+                f"The term {name!r} reads {layers[0]!r}, but in the task {self.task.name!r} a model runs once for each text of "
+                "an example, and only the vectors are shown: name 'logits' on both sides."
             )
         if self.task.single:
             return
@@ -111,7 +128,14 @@ class Objective(nn.Module):
     def _by_answer(self, term: Term) -> bool:
         """Whether the term sees a row for each answer of an example, and not for each example."""
         reads = term.needs()
-        return not self.task.single and all(is_logits(name) for name in reads.student | reads.teacher)
+        return (
+            not self.task.single and not term.whole and all(is_logits(name) for name in reads.student | reads.teacher)
+        )
+
+    @property
+    def _unrolled(self) -> bool:
+        """Whether some term sees a row for each answer, so that the answers are taken apart."""
+        return any(map(self._by_answer, self.terms))
 
     def build(
         self, student: Signals, teacher: Signals, seed: int = 0, examples: int = 0, batch: Batch | None = None
@@ -129,7 +153,7 @@ class Objective(nn.Module):
             SignalError: two sides cannot be joined.
         """
         whole = _full(student), _full(teacher)
-        if batch is not None:
+        if batch is not None and self._unrolled:
             _, answers = one_each(self.task, batch, *map(_logits, whole))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: parts are made there, and moved
@@ -161,7 +185,7 @@ class Objective(nn.Module):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many rows count for each mask; summed over micro-batches and processes they are the denominators."""
-        rows, _ = self.task.rows(batch)
+        rows = self.task.rows(batch)[0] if self._unrolled else batch
         return {
             self.counted_as(term): _counted(term, rows if self._by_answer(term) else batch).sum() for term in self.terms
         }
@@ -224,7 +248,7 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         shares: dict[str, Tensor] = {}
         asked, answers = (batch, [dict(student), dict(teacher)])
-        if not self.task.single:
+        if self._unrolled:
             asked, answers = one_each(self.task, batch, _logits(student), _logits(teacher))
         for name, term in zip(self.names, self.terms, strict=True):
             if term.weight.at(self.place) == 0:

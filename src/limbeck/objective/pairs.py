@@ -6,7 +6,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from limbeck.data.batch import CLASS, REAL, TOKENS, Batch
+from limbeck.data.batch import ALIKE, CLASS, REAL, TOKENS, Batch
 from limbeck.errors import SignalError
 from limbeck.objective.schedules import Fixed
 from limbeck.objective.temperatures import Temperature
@@ -114,6 +114,36 @@ def tokens_that_count(batch: Batch, side: Literal["student", "teacher"], value: 
     own = batch.inputs.get(f"{side}.attention_mask")
     mask = batch.masks.get(TOKENS) if own is None else own.bool()
     return mask if mask is not None and value.ndim == 3 and mask.shape == value.shape[:2] else None
+
+
+def both_that_count(batch: Batch, name: str, student: Tensor, teacher: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """`tokens_that_count` of both sides, for a term of this name that compares them position by position.
+
+    Raises:
+        SignalError: both have a position for each token, and read other tokens.
+    """
+    seen, shown = tokens_that_count(batch, "student", student), tokens_that_count(batch, "teacher", teacher)
+    if seen is not None and shown is not None:
+        demand_the_same_tokens(batch, name)
+    return seen, shown
+
+
+def demand_the_same_tokens(batch: Batch, name: str) -> None:
+    """The term of this name compares tokens with each other.
+
+    Raises:
+        SignalError: the teacher reads other tokens than the student.
+    """
+    ours, theirs = batch.inputs.get("input_ids"), batch.inputs.get("teacher.input_ids")
+    if theirs is None or (ALIKE in batch.masks and bool(batch.masks[ALIKE].all())):
+        return
+    if ours is not None and torch.equal(ours, theirs):
+        return
+    raise SignalError(
+        f"The term {name!r} compares token by token, and student and teacher cut the texts into tokens with two tokenizers, so "
+        "that the same position is another word: give the student the teacher's tokenizer (leave out data.tokenizer), or "
+        "compare answers, relations between examples, or the first token alone (hints with tokens: first)."
+    )
 
 
 def classes_of(batch: Batch, name: str) -> Tensor:

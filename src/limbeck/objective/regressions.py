@@ -11,7 +11,7 @@ from limbeck.data.batch import REAL, Batch
 from limbeck.errors import SignalError
 from limbeck.objective.balance import Weight
 from limbeck.objective.features import Projected
-from limbeck.objective.pairs import Paired, maps_only, tokens_that_count
+from limbeck.objective.pairs import Paired, both_that_count, maps_only
 from limbeck.objective.parts.blocks import Bottleneck, Fusion, GaussianHead, Generator
 from limbeck.objective.projectors import Projector
 from limbeck.objective.schedules import Fixed, Place
@@ -59,7 +59,7 @@ class Vid(Paired):
         """See `limbeck.losses.vid`."""
         assert isinstance(part, Joined)
         ours, theirs = self.sides(student, teacher)
-        seen, shown = tokens_that_count(batch, "student", ours), tokens_that_count(batch, "teacher", theirs)
+        seen, shown = both_that_count(batch, self.name, ours, theirs)
         ours, theirs = part.joint(ours, theirs, seen, shown)  # padding is zero on both sides, and predicted as zero
         mean, variance = part.network(ours)
         return losses.vid(mean, theirs, variance)

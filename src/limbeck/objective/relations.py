@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from limbeck import losses
 from limbeck.data.batch import Batch
+from limbeck.data.task import Gives
 from limbeck.objective.balance import Weight
 from limbeck.objective.pairs import Paired, pooled, tokens_that_count
 from limbeck.objective.schedules import Fixed, Place
@@ -22,6 +23,11 @@ class Relation(Paired):
 
     pool: bool = True
     """Average maps over their positions first; tokens always are, over those that count."""
+
+    @property
+    def takes(self) -> frozenset[Gives]:
+        """Vectors are features too."""
+        return frozenset({"choices", "vectors"})
 
     def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
         """Nothing."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from limbeck import losses
 from limbeck.data.batch import VALUE, Batch
-from limbeck.data.task import costs
+from limbeck.data.task import Gives, costs
 from limbeck.objective.pairs import Answers
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Temperature
@@ -41,9 +41,10 @@ class SoftTargets(Answers):
         return self
 
     @property
-    def takes_numbers(self) -> bool:
-        """Only the squared distance."""
-        return self.loss == "logit-mse" and not self.standardize
+    def takes(self) -> frozenset[Gives]:
+        """Numbers by the squared distance only."""
+        distance = self.loss == "logit-mse" and not self.standardize
+        return frozenset({"choices", "numbers"} if distance else {"choices"})
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses`."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from limbeck.config import Config
 from limbeck.data.batch import Batch
+from limbeck.data.task import Gives
 from limbeck.objective.balance import Weight
 from limbeck.objective.gates import Gate, GateField
 from limbeck.objective.schedules import Fixed, Place, Schedule
@@ -74,10 +75,12 @@ class Weighted(Config):
             raise ValueError("this term compares the examples of a batch with each other: it takes no gate")
         return self
 
+    whole: ClassVar[bool] = False
+
     @property
-    def takes_numbers(self) -> bool:
-        """Whether it can compare logits that are numbers, not choices."""
-        return False
+    def takes(self) -> frozenset[Gives]:
+        """Which kinds of answers it can read where it reads logits."""
+        return frozenset({"choices"})
 
     def alone(self) -> Self:
         """The same term at weight 1, without a gate."""
@@ -95,7 +98,8 @@ class Term(Protocol):
     ``mask`` names the batch's mask of rows that count, and so the denominator; ``scope`` says what one value stands for.
     A term sees the rows that count and no others; one of scope ``batch`` sees those of all processes.
     ``looks_at`` says in words what it reads, ``reads`` how much of the teacher's logits it needs. ``zero_at_match``: the
-    value is 0 when the teacher is the student.
+    value is 0 when the teacher is the student. ``whole``: it sees all answers of an example in one row, [B, K, C], and not a
+    row for each.
     """
 
     about: ClassVar[About]
@@ -104,6 +108,7 @@ class Term(Protocol):
     mask: ClassVar[str]
     reads: ClassVar[Offer]
     zero_at_match: ClassVar[bool]
+    whole: ClassVar[bool]
 
     @property
     def name(self) -> str:
@@ -126,8 +131,8 @@ class Term(Protocol):
         ...
 
     @property
-    def takes_numbers(self) -> bool:
-        """Whether it can compare logits that are numbers, not choices."""
+    def takes(self) -> frozenset[Gives]:
+        """Which kinds of answers it can read where it reads logits."""
         ...
 
     def alone(self) -> Self:

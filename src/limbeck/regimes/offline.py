@@ -18,7 +18,7 @@ class Offline(Config):
     def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
         """``pseudo_labels`` where rows without a label are used, ``soft_targets`` where the objective reads more than logits."""
         chosen: dict[str, Callable[[Plan], Regime[Trained]]] = {"control": self.control}
-        if len(plan.splits.train.labelled()) < len(plan.splits.train):
+        if plan.pseudo_labels:
             chosen["pseudo_labels"] = self.pseudo_labels
         reads = [term.needs().teacher for term in plan.terms]
         if any(read - {"logits"} for read in reads) and any(read == {"logits"} for read in reads):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.data.examples import Examples, Splits
 from limbeck.models.specs import BuildContext, Spec
-from limbeck.objective import Labels, Objective, Term, matched
+from limbeck.objective import Objective, Term, matched, untaught
 from limbeck.objective.term import Layers
 from limbeck.regimes.regime import Regime, make, train
 from limbeck.teachers.cached import CachedTeacher, label
@@ -64,7 +64,7 @@ class Plan:
             name=f"{name}, seed {self.seed}",
             start=start or self.start,
             terms=self.terms if terms is None else terms,
-            examples=self.splits.train if examples is None else examples,
+            examples=self.read(self.terms if terms is None else terms) if examples is None else examples,
             validation=self.splits.validation,
             training=self.training,
             teacher=teacher,
@@ -72,6 +72,11 @@ class Plan:
             seed=self.seed,
             frozen=frozen,
         )
+
+    def read(self, terms: tuple[Term, ...]) -> Examples:
+        """The rows that these terms learn from: without a teacher those without a label say nothing."""
+        train = self.splits.train
+        return train if any(term.needs().teacher for term in terms) else train.labelled()
 
     @property
     def start(self) -> Start:
@@ -132,13 +137,19 @@ class Plan:
             return (0,)
         epochs = ceil(self.training.total * self.training.batch_size / len(self.splits.train))
         seen = range(1, (epochs if self.views is None else min(epochs, self.views)) + 1)
-        return (0, *seen) if len(self.splits.train.labelled()) < len(self.splits.train) else tuple(seen)
+        return (0, *seen) if self.pseudo_labels else tuple(seen)
+
+    @property
+    def pseudo_labels(self) -> bool:
+        """Whether some rows have no label, and the teacher's answers could stand in its place."""
+        train = self.splits.train
+        return len(train.labelled()) < len(train) and train.task.gives != "vectors"
 
     @property
     def without_teacher(self) -> tuple[Term, ...]:
-        """What is left of the objective without a teacher, at full weight; labels, if nothing else is."""
+        """What is left of the objective without a teacher, at full weight; what the task has for it, if nothing is."""
         left = [term for term in self.terms if not term.needs().teacher]
-        return tuple(term.alone() for term in left) or (Labels(),)
+        return tuple(term.alone() for term in left) or untaught(self.splits.task)
 
 
 class _Asked(Exception):

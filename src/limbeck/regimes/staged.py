@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
+from torch import nn
 
 from limbeck.config import Config
-from limbeck.data.batch import NO_LABEL
+from limbeck.data.batch import NO_LABEL, SUPERVISED
 from limbeck.data.examples import Examples, Table
 from limbeck.data.sources import Source
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.models.identity import of_module
 from limbeck.models.specs import ModelSpec, Spec, build
 from limbeck.objective import Terms
@@ -61,10 +62,19 @@ class Part(Config):
         if self.teacher is not None:
             few = plan.splits.train.rows[:4]
             sample = plan.splits.train.batch(few, torch.zeros_like(few)).columns("teacher")
-            module = build(self.teacher, replace(plan.context, sample=sample, donor=None), _TEACHER_SEED)
+            table: Any = plan.splits.train.table
+            who = f"The teacher of the training {self.name!r}"
+            if self.teacher.tokenizer and hasattr(table, "demand_tokens_of"):
+                table.demand_tokens_of("teacher", self.teacher.tokenizer, who)
+            reach = table.reach("teacher") if hasattr(table, "reach") else None
+            context = replace(plan.context, sample=sample, donor=None, reach=reach)
+            module = build(self.teacher, context, _TEACHER_SEED)
+            other = build(self.teacher, context, _TEACHER_SEED + 1)
             plan = replace(plan, teacher=LocalTeacher(module.requires_grad_(False), of_module(module)))
         store = plan.store if self.store else None
         plan = replace(plan, terms=self.objective, training=training, store=store).matched()
+        if self.teacher is not None:
+            self._demand_trained(module, other, plan.terms)
         task, reads = plan.splits.train.task, [term.needs().teacher for term in plan.terms]
         if self.texts is not None and not task.single and any("logits" in read for read in reads):
             raise DataError(
@@ -73,6 +83,24 @@ class Part(Config):
             )
         return plan
 
+    def _demand_trained(self, module: nn.Module, other: nn.Module, terms: Terms) -> None:
+        """What the training reads of its teacher does not hang on the seed that it was built with.
+
+        Raises:
+            LimbeckError: it does, so it was not trained.
+        """
+        theirs = dict(other.named_parameters())
+        matrices = {name: value for name, value in module.named_parameters() if value.ndim > 1}
+        new = [name for name, value in matrices.items() if not torch.equal(value, theirs[name])]
+        answers = any("logits" in term.needs().teacher for term in terms)
+        if new and (answers or len(new) == len(matrices)):
+            some = ", ".join(new[:3]) + (", ..." if len(new) > 3 else "")
+            raise LimbeckError(
+                f"The teacher of the training {self.name!r} is taken as it is, and {some} of it were never trained: "
+                + ("compare layers, or name a model" if len(new) < len(matrices) else "name a model")
+                + " that knows these answers, or leave it out for the recipe's own teacher."
+            )
+
     def budget(self, plan: Plan) -> Training:
         """Its training, in steps."""
         return (self.training or plan.training).resolved(len(self._examples(plan).splits.train))
@@ -80,9 +108,15 @@ class Part(Config):
     def _examples(self, plan: Plan) -> Plan:
         if self.texts is None:
             return plan
-        return replace(
-            plan, splits=replace(plan.splits, train=_unlabelled(self.texts, plan.splits.train.table, plan)), views=0
-        )
+        if all(term.mask == SUPERVISED for term in self.objective):
+            raise DataError(
+                f"The training {self.name!r} learns from labels alone, and its 'texts' are read without any: compare answers "
+                "or layers there, or leave 'texts' out."
+            )
+        other = _unlabelled(self.texts, plan.splits.train.table, plan)
+        reach = cast(Any, other.table).reach("student")
+        splits, context = replace(plan.splits, train=other), replace(plan.context, reach=reach)
+        return replace(plan, splits=splits, context=context, views=0)
 
 
 class Staged(Config):
@@ -105,7 +139,7 @@ class Staged(Config):
         ``soft_targets`` has the recipe's own terms between logits: what the trainings before them add.
         """
         chosen: dict[str, Callable[[Plan], Regime[Trained]]] = {"control": self._whole(Offline().control)}
-        if len(plan.splits.train.labelled()) < len(plan.splits.train):
+        if plan.pseudo_labels:
             chosen["pseudo_labels"] = self._whole(Offline().pseudo_labels)
         if any(term.needs().teacher == {"logits"} for term in plan.terms):
             chosen["soft_targets"] = self._whole(Offline().soft_targets)
@@ -154,5 +188,7 @@ def _read(source: Source, table: Table) -> tuple[Table, tuple[str, ...]]:
     over = getattr(table, "over", None)
     if raw.kind != "texts" or over is None:
         raise DataError(f"'texts: {raw.name}' are {raw.kind}: texts are needed, for a student that reads texts.")
+    if raw.task.reads != "texts":
+        raise DataError(f"'texts: {raw.name}' is a source for the task {raw.task.name!r}: name one of plain texts.")
     texts = tuple(cast(Sequence[str], raw.items))
     return over(texts), texts

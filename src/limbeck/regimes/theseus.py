@@ -87,6 +87,11 @@ class Theseus(Config):
                 "The regime 'theseus' puts the student's layers into the teacher, so it needs a teacher that is a model, "
                 "not stored outputs or a served one."
             )
+        if plan.context.donor_tokens is not None:
+            raise LimbeckError(
+                "The regime 'theseus' puts the student's layers into the teacher, which reads other tokens than the student: "
+                "leave out 'vocabulary: task' and data.tokenizer."
+            )
         examples = plan.splits.train.labelled()
         training = (self.replacing or plan.training).resolved(len(examples))
         stage = plan.stage(

@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.examples import Examples, Reader
 from limbeck.data.memory import demand_rows, own_classes
-from limbeck.data.task import Answered, Task
+from limbeck.data.task import Answered, Task, at_tokens
 from limbeck.data.tasks import CLASSES
 from limbeck.data.tensors import parted
 from limbeck.errors import DataError, LimbeckError
@@ -88,7 +88,7 @@ class Delivered(Student):
         if not len(known):
             raise DataError(f"{where}: no row has a label, so there is nothing to judge by.")
         items, labels = [items[row] for row in known.tolist()], labels[known]
-        if self.task.reads != "texts":
+        if at_tokens(self.task):
             labels = self.task.placed(labels, cast(Any, self.reader).places(items))
         every, supervised = torch.arange(len(items)), torch.ones(len(items), dtype=torch.bool)
         rows = Examples(_Rows(self.reader, items), every, labels, supervised, self.classes, task=self.task)

@@ -11,16 +11,19 @@ from accelerate import PartialState
 from limbeck.config import digest
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Splits
+from limbeck.data.text import TASK
 from limbeck.errors import DataError
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.verdict import SMALLEST_EFFECT
-from limbeck.models.specs import BuildContext, Spec, allow_code
-from limbeck.objective import Labels, Term
+from limbeck.models.identity import of_module
+from limbeck.models.specs import BuildContext, Spec, allow_code, build
+from limbeck.objective import Term, untaught
 from limbeck.recipe import Recipe
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Teaching
 from limbeck.teachers.cached import StoredTeacher
+from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage, Start
@@ -81,7 +84,9 @@ class Experiment:
         """What a model of this side is built from."""
         names, whole = self.splits.classes, getattr(self.splits.train.table, "teacher", None)
         sample, task = self.sample(_SAMPLE).columns(side), self.splits.task
-        plain = BuildContext(len(names), sample, names, vocabulary=self.vocabulary, task=task)
+        reach = getattr(self.splits.train.table, "reach", None)
+        most = reach(side) if reach else None
+        plain = BuildContext(len(names), sample, names, vocabulary=self.vocabulary, task=task, reach=most)
         if side == "teacher":
             return replace(plain, vocabulary=whole.vocabulary) if whole else plain
         tokens = getattr(self.splits.train.table, "teacher_tokens", None)
@@ -112,7 +117,7 @@ class Experiment:
         return Stage(
             name="teacher",
             start=Start(self.teacher_spec, TEACHER_SEED, self.context("teacher")),
-            terms=(Labels(smoothing=self.teacher_smoothing),),
+            terms=untaught(self.splits.task, self.teacher_smoothing),
             examples=labelled,
             validation=self.splits.validation,
             training=self.teacher_training.resolved(len(labelled)),
@@ -132,9 +137,12 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
     with allow_code(code):
         part = recipe.teacher
         theirs = part.model.tokenizer if part.model else None
-        own = recipe.student.tokenizer or theirs
-        splits = recipe.data.load(tokenizer=own, teacher_tokenizer=theirs)
-        return Experiment(
+        splits = recipe.data.load(tokenizer=recipe.student.tokenizer or theirs, teacher_tokenizer=theirs)
+        if (own := recipe.student.tokenizer) and own != TASK and recipe.data.tokenizer:
+            demand = getattr(splits.train.table, "demand_tokens_of", None)
+            if demand:
+                demand("student", own, "The student")
+        found = Experiment(
             name=recipe.name,
             settings=recipe.plain(),
             splits=splits,
@@ -155,3 +163,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             margin=recipe.evidence.margin,
             trackers=recipe.trackers,
         )
+        if part.model is None or part.training is not None:
+            return found
+        module = build(part.model.finished(splits.task), found.context("teacher"), TEACHER_SEED)
+        return replace(found, teacher=LocalTeacher(module.requires_grad_(False), of_module(module)))

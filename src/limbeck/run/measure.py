@@ -15,7 +15,7 @@ from limbeck.data.asked import asked
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.examples import Examples
 from limbeck.data.measure import Measure
-from limbeck.data.task import Answered
+from limbeck.data.task import Answered, at_tokens
 from limbeck.evidence.efficiency import compare_efficiency
 from limbeck.evidence.schema import Counts, Efficiency, Evidence
 from limbeck.evidence.weigh import ArmResult, ArmResults
@@ -88,13 +88,13 @@ def said(test: Examples, position: int, answers: NDArray[Any]) -> Any:
     """The answers [K] to a test example as a delivered student gives them."""
     row, task = test.rows[position : position + 1], test.task
     item, labels, places = test.table.raw(int(row)), test.labels[row], None
-    if task.reads != "texts":
+    if at_tokens(task):
         places = cast(Any, test.table.reader).places([item])
         if task.named:  # a tag for each token
             width = places.shape[1]
             labels = F.pad(labels, (0, max(0, width - labels.shape[1])), value=NO_LABEL)[:, :width]
     flat = labels.flatten()
-    known = flat.isfinite() if task.numbers else flat >= 0
+    known = flat.isfinite() if task.gives == "numbers" else flat >= 0
     flat[known.nonzero()[: answers.size, 0]] = torch.from_numpy(answers).flatten().to(flat)
     return task.said(flat.view_as(labels), [item], places, test.classes)[0]
 
@@ -145,10 +145,14 @@ def notes(
     labelled, every = len(splits.train.labelled()), len(splits.train)
     told = []
     if every > labelled:
+        pseudo = "pseudo_labels" in trained
+        who = "The distilled student and the one of hard pseudo-labels" if pseudo else "The distilled student"
         told.append(
-            f"Every student saw the same {labelled:,} labels. The distilled student and the one of hard pseudo-labels also "
+            f"Every student saw the same {labelled:,} labels. {who} also "
             f"saw {every - labelled:,} training examples without their labels, through the teacher's answers; the control "
-            "could not use them. The attribution separates what the further data did from what the soft targets did."
+            "could not use them."
+            + " The attribution separates what the further data did from what the soft targets did."
+            * pseudo
         )
     else:
         told.append(f"Every student saw all {every:,} training examples with their labels.")

@@ -27,7 +27,7 @@ from limbeck.training.progress import Watcher
 
 CLAIM, TRIALS, BEST, SURFACE = "search.json", "trials.json", "best.yaml", "surface.png"
 TRIALS_OF_BAYES: Final = 20
-COSTS: Final = {"nll": "NLL", "mse": "squared error"}
+COSTS: Final = {"nll": "NLL", "mse": "squared error", "distance": "distance"}
 """Of a task, as they are written."""
 
 

@@ -39,7 +39,7 @@ def score(metrics: Mapping[str, float], examples: int, task: Task = CLASSES) -> 
     """
     cost = metrics[task.cost]
     share = cost / (1 + cost) if isfinite(cost) and cost >= 0 else 1.0
-    step = 1 / examples if task.single and not task.numbers else _STEP
+    step = 1 / examples if task.single and task.gives == "choices" else _STEP
     return metrics[task.measure] - 0.5 * step * share
 
 

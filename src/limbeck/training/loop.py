@@ -1,7 +1,7 @@
 """The loop: the only place that steps an optimiser over a model."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Examples
-from limbeck.data.task import answered, costs
+from limbeck.data.task import Answered, answered, joined
 from limbeck.errors import Interrupted, LimbeckError, SignalError
 from limbeck.models.seeded import seeded
 from limbeck.objective import Objective
@@ -194,20 +194,25 @@ def _check_weights(engine: nn.Module, stage: Stage, place: Place) -> None:
 def evaluate(
     student: nn.Module, examples: Examples, accelerator: Accelerator, side: str = "student", rows: int = 256
 ) -> dict[str, float]:
-    """The task's measure, and the mean cost of an answer (``nll`` in nats, of numbers ``mse``), on all examples as they
-    are; the processes share the rows. The mode is put back.
+    """The task's measure, and the mean of its costs (``nll`` in nats, of numbers ``mse``, of vectors ``distance``), on all
+    examples as they are; the processes share the rows, and vectors are ranked among those of one process. The mode is put back.
     """
     sums = torch.zeros(4, dtype=torch.float64)
     task, spread = examples.task, examples.spread
     mine = examples.rows[accelerator.process_index :: accelerator.num_processes]
-    for ids in torch.split(mine, rows):
-        batch = examples.batch(ids, torch.zeros_like(ids))
-        logits = show(student, batch.to(accelerator.device).columns(side))["logits"].float().cpu()
-        found = answered(task, logits, batch, spread)
-        cost = costs(found.logits, found.labels)
-        counts = torch.tensor([len(ids), len(cost)])
+
+    def answers() -> Iterator[Answered]:
+        for ids in torch.split(mine, rows) if len(mine) else ():
+            batch = examples.batch(ids, torch.zeros_like(ids))
+            logits = show(student, batch.to(accelerator.device).columns(side))["logits"].float().cpu()
+            yield answered(task, logits, batch, spread)
+
+    every = list(answers()) if task.gives == "vectors" else []
+    for found in [joined(every)] if every else answers():
+        cost = task.costs(found)
+        counts = torch.tensor([found.examples, len(cost)])
         sums += torch.stack([task.scores(found).sum(), cost.sum(), *counts]).double()
     if accelerator.num_processes > 1:
         sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
-    score, cost, count, answers = sums.tolist()
-    return {task.measure: score / count, task.cost: cost / max(1, answers)}
+    score, cost, count, many = sums.tolist()
+    return {task.measure: score / count, task.cost: cost / max(1, many)}

@@ -11,6 +11,7 @@ from torch.utils.data import get_worker_info
 from limbeck.config import digest
 from limbeck.data import fingerprint
 from limbeck.data.text import TextReader, library, missed, quiet, resolve, tokenizer_of, unreachable
+from limbeck.data.trust import demand_safetensors, own_code
 from limbeck.errors import DataError
 
 Kind = Literal["AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "AutoModel"]
@@ -50,12 +51,20 @@ def loaded(name: str, kind: Kind) -> Loaded:
     here = Path(place).is_dir()
     options = {} if here or not unreachable() else {"local_files_only": True}
     auto = getattr(library(), kind)
+    demand_safetensors(name, place)
     try:
         with quiet():
             model, info = auto.from_pretrained(
-                place, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **options
+                place,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **options,
             )
     except Exception as error:  # the libraries below raise many kinds
+        if code := own_code(name, error):
+            raise DataError(code) from error
         if not here:
             raise DataError(missed(name, error)) from error
         reason = " ".join(str(error).split())[:300] or type(error).__name__
