@@ -120,6 +120,14 @@ def test_a_regime_tells_every_training_of_its_student_beforehand(regime, tmp_pat
     ]
 
 
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
+def test_other_budgets_reach_every_training_that_a_regime_names(regime, tmp_path):
+    one = layered(tmp_path)
+    *before, last = (stage.training for stage in regime.stages(one))
+    fewer = regime.budgeted(lambda own: own.model_copy(update={"steps": 2})).stages(one)
+    assert [stage.training.total for stage in fewer] == [2] * len(before) + [last.total]
+
+
 @pytest.mark.parametrize(("regime", "arm"), EVERY)
 def test_every_arm_has_the_steps_of_the_distilled_student(regime, arm, tmp_path):
     one = layered(tmp_path)

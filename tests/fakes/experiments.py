@@ -31,6 +31,7 @@ class Clouds:
     """One Gaussian cloud a class; a view above 0 adds noise that (id, view) determines."""
 
     reader = SimpleNamespace(fingerprint="clouds")
+    texts = None
 
     def __init__(self, rows: int, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)

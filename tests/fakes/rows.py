@@ -15,6 +15,7 @@ class Vectors:
     """A table of random vectors; a view scales its row."""
 
     reader = None
+    texts = None
 
     def __init__(self, rows: int, width: int = 16, fingerprint: str = "vectors"):
         self.x = torch.randn(rows, width, generator=torch.Generator().manual_seed(rows))

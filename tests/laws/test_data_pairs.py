@@ -180,7 +180,7 @@ def test_a_span_of_parts_of_a_word_takes_only_their_tokens(pieces):
 
 
 def test_labels_are_as_wide_as_the_longest_text_wherever_it_stands(pieces, monkeypatch):
-    monkeypatch.setattr("limbeck.data.text._CHUNK", 2)
+    monkeypatch.setattr("limbeck.data.tokens.CHUNK", 2)
     items = [("one",), ("two",), ("one",) * 12, ("three",)]
     table = TextTable(items, reader(pieces, "words"))
     placed = table.placed(torch.zeros(4, 12, dtype=torch.int64), Tags())

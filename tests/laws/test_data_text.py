@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from limbeck.data.batch import TOKENS
 from limbeck.data.examples import Examples
-from limbeck.data.text import TextReader, TextTable, resolve
+from limbeck.data.text import TextReader, TextTable
+from limbeck.data.tokenizers import resolve
 from limbeck.errors import DataError
 from limbeck.models.readers import load_reader, save_reader
 
@@ -221,8 +222,8 @@ def test_a_length_without_room_for_text(wrapped):
 def test_without_transformers_the_remedy_is_named(plain, monkeypatch):
     import sys
 
-    from limbeck.data import text
+    from limbeck.data import tokenizers
 
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(DataError, match=r'pip install "limbeck\[text\]"'):
-        text.library()
+        tokenizers.library()

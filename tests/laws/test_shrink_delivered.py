@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.data.text import TextReader, quiet
+from limbeck.data.text import TextReader
+from limbeck.data.tokenizers import quiet
 from limbeck.export import export
 from limbeck.models.identity import of_module
 from limbeck.models.saved import load_student, save_student

@@ -6,7 +6,7 @@ import torch
 from tests.fakes.writing import WORDS, bart_at, bert_at, wordnet_at
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from limbeck.data.text import quiet
+from limbeck.data.tokenizers import quiet
 from limbeck.data.writing.masked import expected
 from limbeck.data.writing.models import loaded
 from limbeck.data.writing.translation import BackTranslation, _Sampled

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from limbeck.config import digest
 from limbeck.data.batch import ALIKE, CLASS, REAL, SUPERVISED, TOKENS, Batch
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
+
+if TYPE_CHECKING:
+    from limbeck.data.text import TextTable
 
 
 @runtime_checkable
@@ -32,6 +35,11 @@ class Table(Protocol):
     """A finished data set: rows 0..len-1, each with any number of views; view 0 is the row as it is."""
 
     reader: Reader
+
+    @property
+    def texts(self) -> "TextTable | None":
+        """What is known of the tokens of its texts; None: it holds none."""
+        ...
 
     @property
     def fingerprint(self) -> str:
@@ -133,8 +141,8 @@ class Examples:
         masks = {REAL: torch.ones(len(ids), dtype=torch.bool), SUPERVISED: supervised}
         if "attention_mask" in inputs:
             masks[TOKENS] = inputs["attention_mask"].bool()
-        if (alike := getattr(self.table, "alike", None)) is not None and "teacher.input_ids" in inputs:
-            masks[ALIKE] = alike(inputs)
+        if (texts := self.table.texts) is not None and "teacher.input_ids" in inputs:
+            masks[ALIKE] = texts.alike(inputs)
         return Batch(inputs, labels, masks, ids, views)
 
 

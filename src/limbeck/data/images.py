@@ -142,6 +142,8 @@ class ImageTable:
     ``pixels``: uint8 [N, C, H, W], or ``ImageFiles`` where they do not fit in memory.
     """
 
+    texts = None
+
     def __init__(self, pixels: Tensor | ImageFiles, reader: ImageReader, augment: Augment | None = None) -> None:
         self.pixels = pixels
         self.reader = reader

@@ -51,6 +51,8 @@ class MapTable:
             has a NaN in it or no class for a label; names the row.
     """
 
+    texts = None
+
     def __init__(self, dataset: Any, where: str = "the data set", task: Task = CLASSES) -> None:
         demand_rows(dataset, where)
         self.dataset = dataset

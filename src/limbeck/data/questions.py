@@ -9,7 +9,7 @@ from limbeck.config import Config
 from limbeck.data.lines import decoded, json_lines, json_of
 from limbeck.data.raw import Raw, existing, rows_of
 from limbeck.data.task import Task
-from limbeck.data.tasks import Spans
+from limbeck.data.token_tasks import Spans
 from limbeck.errors import DataError
 
 log = logging.getLogger("limbeck.data")

@@ -13,7 +13,7 @@ from typing import Any
 
 from limbeck.config import digest
 from limbeck.data.labels import log
-from limbeck.data.text import TASK, enrol, quiet, tokenizer_of
+from limbeck.data.tokenizers import TASK, enrol, quiet, tokenizer_of
 from limbeck.data.words import sound
 from limbeck.errors import DataError
 

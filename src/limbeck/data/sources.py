@@ -24,7 +24,8 @@ from limbeck.data.tabular import TextFile
 from limbeck.data.tagged import Tagged
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES, TASKS
-from limbeck.data.text import TASK, TextReader, TextTable, fitted
+from limbeck.data.text import TextReader, TextTable
+from limbeck.data.tokenizers import TASK, fitted
 from limbeck.data.tweets import Tweets
 from limbeck.data.words import WORDS
 from limbeck.data.writing.choice import Varied

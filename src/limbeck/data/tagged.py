@@ -8,7 +8,7 @@ from limbeck.config import Config
 from limbeck.data.lines import JSON_LINES, decoded, json_lines
 from limbeck.data.raw import Raw, existing, rows_of
 from limbeck.data.task import ASKED, Task
-from limbeck.data.tasks import Tags
+from limbeck.data.token_tasks import Tags
 from limbeck.errors import DataError
 
 _DOCUMENT = "-DOCSTART-"

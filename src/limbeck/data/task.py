@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from limbeck.config import Config
 from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, VALUE, Batch
 from limbeck.errors import SignalError
 
@@ -122,6 +123,42 @@ class Task(Protocol):
     def floor(self, labels: Tensor) -> float:
         """The mean score of the best answer that is the same for every example. ``labels``: [N, ...], all known."""
         ...
+
+
+class Common(Config):
+    """What most tasks have in common: a model's output is its answers, and labels stand as they were read."""
+
+    cost: ClassVar[str] = "nll"
+    auto: ClassVar[str] = "AutoModelForSequenceClassification"
+    single: ClassVar[bool] = False
+    gives: ClassVar[Gives] = "choices"
+    reads: ClassVar[Reads] = "texts"
+    named: ClassVar[bool] = False
+    outputs: ClassVar[str] = ""
+
+    def shape(self, rows: int, length: int, outputs: int) -> tuple[int, ...]:
+        """[B, outputs]."""
+        return rows, outputs
+
+    def head(self) -> dict[str, Any]:
+        """Nothing: it is what such models are for."""
+        return {}
+
+    def placed(self, labels: Tensor, places: Tensor) -> Tensor:
+        """The labels themselves: they do not stand at tokens."""
+        return labels
+
+    def rows(self, batch: Batch) -> tuple[Batch, Tensor | None]:
+        """A row for each place with a label, asked or seen; the batch itself where an example has one answer."""
+        return (batch, None) if self.single else several(batch)
+
+    def answers(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The output itself."""
+        return logits
+
+    def costs(self, answered: "Answered") -> Tensor:
+        """The negative log-likelihood of each answer, nats; of numbers their mean squared error."""
+        return costs(answered.logits, answered.labels)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.config import Config
-from limbeck.data.batch import CLASS, NO_LABEL, Batch
-from limbeck.data.task import ASKED, Answered, Gives, Reads, several
+from limbeck.data.batch import CLASS, NO_LABEL
+from limbeck.data.task import ASKED, Answered, Common, Gives, Reads
 from limbeck.errors import LimbeckError
 
 SIDES: Final = ("first", "second")
@@ -18,7 +17,7 @@ _ALIKE = 1e-6  # cosines that are no further apart are equal: float32 cannot tel
 _BLOCK = 1024  # first texts whose cosines are held at once
 
 
-class Vectors(Config):
+class Vectors(Common):
     """A vector for each text of a pair; a text's own partner is to be the nearest, by cosine, of all partners there are.
 
     That two texts are a pair is all that is known of them: no label is read. Labels, int64 [N, 2], say which text is which.
@@ -27,11 +26,8 @@ class Vectors(Config):
     measure: ClassVar[str] = "MRR"
     cost: ClassVar[str] = "distance"
     auto: ClassVar[str] = "AutoModel"
-    single: ClassVar[bool] = False
     gives: ClassVar[Gives] = "vectors"
     reads: ClassVar[Reads] = "pairs"
-    named: ClassVar[bool] = False
-    outputs: ClassVar[str] = ""
     constant: ClassVar[str] = "giving all texts the same vector"
     metrics: ClassVar[tuple[str, ...]] = ("recall-1", "recall-10")
 
@@ -41,19 +37,11 @@ class Vectors(Config):
         """[B, 2, d]: of the first text and the second; models may have vectors of different widths."""
         return rows, 2, -1
 
-    def head(self) -> dict[str, Any]:
-        """Nothing: there is none."""
-        return {}
-
     def read(
         self, labels: Sequence[Any], where: str, names: Sequence[str] | None = None
     ) -> tuple[Tensor, tuple[str, ...]]:
         """[N, 2], all alike: whatever stands in place of a label is not looked at."""
         return torch.arange(2).expand(len(labels), 2).clone(), SIDES
-
-    def placed(self, labels: Tensor, places: Tensor) -> Tensor:
-        """The labels themselves: they do not stand at tokens."""
-        return labels
 
     def strata(self, labels: Tensor) -> Tensor:
         """All rows alike."""
@@ -62,14 +50,6 @@ class Vectors(Config):
     def column(self, labels: Tensor, supervised: Tensor, length: int) -> dict[str, Tensor]:
         """``class``, int64 [B, 2]: 0 and 1, of the first text and the second."""
         return {CLASS: torch.where(supervised[:, None] & (labels >= 0), labels, ASKED)}
-
-    def rows(self, batch: Batch) -> tuple[Batch, Tensor | None]:
-        """A row for each text."""
-        return several(batch)
-
-    def answers(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The vectors themselves."""
-        return logits
 
     def hard(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The vectors, float [B, 1 or 2, d]."""

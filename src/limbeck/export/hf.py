@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from limbeck.config import Config
-from limbeck.data.text import quiet
+from limbeck.data.tokenizers import quiet
 from limbeck.errors import LimbeckError
 from limbeck.export.about import write_sidecar
 from limbeck.export.proof import Proof, difference

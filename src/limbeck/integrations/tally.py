@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from limbeck.errors import LimbeckError
+from limbeck.training.silence import silent
 
 KEPT = ".kept"  # behind the name of a term: the share that its gate kept
 
@@ -50,11 +50,7 @@ class Tally:
         rows = [[float(value) for value in self._spoke(name)] for name in self._names]
         for name, (heard, loud) in zip(self._names, self._reduced(torch.tensor(rows)).tolist(), strict=True):
             if heard and not loud:
-                raise LimbeckError(
-                    f"The term {name!r} was exactly zero for a whole epoch, although its weight is above 0 and it kept "
-                    "examples: the student learns nothing from it. Do student and teacher share the module it reads, or is "
-                    "what it reads a constant?"
-                )
+                raise silent(name)
         self._of_epoch, self._loudest = 0, {}
 
     def _spoke(self, name: str) -> tuple[bool, bool]:

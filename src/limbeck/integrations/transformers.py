@@ -11,7 +11,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from limbeck.data.batch import SUPERVISED
-from limbeck.data.text import library
+from limbeck.data.tokenizers import library
 from limbeck.errors import DataError, LimbeckError, SignalError
 from limbeck.integrations.columns import Columns, each, length
 from limbeck.integrations.given import teacher_of, terms_of

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.config import digest
-from limbeck.data.text import library, quiet
+from limbeck.data.tokenizers import library, quiet
 from limbeck.errors import LimbeckError
 from limbeck.models import factorised, identity
 from limbeck.models.depth import take_layers

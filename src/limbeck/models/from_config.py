@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 from torch import nn
 
-from limbeck.data.text import library, quiet
+from limbeck.data.tokenizers import library, quiet
 from limbeck.errors import LimbeckError, nearest
 from limbeck.models.huggingface import auto_class, head_of
 from limbeck.models.pooled import fitted_for

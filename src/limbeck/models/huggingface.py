@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from limbeck.data.task import Task
-from limbeck.data.text import PACKAGE, library, missed, quiet, resolve, unreachable
+from limbeck.data.tokenizers import PACKAGE, library, missed, quiet, resolve, unreachable
 from limbeck.data.trust import demand_safetensors, own_code
 from limbeck.errors import LimbeckError
 from limbeck.models.pooled import Pool, fitted_for

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from limbeck.data.text import library
+from limbeck.data.tokenizers import library
 from limbeck.errors import LimbeckError
 from limbeck.models import mixer
 from limbeck.models.huggingface import labels

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from limbeck.data.text import PAIR
+from limbeck.data.tokens import PAIR
 from limbeck.models.spec import BuildContext
 from limbeck.signals.call import call
 

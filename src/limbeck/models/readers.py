@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from limbeck.config import Config
 from limbeck.data.examples import Reader
-from limbeck.data.text import tokenizer_of
+from limbeck.data.tokenizers import tokenizer_of
 from limbeck.errors import LimbeckError
 from limbeck.models.huggingface import reading
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from limbeck.data.text import TASK
+from limbeck.data.tokenizers import TASK
 from limbeck.errors import LimbeckError
 from limbeck.models.depth import Choose, depth, take_layers, which
 from limbeck.models.factorised import factorise, multiplied

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from limbeck.data.text import library
+from limbeck.data.tokenizers import library
 from limbeck.errors import LimbeckError
 from limbeck.models import nets
 from limbeck.models.huggingface import auto_class, head_of

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from limbeck.config import choice
-from limbeck.data.text import resolve
+from limbeck.data.tokenizers import resolve
 from limbeck.errors import LimbeckError
 from limbeck.models.from_config import FromConfig
 from limbeck.models.given import Given

@@ -63,6 +63,7 @@ def quick(recipe: Recipe) -> Recipe:
             "name": f"{recipe.name[:58]} quick",
             "teacher": teacher,
             "training": _tenth(recipe.training),
+            "regime": recipe.regime.budgeted(_tenth),
             "seeds": min(recipe.seeds, 2),
         }
     )

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from limbeck.data.text import PACKAGE, resolve
+from limbeck.data.tokenizers import PACKAGE, resolve
 from limbeck.data.words import WORDS
 from limbeck.errors import DataError, nearest
 from limbeck.models.nets import NETS

@@ -1,11 +1,12 @@
 """The offline regime: the teacher is ready, its outputs are written, then the student learns (Hinton et al. 2015)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self
 
 from limbeck.config import Config
 from limbeck.regimes.plan import Plan, hard_labels
 from limbeck.regimes.regime import Regime, make, train
+from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
@@ -24,6 +25,10 @@ class Offline(Config):
         if any(read - {"logits"} for read in reads) and any(read == {"logits"} for read in reads):
             chosen["soft_targets"] = self.soft_targets
         return {**chosen, "distilled": self.distilled}
+
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """Itself: it names none."""
+        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
+from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
@@ -52,6 +53,10 @@ class Teaching(Protocol):
 
     def arms(self, plan: "Plan") -> "dict[str, Callable[[Plan], Regime[Trained]]]":
         """The arms by their names in the evidence, in the order in which they are trained; ``distilled`` is the last."""
+        ...
+
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """The same with other budgets for the trainings that it names itself."""
         ...
 
     def stages(self, plan: "Plan") -> tuple[Stage, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -11,8 +11,9 @@ from torch import nn
 
 from limbeck.config import Config
 from limbeck.data.batch import NO_LABEL, SUPERVISED
-from limbeck.data.examples import Examples, Table
+from limbeck.data.examples import Examples
 from limbeck.data.sources import Source
+from limbeck.data.text import TextTable
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.identity import of_module
 from limbeck.models.specs import ModelSpec, Spec, build
@@ -62,11 +63,11 @@ class Part(Config):
         if self.teacher is not None:
             few = plan.splits.train.rows[:4]
             sample = plan.splits.train.batch(few, torch.zeros_like(few)).columns("teacher")
-            table: Any = plan.splits.train.table
-            who = f"The teacher of the training {self.name!r}"
-            if self.teacher.tokenizer and hasattr(table, "demand_tokens_of"):
-                table.demand_tokens_of("teacher", self.teacher.tokenizer, who)
-            reach = table.reach("teacher") if hasattr(table, "reach") else None
+            texts = plan.splits.train.table.texts
+            if texts and self.teacher.tokenizer:
+                who = f"The teacher of the training {self.name!r}"
+                texts.demand_tokens_of("teacher", self.teacher.tokenizer, who)
+            reach = texts.reach("teacher") if texts else None
             context = replace(plan.context, sample=sample, donor=None, reach=reach)
             module = build(self.teacher, context, _TEACHER_SEED)
             other = build(self.teacher, context, _TEACHER_SEED + 1)
@@ -113,9 +114,10 @@ class Part(Config):
                 f"The training {self.name!r} learns from labels alone, and its 'texts' are read without any: compare answers "
                 "or layers there, or leave 'texts' out."
             )
-        other = _unlabelled(self.texts, plan.splits.train.table, plan)
-        reach = cast(Any, other.table).reach("student")
-        splits, context = replace(plan.splits, train=other), replace(plan.context, reach=reach)
+        other = _unlabelled(self.texts, plan)
+        assert other.table.texts is not None
+        splits = replace(plan.splits, train=other)
+        context = replace(plan.context, reach=other.table.texts.reach("student"))
         return replace(plan, splits=splits, context=context, views=0)
 
 
@@ -145,6 +147,14 @@ class Staged(Config):
             chosen["soft_targets"] = self._whole(Offline().soft_targets)
         return {**chosen, "distilled": self.distilled}
 
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """With other budgets for the trainings of ``before`` that have their own."""
+        before = tuple(
+            part if part.training is None else part.model_copy(update={"training": change(part.training)})
+            for part in self.before
+        )
+        return self.model_copy(update={"before": before})
+
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """All of them."""
         parts = [(part, part.plan(plan)) for part in self.before]
@@ -171,9 +181,9 @@ class Staged(Config):
         return matched
 
 
-def _unlabelled(source: Source, table: Table, plan: Plan) -> Examples:
-    """The texts of ``source`` without those that the student is judged by, as ``table`` reads texts."""
-    other, texts = _read(source, cast(Any, table))
+def _unlabelled(source: Source, plan: Plan) -> Examples:
+    """The texts of ``source`` without those that the student is judged by, read as the plan's texts are."""
+    other, texts = _read(source, plan.splits.train.table.texts)
     known = {part.table.raw(row) for part in (plan.splits.validation, plan.splits.test) for row in part.rows.tolist()}
     rows = torch.tensor([row for row, text in enumerate(texts) if text not in known], dtype=torch.int64)
     train = plan.splits.train
@@ -183,12 +193,11 @@ def _unlabelled(source: Source, table: Table, plan: Plan) -> Examples:
 
 
 @lru_cache(maxsize=4)  # every arm and seed asks
-def _read(source: Source, table: Table) -> tuple[Table, tuple[str, ...]]:
+def _read(source: Source, like: TextTable | None) -> tuple[TextTable, tuple[str, ...]]:
     raw = source.load()
-    over = getattr(table, "over", None)
-    if raw.kind != "texts" or over is None:
+    if raw.kind != "texts" or like is None:
         raise DataError(f"'texts: {raw.name}' are {raw.kind}: texts are needed, for a student that reads texts.")
     if raw.task.reads != "texts":
         raise DataError(f"'texts: {raw.name}' is a source for the task {raw.task.name!r}: name one of plain texts.")
     texts = tuple(cast(Sequence[str], raw.items))
-    return over(texts), texts
+    return like.over(texts), texts

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -62,6 +62,10 @@ class Theseus(Config):
     def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
         """The control, from the same layers and with as many steps in one training; what is the paper's own needs no other."""
         return {"control": self.control, "distilled": self.distilled}
+
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """With another budget for the first training, if it has its own."""
+        return self if self.replacing is None else self.model_copy(update={"replacing": change(self.replacing)})
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """Both trainings."""

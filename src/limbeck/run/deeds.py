@@ -89,7 +89,8 @@ def _within(recipe: Recipe, out: Path, minutes: float, allow_code: bool) -> tupl
     if teacher.training:
         labelled = len(experiment.splits.train.labelled())
         teacher = teacher.model_copy(update={"training": teacher.training.resolved(labelled).scaled(share)})
-    less = recipe.model_copy(update={"training": training, "teacher": teacher})
+    regime = recipe.regime.budgeted(lambda own: own.scaled(share))
+    less = recipe.model_copy(update={"training": training, "teacher": teacher, "regime": regime})
     return less, _cut(recipe, less, minutes)
 
 
@@ -102,7 +103,8 @@ def _unbudgeted(recipe: Recipe) -> Recipe:
     teacher = recipe.teacher
     if teacher.training:
         teacher = teacher.model_copy(update={"training": bare(teacher.training)})
-    return recipe.model_copy(update={"training": bare(recipe.training), "teacher": teacher})
+    regime = recipe.regime.budgeted(bare)
+    return recipe.model_copy(update={"training": bare(recipe.training), "teacher": teacher, "regime": regime})
 
 
 def _cut(whole: Recipe, less: Recipe, minutes: float) -> tuple[str, ...]:
@@ -116,6 +118,8 @@ def _cut(whole: Recipe, less: Recipe, minutes: float) -> tuple[str, ...]:
         for who, whole, less in pairs
         if whole and less and whole != less
     ]
+    if whole.regime != less.regime:
+        told.append("less for the trainings before the last in the same proportion")
     if not told:
         return ()
     return (

@@ -117,6 +117,7 @@ class _Rows:
     reader: Reader
     items: Sequence[Any]
     fingerprint: str = ""
+    texts: None = None
 
     def __len__(self) -> int:
         return len(self.items)

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from limbeck.config import digest
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Splits
-from limbeck.data.text import TASK
+from limbeck.data.tokenizers import TASK
 from limbeck.errors import DataError
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.verdict import SMALLEST_EFFECT
@@ -82,15 +82,14 @@ class Experiment:
 
     def context(self, side: str) -> BuildContext:
         """What a model of this side is built from."""
-        names, whole = self.splits.classes, getattr(self.splits.train.table, "teacher", None)
+        names, texts = self.splits.classes, self.splits.train.table.texts
         sample, task = self.sample(_SAMPLE).columns(side), self.splits.task
-        reach = getattr(self.splits.train.table, "reach", None)
-        most = reach(side) if reach else None
+        most = texts.reach(side) if texts else None
         plain = BuildContext(len(names), sample, names, vocabulary=self.vocabulary, task=task, reach=most)
         if side == "teacher":
-            return replace(plain, vocabulary=whole.vocabulary) if whole else plain
-        tokens = getattr(self.splits.train.table, "teacher_tokens", None)
-        return replace(plain, donor=self.teacher.module if self.teacher else None, donor_tokens=tokens)
+            return replace(plain, vocabulary=texts.teacher.vocabulary) if texts and texts.teacher else plain
+        donor = self.teacher.module if self.teacher else None
+        return replace(plain, donor=donor, donor_tokens=texts.teacher_tokens if texts else None)
 
     def plan(self, home: Path, seed: int, on_label: Callable[[int, int], None] = lambda done, total: None) -> Plan:
         """The plan of one seed."""
@@ -138,10 +137,9 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
         part = recipe.teacher
         theirs = part.model.tokenizer if part.model else None
         splits = recipe.data.load(tokenizer=recipe.student.tokenizer or theirs, teacher_tokenizer=theirs)
-        if (own := recipe.student.tokenizer) and own != TASK and recipe.data.tokenizer:
-            demand = getattr(splits.train.table, "demand_tokens_of", None)
-            if demand:
-                demand("student", own, "The student")
+        texts, own = splits.train.table.texts, recipe.student.tokenizer
+        if texts and own and own != TASK and recipe.data.tokenizer:
+            texts.demand_tokens_of("student", own, "The student")
         found = Experiment(
             name=recipe.name,
             settings=recipe.plain(),

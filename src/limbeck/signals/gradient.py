@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import SignalError
+from limbeck.signals.inputs import embeddings, floating, followed
 
 GRADIENT = "gradient"
 
@@ -33,13 +34,10 @@ class InputGradient:
     def __init__(self, bare: nn.Module, columns: Mapping[str, Tensor]) -> None:
         self._input: Tensor | None = None
         self.columns = dict(columns)
-        floating = [name for name, value in columns.items() if value.is_floating_point()]
-        if len(floating) == 1:
-            self._input = columns[floating[0]].detach().requires_grad_()
-            self.columns[floating[0]] = self._input
-            self._embeddings = None
-        else:
-            self._embeddings = _embeddings(bare)
+        column = floating(columns)
+        self._embeddings = embeddings(bare, GRADIENT) if column is None else None
+        if column is not None:
+            self._input = self.columns[column] = columns[column].detach().requires_grad_()
 
     @property
     def hooked(self) -> bool:
@@ -52,7 +50,7 @@ class InputGradient:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            self._input = output if output.requires_grad else output.detach().requires_grad_()
+            self._input = followed(output)
             return self._input
 
         hook = self._embeddings.register_forward_hook(keep) if self._embeddings is not None else None
@@ -82,14 +80,3 @@ class InputGradient:
                 "graph does that, or an earlier compilation): choose another signal."
             )
         return found
-
-
-def _embeddings(bare: nn.Module) -> nn.Module:
-    get = getattr(bare, "get_input_embeddings", None)
-    found = get() if callable(get) else None
-    if not isinstance(found, nn.Module):
-        raise SignalError(
-            f"'{GRADIENT}': {type(bare).__name__} has neither one floating input column nor get_input_embeddings: "
-            "there is nothing to take a gradient for."
-        )
-    return found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import SignalError
+from limbeck.signals.inputs import embeddings, floating, followed
 
 _NAME = re.compile(r"perturbed\.(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 
@@ -52,11 +53,10 @@ class Perturbation:
         self._mask = columns["attention_mask"].bool() if "attention_mask" in columns else None
         self._input: Tensor | None = None
         self._direction: Tensor | None = None
-        floating = [name for name, value in columns.items() if value.is_floating_point()]
-        self._column = floating[0] if len(floating) == 1 else None
-        self._embeddings = _embeddings(bare) if self._column is None else None
+        self._column = floating(columns)
+        self._embeddings = embeddings(bare, "perturbed") if self._column is None else None
         if self._column is not None:
-            self._input = self.columns[self._column] = _followed(columns[self._column])
+            self._input = self.columns[self._column] = followed(columns[self._column])
 
     @property
     def hooked(self) -> bool:
@@ -72,7 +72,7 @@ class Perturbation:
         """
 
         def keep(output: Tensor) -> Tensor:
-            self._input = _followed(output)
+            self._input = followed(output)
             return self._input
 
         with torch.enable_grad(), self._changing(keep) as ran:  # a teacher is asked without a graph
@@ -161,18 +161,3 @@ def _only(value: Tensor, mask: Tensor | None, fill: float = 0.0) -> Tensor:
     if mask is None or mask.shape != value.shape[: mask.ndim]:
         return value
     return torch.where(mask.view(*mask.shape, *[1] * (value.ndim - mask.ndim)), value, fill)
-
-
-def _followed(value: Tensor) -> Tensor:
-    return value if value.requires_grad else value.detach().requires_grad_()
-
-
-def _embeddings(bare: nn.Module) -> nn.Module:
-    get = getattr(bare, "get_input_embeddings", None)
-    found = get() if callable(get) else None
-    if not isinstance(found, nn.Module):
-        raise SignalError(
-            f"'perturbed': {type(bare).__name__} has neither one floating input column nor get_input_embeddings: there is "
-            "nothing to move."
-        )
-    return found

@@ -12,6 +12,15 @@ from limbeck.models.identity import of_module
 from limbeck.training.stage import Stage
 
 
+def silent(name: str, where: str = "") -> LimbeckError:
+    """That a term said nothing. ``where``: whose term it is, such as `` of the student``."""
+    return LimbeckError(
+        f"The term {name!r}{where} was exactly zero for a whole epoch, although its weight is above 0 and it kept examples: "
+        "the student learns nothing from it. Do student and teacher share the module it reads, or is what it reads a "
+        "constant?"
+    )
+
+
 class Silence:
     """Watches the parts of the loss; told every step's, it looks at them when an epoch ends."""
 
@@ -36,11 +45,7 @@ class Silence:
         loudest, self._steps, self._loudest = self._agreed(), 0, {}
         for name, value in loudest.items():
             if value == 0 and not self._same():
-                raise LimbeckError(
-                    f"The term {name!r} of {self._stage.name} was exactly zero for a whole epoch, although its weight is above "
-                    "0 and it kept examples: the student learns nothing from it. Do student and teacher share the module it "
-                    "reads, or is what it reads a constant?"
-                )
+                raise silent(name, f" of {self._stage.name}")
 
     def _agreed(self) -> dict[str, float]:
         """The loudest value of each term that spoke, over all processes; all of them get the same."""

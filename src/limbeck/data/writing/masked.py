@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.config import digest
-from limbeck.data.text import quiet
+from limbeck.data.tokenizers import quiet
 from limbeck.data.writing.kept import kept
 from limbeck.data.writing.models import Loaded, loaded, ready
 from limbeck.data.writing.synonyms import replaceable

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from limbeck.config import digest
 from limbeck.data.draw import uniforms
-from limbeck.data.text import quiet
+from limbeck.data.tokenizers import quiet
 from limbeck.data.writing.kept import kept
 from limbeck.data.writing.models import Loaded, loaded, ready
 from limbeck.data.writing.wording import Wording
