@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from limbeck.losses.responses import forward_kl
+from limbeck.losses.responses import elementwise_kl
 
 
 def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -46,8 +46,8 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
     student, teacher, counted = _aligned(student, teacher, mask)
     student, teacher = torch.where(counted, student, 0.0), torch.where(counted, teacher, 0.0)
     log_q, log_p = _log_rows(student, counted), _log_rows(teacher, counted)
-    # minus infinity, which `forward_kl` knows as p = 0: the clamp has left its log finite
-    value = forward_kl(log_q, log_p.masked_fill(teacher <= 0, -torch.inf)).sum(-1)
+    # minus infinity, which `elementwise_kl` knows as p = 0: the clamp has left its log finite
+    value = elementwise_kl(log_q, log_p.masked_fill(teacher <= 0, -torch.inf)).sum(-1)
     asked = teacher.sum(-1) > 0
     return value.flatten(1).sum(1) / asked.flatten(1).sum(1).clamp_min(1)
 
@@ -75,7 +75,7 @@ def minilm_relation(student: Tensor, teacher: Tensor, heads: int = 12, mask: Ten
         )
     mask = _real(mask, student)
     log_q, log_p = _log_relations(student, heads, mask), _log_relations(teacher.detach(), heads, mask)
-    value = torch.where(mask.unsqueeze(1), forward_kl(log_q, log_p).sum(-1), 0.0)
+    value = torch.where(mask.unsqueeze(1), elementwise_kl(log_q, log_p).sum(-1), 0.0)
     return value.flatten(1).sum(1) / (heads * mask.sum(1)).clamp_min(1)
 
 

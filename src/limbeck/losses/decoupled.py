@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.losses.responses import cross_entropy, forward_kl, soft_cross_entropy
+from limbeck.losses.responses import cross_entropy, elementwise_kl, soft_cross_entropy
 
 
 def dkd(
@@ -31,8 +31,8 @@ def dkd(
     _check(student_logits, teacher_logits, labels)
     target_q, others_q = _split(student_logits, labels, temperature)
     target_p, others_p = _split(teacher_logits.detach(), labels, temperature)
-    target = _weighted(alpha, forward_kl(target_q, target_p).sum(-1))
-    others = _weighted(beta, forward_kl(others_q, others_p).sum(-1))
+    target = _weighted(alpha, elementwise_kl(target_q, target_p).sum(-1))
+    others = _weighted(beta, elementwise_kl(others_q, others_p).sum(-1))
     return torch.where(labels >= 0, temperature**2 * (target + others), 0.0)
 
 

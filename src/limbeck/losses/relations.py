@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from limbeck.losses.responses import forward_kl
+from limbeck.losses.responses import elementwise_kl
 
 # numbers in one piece of `rkd_angle`: 16 MiB in single precision
 _PIECE = 2**22
@@ -155,4 +155,4 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     to all. Zero where cosines agree, whatever the scale of each example, and for a batch of one or two. Not symmetric.
     """
     x, y = _embeddings(student, teacher)
-    return forward_kl(_neighbour_log_probs(x), _neighbour_log_probs(y)).sum() / len(x)
+    return elementwise_kl(_neighbour_log_probs(x), _neighbour_log_probs(y)).sum() / len(x)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def forward_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+def elementwise_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
     """The one elementwise definition: ``p (log p - log q)``, [..., C]; 0 where p is 0, minus infinity included."""
     p = teacher_log_probs.exp()
     # where p is 0 both logs may be minus infinity, and 0 * (inf - inf) is not a number
@@ -31,7 +31,7 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     ``temperature``: a number, or one an example [...].
     """
     log_q, log_p = _log_probs(student_logits, teacher_logits, temperature)
-    return temperature**2 * forward_kl(log_q, log_p).sum(-1)
+    return temperature**2 * elementwise_kl(log_q, log_p).sum(-1)
 
 
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
