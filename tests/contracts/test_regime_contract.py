@@ -18,6 +18,7 @@ from limbeck.regimes.staged import Part, Staged
 from limbeck.regimes.theseus import Theseus
 from limbeck.regimes.walk import walk
 from limbeck.training.loop import train as run
+from limbeck.training.order import Order, Steps
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Workshop
@@ -134,6 +135,22 @@ def test_every_arm_has_the_steps_of_the_distilled_student(regime, arm, tmp_path)
     steps, _ = answered(regime.arms(one)[arm](one), known)
     total = sum(step.training.total for step in steps if isinstance(step, Stage))
     assert total == sum(stage.training.total for stage in regime.stages(one))
+
+
+@pytest.mark.parametrize("regime", [Offline(), STAGED], ids=lambda regime: regime.name)
+def test_rows_without_a_label_are_not_read_where_labels_alone_teach(regime, tmp_path):
+    one = ready(tmp_path, terms=(LABELS,), labelled=13)
+    trained = 0
+    for arm in ("control", "distilled"):
+        steps, _ = answered(regime.arms(one)[arm](one), known)
+        stages = [step for step in steps if isinstance(step, Stage)]
+        for own in [step for step in stages if not any(term.needs().teacher for term in step.terms)]:
+            order = Order(own.examples.rows, own.training.batch_size, own.seed, own.views)
+            read = Steps(own.examples, order)
+            ids = {row for step in range(own.training.total) for batch in read[step] for row in batch.ids.tolist()}
+            assert ids == set(range(13)), "every row that has a label, and no other"
+            trained += 1
+    assert trained == 2, "the control, and the objective of labels itself"
 
 
 def test_a_changed_decision_is_named(tmp_path):

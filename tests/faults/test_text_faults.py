@@ -367,3 +367,11 @@ def test_patterns_of_maps_are_not_those_of_tokens(checked):
     code, told = checked(objective={"labels": 0.5, "nst": PAIR})
     assert code == 2
     assert "'nst' needs maps" in told
+
+
+def test_the_gradient_of_answers_at_tokens_is_refused_before_anything_is_trained(checked, tmp_path):
+    for task in ("tags", "spans"):
+        code, told = checked(asked.written(tmp_path, task, 60), objective={"labels": 0.5, "jacobian": {}})
+        assert code == 2
+        assert "'gradient' is of the logits of one answer an example" in told
+        assert "Traceback" not in told

@@ -39,6 +39,7 @@ tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
 assert "limbeck" not in sys.modules
 inputs = tokenizer([sys.argv[2]], return_tensors="pt")
+assert len(tokenizer(500 * sys.argv[2], truncation=True)["input_ids"]) == 128, "data.max-length"
 with torch.no_grad():
     print(model.config.id2label[int(model(**inputs).logits.argmax())].encode("unicode_escape").decode())
 """

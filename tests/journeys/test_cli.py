@@ -28,7 +28,7 @@ OPTIONS = {
     "compare": ["--help", "-h", "RUN RUN..."],
     "evaluate": ["--data", "--help", "--label", "--text", "-h", "RUN"],
     "export": ["--help", "--out", "--to", "-h", "-o", "RUN"],
-    "init": ["--data", "--force", "--help", "--out", "--student", "--teacher", "-h", "-o"],
+    "init": ["--data", "--force", "--help", "--out", "--student", "--task", "--teacher", "-h", "-o"],
     "label": ["--allow-code", "--help", "--set", "-h", "RECIPE"],
     "methods": ["--help", "-h", "NAME"],
     "recipes": ["--copy", "--help", "--schema", "--show", "-h"],

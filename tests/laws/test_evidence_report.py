@@ -247,8 +247,12 @@ def test_any_number_of_classes_and_texts(classes):
     shown = evidence.fidelity["distilled"].relations
     assert (shown.teacher is None) == (classes > 50)
     assert (shown.pearson is None) == (classes < 4)
+    degrees = {abs(value) for row in shown.teacher or () for value in row} - {0.0, 1.0}
+    assert bool(degrees) == (2 < classes <= 50), "of two classes there are none"
     found = disagreements(evidence, arms, labels, names, lambda position: f"a text of row {position}. " * 50)
     text = render(evidence, {"control": arms.control.curves, "distilled": arms.distilled.curves}, found, RECIPE)
     assert "a text of row" in text
+    assert ("Which classes each model finds alike" in text) == bool(degrees)
+    assert ("No picture of class relations" in text) == (classes == 2)
     assert "…" in text
     assert len(text) < 150_000

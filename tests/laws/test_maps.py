@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limbeck.data.batch import Batch
 from limbeck.losses import features, maps
+from limbeck.objective import AttentionTransfer, ChannelWise, Objective
 
 # float64 sums of at most some 500 numbers of size 10: exact to 1e-13 of them
 TIGHT = 1e-11
@@ -95,6 +97,52 @@ def test_constant_maps_and_one_element_are_finite(loss):
                 student, teacher = (torch.full(shape, x, dtype=torch.float64) for x in (a, b))
                 assert loss(student, teacher).isfinite().all()
                 assert gradient(loss, student, teacher).isfinite().all()
+
+
+class TestTokens:
+    """Of a text only the tokens that count: the third has none."""
+
+    LENGTHS = (5, 2, 0)
+
+    def sides(self, extra=0, fill=9.0):
+        mask = torch.arange(5 + extra) < torch.tensor(self.LENGTHS)[:, None]
+        padded = (torch.nn.functional.pad(side, (0, 0, 0, extra)) for side in pair(3, (3, 5, 4)))
+        return *(torch.where(mask[..., None], side, fill) for side in padded), mask
+
+    @pytest.mark.parametrize("loss", [maps.attention_map, maps.channel_wise])
+    def test_each_example_is_as_if_it_stood_alone_without_padding(self, loss):
+        student, teacher, mask = self.sides()
+        value = loss(student, teacher, mask=mask)
+        alone = [
+            loss(student[row : row + 1, :length], teacher[row : row + 1, :length])
+            for row, length in enumerate(self.LENGTHS)
+            if length
+        ]
+        assert torch.allclose(value, torch.cat([*alone, torch.zeros(1, dtype=torch.float64)]), rtol=TIGHT, atol=0)
+        assert value[:2].min() > 0
+        slope = gradient(lambda ours, theirs: loss(ours, theirs, mask=mask), student, teacher)
+        assert slope.isfinite().all()
+        assert not slope[~mask].any()
+        with pytest.raises(ValueError, match=r"a mask is \[B, L\]"):
+            loss(student, teacher, mask=mask[:, :3])
+
+    @pytest.mark.parametrize("kind", [AttentionTransfer, ChannelWise])
+    def test_longer_padding_changes_no_term(self, kind):
+        losses = []
+        for extra, fill in ((0, 0.0), (3, 9.0)):
+            student, teacher, mask = self.sides(extra, fill)
+            columns = {"input_ids": torch.zeros(mask.shape), "attention_mask": mask.long()}
+            objective = Objective([kind(student="tokens", teacher="tokens")]).double()
+            objective.build({"tokens": student}, {"tokens": teacher}, seed=1)
+            losses.append(objective({"tokens": student}, {"tokens": teacher}, Batch.of(columns))[0])
+        assert float(losses[0]) > 0
+        assert torch.allclose(*losses, rtol=TIGHT)
+
+    def test_tokens_of_an_image_are_its_map(self):
+        student, teacher = pair()
+        tokens = [side.flatten(2).mT for side in (student, teacher)]
+        for loss in (maps.attention_map, maps.channel_wise):
+            assert torch.allclose(loss(*tokens), loss(student, teacher), rtol=TIGHT)
 
 
 class TestReview:
@@ -194,9 +242,10 @@ def test_other_things_that_cannot_be():
     x, tokens = torch.zeros(3, 4, 5, 6), torch.zeros(3, 4, 5)
     with pytest.raises(ValueError, match="at least 1"):
         maps.review(x, x, (2, 0))
-    for loss in (maps.review, maps.channel_wise):
-        with pytest.raises(ValueError, match="a map is"):
-            loss(tokens, tokens)
+    with pytest.raises(ValueError, match="a map is"):
+        maps.review(tokens, tokens)
+    with pytest.raises(ValueError, match=r"of a map .* or of tokens"):
+        maps.channel_wise(x[:, :, 0, 0], x[:, :, 0, 0])
     for mask in ((3, 4), (2, 4, 1, 1), (1, 3, 4, 5, 6)):
         with pytest.raises(ValueError, match="must broadcast"):
             maps.mgd(x, x, torch.ones(mask), lambda y: y)

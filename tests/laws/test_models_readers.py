@@ -44,6 +44,9 @@ def test_a_delivered_tokenizer_gives_the_same_tokens_and_no_path(tmp_path, reade
     with quiet():
         tokenizer = library().AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert tokenizer(TEXTS[0])["input_ids"] == columns["input_ids"][0][columns["attention_mask"][0] > 0].tolist()
+    long = " ".join(map(str, range(500)))
+    assert tokenizer(long, truncation=True)["input_ids"] == reader.encode([long])["input_ids"][0].tolist()
+    assert tokenizer.model_max_length == reader.max_length
 
 
 def test_readers_without_files(tmp_path):

@@ -407,6 +407,14 @@ class TestGradient:
             loss, _ = objective(capture(ROWS, keys=batch.keys), teacher.observe(batch, frozenset({"gradient"})), batch)
         assert float(loss) > 1e-3
 
+    def test_answers_at_tokens_have_none(self):
+        class AtTokens(nn.Module):
+            def forward(self, x):
+                return torch.stack([x, 2 * x], 1)
+
+        with pytest.raises(SignalError, match=r"'gradient' is of the logits of one answer.*\[3, 2, 3\].*'hints'"):
+            show(AtTokens(), {"x": self.X}, {"gradient"}, self.KEYS)
+
     def test_the_signs_belong_to_id_and_view(self):
         ids, views = torch.arange(200) % 20, torch.arange(200) // 20
         batch = replace(Batch.of(torch.zeros(200, 3), ids=ids), views=views)

@@ -13,7 +13,8 @@ from limbeck.data.batch import NO_LABEL, Batch
 from limbeck.data.examples import Examples
 from limbeck.data.task import ASKED, Answered
 from limbeck.errors import LimbeckError, PreflightError
-from limbeck.models.identity import parameters
+from limbeck.losses.storages import carrier
+from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Objective
 from limbeck.signals.capture import show
 from limbeck.teachers.teacher import Teacher
@@ -24,7 +25,7 @@ from limbeck.training.optimizers import groups, optimizer
 from limbeck.training.order import Order, Steps
 from limbeck.training.stage import Stage
 
-_FEWEST, _MOST, _ENOUGH = 2, 10, 1.0  # steps that are timed: as many as take a second
+_MOST, _ENOUGH = 10, 1.0  # steps that are timed, after the dry batch: as many as take a second
 _LOOK = 64  # rows of a timed evaluation
 
 
@@ -48,8 +49,10 @@ class Dry:
     silent: tuple[str, ...]
 
 
-def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
+def dry_run(stage: Stage, device: str) -> Dry:
     """One batch of the stage, forward and backward, on copies; nothing is trained.
+
+    A term that is zero where both sides are equal may be zero if the student starts as the teacher.
 
     Raises:
         PreflightError: a term is not finite, or exactly zero although its weight is above 0; nothing would be trained.
@@ -69,13 +72,13 @@ def dry_run(stage: Stage, device: str, teacher_is_student: bool = False) -> Dry:
         for batch in batches:
             with _blamed():
                 seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else {}
-            row_bytes = sum(value[0].numel() * value.element_size() for value in seen.values())
+            row_bytes = sum(one[0].numel() * one.element_size() for one in map(carrier, seen.values()))
             loss, shown = engine(batch, seen, counts)
             _demand_gradient(loss, student)
             loss.backward()
             for name, value in shown.items():
                 parts[name] = parts.get(name, 0.0) + float(value)
-        _check_terms(objective, parts, batches, counts, teacher_is_student, student)
+        _check_terms(objective, parts, batches, counts, stage, student)
         silent = tuple(name for name, one in student.named_parameters() if one.requires_grad and one.grad is None)
         seconds, asked = _paced(stage, engine, device)
         engine.capture.close()
@@ -104,7 +107,7 @@ def _paced(stage: Stage, engine: Engine, device: str) -> tuple[float, float]:
     order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
     steps = Steps(stage.examples, order, settings.accumulate)
     spent, asked, done = 0.0, 0.0, 0
-    while done < _FEWEST or (spent < _ENOUGH and done < _MOST):
+    while spent < _ENOUGH and done < _MOST:
         began = _now(device)
         batches = [batch.to(device) for batch in steps[(done + 1) % settings.total]]
         counts = objective.total_counts(batches)
@@ -171,7 +174,7 @@ def _check_terms(
     parts: dict[str, float],
     batches: list[Batch],
     counts: dict[str, Tensor],
-    teacher_is_student: bool,
+    stage: Stage,
     student: nn.Module,
 ) -> None:
     for name, term in zip(objective.names, objective.terms, strict=True):
@@ -183,13 +186,17 @@ def _check_terms(
                 f"The term {name!r} is {value} on the first batch: look for NaN or infinities in the inputs, "
                 "the student's initial weights or the teacher's outputs."
             )
-        if value == 0 and kept and not (term.zero_at_match and teacher_is_student):
+        if value == 0 and kept and not (term.zero_at_match and _starts_as_teacher(stage)):
             raise PreflightError(
                 f"The term {name!r} is exactly zero on the first batch although its weight is above 0 and {kept} examples "
                 "count: the student would learn nothing from it. Do student and teacher share the module it reads?"
             )
     if not any(p.grad is not None and bool((p.grad != 0).any()) for p in student.parameters()):
         raise PreflightError("No parameter of the student gets a gradient: the objective does not depend on it.")
+
+
+def _starts_as_teacher(stage: Stage) -> bool:
+    return stage.teacher is not None and of_module(stage.start.module()) == stage.teacher.fingerprint
 
 
 def check_labels(examples: Examples) -> None:

@@ -11,7 +11,11 @@ from limbeck.cli import tell
 def init(
     data: Annotated[
         Path | None,
-        typer.Option(help="A folder of images by class, or a table of texts and labels.", show_default=False),
+        typer.Option(
+            help="A folder of images by class, a table of texts and labels, a file of tags or questions, or hub:OWNER/NAME, a "
+            "data set on the Hugging Face hub.",
+            show_default=False,
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
@@ -21,6 +25,9 @@ def init(
             show_default="one that needs no network",
         ),
     ] = None,
+    task: Annotated[
+        str, typer.Option(help="What is asked of a row: classes, multi-label, tags, spans, numbers or vectors.")
+    ] = "classes",
     student: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
@@ -33,7 +40,7 @@ def init(
 
     if out.exists() and not force:
         raise LimbeckError(f"{out} is there already: choose another --out, or replace it with --force.")
-    text = starting(data, teacher, student)
+    text = starting(data, teacher, student, task)
     better = advice(parse(text, str(out)))
     write_text(out, text)
     first, _, _ = text.partition("\n")

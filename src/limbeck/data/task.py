@@ -20,10 +20,12 @@ ASKED = -1
 """In place of a label: there is an answer here, but the label is not to be seen. ``NO_LABEL``: there is none."""
 NEVER = -1e4
 """The logit of what cannot be chosen: its probability is 0 at any usual temperature."""
-Reads = Literal["texts", "words", "questions", "pairs"]
-"""What an input of text is: a text or a pair of texts; the words of one; a question and a text; two texts, each by itself."""
-Gives = Literal["choices", "numbers", "vectors"]
-"""What answers are: each one of C; numbers; a vector, which says something only beside other vectors of the same model."""
+Reads = Literal["texts", "words", "questions", "pairs", "sequences"]
+"""What an input of text is: a text or a pair of texts; the words of one; a question and a text; two texts, each by itself; a text
+to go on with, a prompt and its continuation, or the messages of a chat."""
+Gives = Literal["choices", "numbers", "vectors", "tokens"]
+"""What answers are: each one of C; numbers; a vector, which says something only beside other vectors of the same model; one of so
+many tokens that logits come in a storage."""
 
 
 @runtime_checkable
@@ -31,16 +33,19 @@ class Task(Protocol):
     """What is asked of an example.
 
     ``measure``: what the mean of `scores` is called; 1 is perfect. ``cost``: what the mean of `costs` is called. ``auto``:
-    the class of the transformers library for it. ``single``: an example has one answer. ``gives``: what answers are; the score
-    of vectors depends on all that are scored together. ``reads``: what its texts are, see `at_tokens`. ``named``: the names of
-    a model's outputs are those of the choices; else of an example's answers. ``outputs``: what such names are,
-    in the plural; empty where no reader asks for them. ``constant``: what `floor` is the score of, in words. ``metrics``:
-    further ones that suit it, by the names of `limbeck.evidence.metrics`.
+    the class of the transformers library for it. ``new_head``: such a model gets a head for the answers; else it gives what it
+    was made to give, vectors or tokens. ``causal``: what it gives at a token may not depend on later ones. ``single``: an
+    example has one answer. ``gives``: what answers are; the score of vectors depends on all that are scored together.
+    ``reads``: what its texts are, see `at_tokens`. ``named``: the names of a model's outputs are those of the choices; else of
+    an example's answers. ``outputs``: what such names are, in the plural; empty where no reader asks for them. ``constant``:
+    what `floor` is the score of, in words. ``metrics``: further ones that suit it, by the names of `limbeck.evidence.metrics`.
     """
 
     measure: ClassVar[str]
     cost: ClassVar[str]
     auto: ClassVar[str]
+    new_head: ClassVar[bool]
+    causal: ClassVar[bool]
     single: ClassVar[bool]
     gives: ClassVar[Gives]
     reads: ClassVar[Reads]
@@ -78,6 +83,18 @@ class Task(Protocol):
 
     def strata(self, labels: Tensor) -> Tensor:
         """What parts are balanced by, int64 [N]; ``NO_LABEL`` for rows without a label."""
+        ...
+
+    def without_labels(self, rows: int) -> Tensor:
+        """What `read` would give for rows of text that nobody labelled, [rows]."""
+        ...
+
+    def taken(self, answers: Tensor, place: Tensor) -> Tensor:
+        """Rows of `answers`, where examples have several: ``place`` is int64 [M], in [B x K]."""
+        ...
+
+    def kept(self, answers: Tensor, rows: Batch) -> Tensor:
+        """What evidence keeps of the answers, a row each, [M, ...]."""
         ...
 
     def column(self, labels: Tensor, supervised: Tensor, length: int) -> dict[str, Tensor]:
@@ -130,6 +147,8 @@ class Common(Config):
 
     cost: ClassVar[str] = "nll"
     auto: ClassVar[str] = "AutoModelForSequenceClassification"
+    new_head: ClassVar[bool] = True
+    causal: ClassVar[bool] = False
     single: ClassVar[bool] = False
     gives: ClassVar[Gives] = "choices"
     reads: ClassVar[Reads] = "texts"
@@ -155,6 +174,18 @@ class Common(Config):
     def answers(self, logits: Tensor, batch: Batch) -> Tensor:
         """The output itself."""
         return logits
+
+    def without_labels(self, rows: int) -> Tensor:
+        """``NO_LABEL``."""
+        return torch.full((rows,), NO_LABEL)
+
+    def taken(self, answers: Tensor, place: Tensor) -> Tensor:
+        """The rows of [B, K, C]."""
+        return answers.flatten(0, 1)[place]
+
+    def kept(self, answers: Tensor, rows: Batch) -> Tensor:
+        """The answers themselves."""
+        return answers
 
     def costs(self, answered: "Answered") -> Tensor:
         """The negative log-likelihood of each answer, nats; of numbers their mean squared error."""
@@ -206,7 +237,7 @@ def one_each(task: Task, batch: Batch, *sides: Mapping[str, Tensor]) -> tuple[Ba
                     f"{name!r} takes each row of a model's logits as one choice among classes, and in the task {task.name!r} "
                     "they are other choices: use soft-targets, which compares them as they are."
                 )
-        found.append({name: one if place is None else one.flatten(0, 1)[place] for name, one in answers.items()})
+        found.append({name: one if place is None else task.taken(one, place) for name, one in answers.items()})
     return rows, found
 
 
@@ -214,9 +245,10 @@ def answered(task: Task, logits: Tensor, batch: Batch, spread: float = 1.0) -> A
     """The answers of a batch that have a label."""
     rows, place = task.rows(batch)
     _, (side,) = one_each(task, batch, {"logits": logits})
-    found, example = side["logits"], torch.arange(len(batch), device=logits.device)
+    found, example = task.kept(side["logits"], rows).float().cpu(), torch.arange(len(batch))
+    rows = rows.to("cpu")
     if place is not None:
-        example = place // batch.labels[CLASS].shape[1]
+        example = place.cpu() // batch.labels[CLASS].shape[1]
     labels = rows.labels.get(VALUE, rows.labels.get(CLASS))
     assert labels is not None
     known = rows.masks[SUPERVISED]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limbeck.data.batch import CLASS, NO_LABEL, VALUE, Batch
 from limbeck.data.labels import flagged, measured, single
+from limbeck.data.language import NextToken
 from limbeck.data.task import ASKED, Answered, Common, Gives, averaged, summed
 from limbeck.data.token_tasks import Spans, Tags
 from limbeck.data.vectors import Vectors
@@ -187,5 +188,5 @@ class Numbers(Common):
 
 
 CLASSES = Classes()
-TASKS: tuple[type[Common], ...] = (Classes, MultiLabel, Tags, Spans, Numbers, Vectors)
+TASKS: tuple[type[Common], ...] = (Classes, MultiLabel, Tags, Spans, Numbers, Vectors, NextToken)
 """What a recipe's ``data.task`` may name."""

@@ -15,6 +15,7 @@ from limbeck.config import Config, digest
 from limbeck.data import fingerprint, items
 from limbeck.data.examples import Reader
 from limbeck.data.items import Item
+from limbeck.data.sequences import Sequences
 from limbeck.data.task import Reads, Task, at_tokens
 from limbeck.data.tokenizers import loaded
 from limbeck.data.tokens import CHUNK, Tokens, tokenised
@@ -38,7 +39,8 @@ class TextReader(Config):
     """Tokens after which a text is cut, special ones included; of a pair of texts the longer one."""
     reads: Reads = "texts"
     """What an input is: a text or a pair of ``texts``; the ``words`` of one; of ``questions``, a question and a text, of
-    which only the text is cut; of ``pairs``, two texts, each read by itself, or one."""
+    which only the text is cut; of ``pairs``, two texts, each read by itself, or one; ``sequences``, what a language model
+    goes on with."""
 
     @property
     def fingerprint(self) -> str:
@@ -158,14 +160,18 @@ class TextTable:
         Raises:
             DataError: the teacher reads other tokens.
         """
-        if not at_tokens(task):
+        if not at_tokens(task) and task.reads != "sequences":
             return labels
         if self.teacher is not None:
             raise DataError(
                 f"Student and teacher have two tokenizers, so their tokens do not line up, and the task {task.name!r} has "
                 "its answers at tokens: give the student the teacher's tokenizer (leave out data.tokenizer)."
             )
-        every, tokens = torch.arange(len(self)), cast(Tokens, self._sides[""])
+        every = torch.arange(len(self))
+        if task.reads == "sequences":
+            following = cast(Sequences, self._sides[""])
+            return torch.cat([following.following(rows, following.longest) for rows in torch.split(every, CHUNK)])
+        tokens = cast(Tokens, self._sides[""])
         return task.placed(
             labels, torch.cat([tokens.places(rows, tokens.longest).int() for rows in torch.split(every, CHUNK)])
         )

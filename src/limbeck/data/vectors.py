@@ -26,6 +26,7 @@ class Vectors(Common):
     measure: ClassVar[str] = "MRR"
     cost: ClassVar[str] = "distance"
     auto: ClassVar[str] = "AutoModel"
+    new_head: ClassVar[bool] = False
     gives: ClassVar[Gives] = "vectors"
     reads: ClassVar[Reads] = "pairs"
     constant: ClassVar[str] = "giving all texts the same vector"

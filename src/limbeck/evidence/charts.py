@@ -15,6 +15,7 @@ from limbeck.evidence.schema import ARMS, Bin, Evidence, Range
 
 DOT = 2.0  # percent of the plotting area: dots that are nearer cover each other
 LEAST = -0.5  # of a learning curve without a lower bound: what lies below is drawn there
+PAIR = 2  # classes: log-centred predictions of two are opposite or equal, so a picture of their cosines says nothing
 MOST_POINTS = 160  # of one line; more cannot be seen
 
 

@@ -94,6 +94,8 @@ def likeness(exam: Exam, teacher: Any, student: Any, shown: int = 8) -> Fidelity
     s = exam.checked(student, "The student's predictions")
     if exam.task.gives == "vectors":
         return _of_vectors(t, s)
+    if exam.task.gives == "tokens":
+        return _of_tokens(t, s)
     if t.shape != s.shape:
         raise DataError(f"The teacher answers with {t.shape[1]} classes and the student with {s.shape[1]}.")
     if exam.task.gives == "numbers":
@@ -126,6 +128,20 @@ def _of_numbers(exam: Exam, t: Floats, s: Floats, shown: int) -> Fidelity:
         correlation=float(np.mean(each)) if each else None,
         relations=None,
         disagreements=_worst(exam, apart, apart > 0, shown),
+    )
+
+
+def _of_tokens(t: Floats, s: Floats) -> Fidelity:
+    """What is kept of an answer has the likeliest token, and how likely the right one was; see `limbeck.data.language`."""
+    same, wrong = t[:, 3] == s[:, 3], t[:, 1] == 0
+    return Fidelity(
+        agreement=float(same.mean()),
+        agreement_where_teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
+        teacher_wrong=int(wrong.sum()),
+        kl=None,
+        js=None,
+        relations=None,
+        disagreements=(),
     )
 
 

@@ -139,6 +139,17 @@ def _recall(count: int) -> Metric:
     return value
 
 
+def _bits_per_byte(answers: Floats, exam: Exam) -> float | None:
+    """Of all texts together; what is kept of an answer is in `limbeck.data.language`."""
+    size = float(answers[:, 4].sum())
+    return float(-answers[:, 0].sum()) / np.log(2) / size if size else None
+
+
+def _perplexity(answers: Floats, exam: Exam) -> float:
+    """Of a token: models of different tokenizers cannot be compared by it."""
+    return float(np.exp(-answers[:, 0].mean()))
+
+
 METRICS: dict[str, Metric] = {
     "f1-macro": _f1("macro"),
     "f1-micro": _f1("micro"),
@@ -156,6 +167,8 @@ METRICS: dict[str, Metric] = {
     "rmse": _rmse,
     "recall-1": _recall(1),
     "recall-10": _recall(10),
+    "bits-per-byte": _bits_per_byte,
+    "perplexity": _perplexity,
 }
 
 

@@ -78,6 +78,16 @@ def judged(exam: Exam, logits: Any, metrics: Sequence[str] = (), what: str = "Pr
         return Quality(**common, accuracy=None, nll=None, ece=None, brier=None, mse=mse)
     if exam.task.gives == "vectors":
         return Quality(**common, accuracy=None, nll=None, ece=None, brier=None)
+    if exam.task.gives == "tokens":
+        bins = reliability(np.clip(z[:, 2], 0, 1), z[:, 1])
+        return Quality(
+            **common,
+            accuracy=float(z[:, 1].mean()),
+            nll=float(-z[:, 0].mean()),
+            ece=expected_calibration_error(bins),
+            brier=None,
+            reliability=bins,
+        )
     y, rows = exam.labels, np.arange(len(z))
     log_p = log_softmax(z)
     p = np.exp(log_p)

@@ -155,7 +155,7 @@ def render(
     )
     css = (here / "report.css").read_text(encoding="utf-8")
     relations = evidence.fidelity["distilled"].relations if "distilled" in evidence.fidelity else None
-    pictured = relations is not None and relations.teacher is not None and relations.student is not None
+    pictured = relations is not None and len(relations.teacher or ()) > charts.PAIR
     headline, tone = tables.headline(evidence)
     arms = list(evidence.arms.present())
     return environment.get_template("report.html").render(
@@ -180,6 +180,7 @@ def render(
         relations={"teacher": charts.heat(relations.teacher), "student": charts.heat(relations.student)}
         if pictured and relations and relations.teacher and relations.student
         else None,
+        opposites=relations is not None and len(relations.teacher or ()) == charts.PAIR,
         classes=list(evidence.arms.distilled.mean.per_class),
         examples=[_shown(one) for one in examples],
         recipe=recipe_text.strip(),

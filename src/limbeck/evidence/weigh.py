@@ -114,7 +114,7 @@ def weigh(
         one: {seed: exam.scores(z) for seed, z in zip(_seeds(one, arm), arm.logits, strict=True)}
         for one, arm in given.items()
     }
-    bounded = task.gives != "numbers"
+    bounded = task.gives not in ("numbers", "tokens")
     remarks = list(notes)
     gap = items = mean_pair = None
     tests: tuple[McNemar, ...] = ()

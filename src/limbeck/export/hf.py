@@ -1,6 +1,7 @@
 """The export that the transformers library reads."""
 
 import copy
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.export.about import write_sidecar
 from limbeck.export.proof import Proof, difference
 from limbeck.export.sentences import write_sentences
+from limbeck.files import write_json
 from limbeck.models.architecture import is_transformers
 from limbeck.models.factorised import multiplied
 from limbeck.models.huggingface import auto_class, forget_origin, head_of
@@ -22,6 +24,7 @@ from limbeck.models.spec import BuildContext
 from limbeck.models.student import Student
 
 log = logging.getLogger(__name__)
+_TOKENIZER: Final = "tokenizer_config.json"
 _ROUNDING: Final = 1e-4  # float32 sums in another order, through all layers; as for ONNX
 
 
@@ -44,7 +47,7 @@ def write(student: Student, folder: Path, samples: Sequence[Any], seconds: float
     columns = student.reader.encode(samples[:1])
     given = student.logits(samples)
     context = BuildContext(len(student.classes), columns, student.classes, task=student.task)
-    auto = auto_class(context)
+    auto, most = auto_class(context), getattr(student.reader, "max_length", None)
     forget_origin(model)
     model.config = copy.deepcopy(model.config)
     for key, value in head_of(context).items():
@@ -54,8 +57,10 @@ def write(student: Student, folder: Path, samples: Sequence[Any], seconds: float
         for file in folder.glob("*.safetensors"):
             file.chmod(0o644)  # it is written for its owner alone
         if pool:
-            write_sentences(folder, given.shape[-1], pool, getattr(student.reader, "max_length", None))
+            write_sentences(folder, given.shape[-1], pool, most)
         told = write_sidecar(student, folder, columns, {})
+        if most is not None and (folder / _TOKENIZER).is_file():
+            _tell_length(folder / _TOKENIZER, most)
         # The same attention kernel, or equal weights would not give equal bits.
         again = auto.from_pretrained(
             folder,
@@ -71,3 +76,9 @@ def write(student: Student, folder: Path, samples: Sequence[Any], seconds: float
         log.warning("The two factors of the embeddings were multiplied out: transformers has no model with factors.")
         allowed = _ROUNDING * max(1.0, float(given.abs().max()))
     return Proof(difference(loaded.logits(samples), given), allowed, {})
+
+
+def _tell_length(path: Path, max_length: int) -> None:
+    """A tokenizer's own settings cut texts where the student's reader does, for who asks for ``truncation=True``."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, settings | {"model_max_length": max_length, "truncation_side": "right"})

@@ -7,6 +7,15 @@ from limbeck.losses.adversarial import discriminator_loss, generator_loss
 from limbeck.losses.attention import attention_kl, attention_mse, minilm_relation
 from limbeck.losses.contrastive import contrastive, crd
 from limbeck.losses.correlation import dist, standardize_logits
+from limbeck.losses.crossed import (
+    alm,
+    binary_kl_limit,
+    chunk_log_likelihoods,
+    chunk_mask,
+    overlap,
+    token_log_probabilities,
+    uld,
+)
 from limbeck.losses.decoupled import dkd, label_smoothing, nkd, wsld
 from limbeck.losses.features import cosine, hint, jacobian, simkd, squared_euclidean, vid
 from limbeck.losses.grams import fsp, gram, nst
@@ -41,11 +50,15 @@ from limbeck.losses.vectors import margin_mse
 
 __all__ = [
     "adaptive_kl",
+    "alm",
     "alpha_beta",
     "attention_kl",
     "attention_map",
     "attention_mse",
+    "binary_kl_limit",
     "channel_wise",
+    "chunk_log_likelihoods",
+    "chunk_mask",
     "continuous_jensen_shannon",
     "contrastive",
     "correlation_congruence",
@@ -73,6 +86,7 @@ __all__ = [
     "nkd",
     "nst",
     "ofd",
+    "overlap",
     "pkt",
     "probability_mse",
     "reverse_kl",
@@ -86,7 +100,9 @@ __all__ = [
     "soft_cross_entropy",
     "squared_euclidean",
     "standardize_logits",
+    "token_log_probabilities",
     "total_variation",
+    "uld",
     "vid",
     "wsld",
 ]

@@ -6,6 +6,7 @@ sparse and sampled evaluation walk this definition and no other. Log-probabiliti
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar, Final, Protocol
 
 import torch
@@ -81,8 +82,8 @@ class JensenShannon:
     def __post_init__(self) -> None:
         if not 0 < self.beta < 1:
             raise ValueError(
-                f"beta is {self.beta}: with GKD's weights the divergence vanishes at 0 and at 1; use forward_kl, reverse_kl, "
-                "or the continuous variant, whose ends they are"
+                f"beta is {self.beta}, and must be between 0 and 1: with GKD's weights the divergence vanishes at both. For an "
+                "end use forward_kl, reverse_kl, or the continuous variant, whose ends they are."
             )
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
@@ -101,11 +102,13 @@ class ContinuousJensenShannon:
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
-            raise ValueError(f"beta is {self.beta}, not between 0 and 1")
+            raise ValueError(f"beta is {self.beta}, and must be at least 0 (forward KL) and at most 1 (reverse KL).")
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
         """See `Divergence.parts`."""
         b = self.beta
+        if b in (0, 1):  # a mixture of one cannot hold what is smaller than the smallest float; its logarithm can
+            return (ReverseKl() if b else ForwardKl()).parts(log_q, q, log_p, p)
         m, log_m = mixed(p, q, b)
         ratio = q / m.clamp_min(torch.finfo(m.dtype).tiny)
         gap = b * q * (log_q - log_m)
@@ -125,6 +128,8 @@ class SkewKl:
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
         """See `Divergence.parts`."""
+        if self.alpha == 0:
+            return ForwardKl().parts(log_q, q, log_p, p)
         m, log_m = mixed(p, q, self.alpha)
         pull = (self.alpha - 1) * p * (q / m.clamp_min(torch.finfo(m.dtype).tiny))
         return p * (log_p - log_m), pull
@@ -142,6 +147,8 @@ class SkewReverseKl:
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
         """See `Divergence.parts`."""
+        if self.alpha == 0:
+            return ReverseKl().parts(log_q, q, log_p, p)
         m, log_m = mixed(q, p, self.alpha)
         value = q * (log_q - log_m)
         return value, value + q * (1 - self.alpha * (q / m.clamp_min(torch.finfo(m.dtype).tiny)))
@@ -149,7 +156,7 @@ class SkewReverseKl:
 
 @dataclass(frozen=True)
 class TotalVariation:
-    """``1/2 sum |p - q|``: 1 less the share that speculative decoding accepts."""
+    """``1/2 sum |p - q|``: 1 less the share that speculative decoding accepts. Its slope jumps where p = q, and is 0 there."""
 
     reads: ClassVar[Offer] = Offer.OUTCOMES
 
@@ -171,7 +178,9 @@ class AdaptiveKl:
 
     def __post_init__(self) -> None:
         if not 0 < self.mass < 1:
-            raise ValueError(f"mass is {self.mass}, not between 0 and 1")
+            raise ValueError(
+                f"mass is {self.mass}, and must be between 0 and 1: the share of the teacher's mass in the head."
+            )
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
         """See `Divergence.parts`."""
@@ -193,18 +202,21 @@ class AdaptiveKl:
 
 @dataclass(frozen=True)
 class AlphaBeta:
-    """The alpha-beta divergence (ABKD, Wang et al. 2025): (1, 0) is the forward KL, (0, 1) the reverse; alpha + beta is not 0.
+    """The alpha-beta divergence (ABKD, Wang et al. 2025): (1, 0) is the forward KL, (0, 1) the reverse; neither is negative.
 
     ``-1 / (alpha beta) sum [p^alpha q^beta - alpha / (alpha + beta) p^(alpha + beta) - beta / (alpha + beta) q^(alpha + beta)]``.
     """
 
     alpha: float = 0.2
     beta: float = 0.7
-    reads: ClassVar[Offer] = Offer.ROWS  # it is no f-divergence: over a tail it may be larger or smaller
+    reads: ClassVar[Offer] = Offer.ROWS  # it is no f-divergence: merging classes may make it larger
 
     def __post_init__(self) -> None:
-        if self.alpha + self.beta == 0:
-            raise ValueError("alpha + beta must not be 0")
+        if not (min(self.alpha, self.beta) >= 0 and 0 < self.alpha + self.beta < inf):
+            raise ValueError(
+                f"alpha is {self.alpha} and beta is {self.beta}; neither may be negative, for then a probability of 0 has an "
+                "infinite power, and one of them must be above 0. (1, 0) is the forward KL and (0, 1) the reverse."
+            )
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
         """See `Divergence.parts`."""
@@ -222,4 +234,6 @@ class AlphaBeta:
 
 def _demand_share(alpha: float) -> None:
     if not 0 <= alpha < 1:
-        raise ValueError(f"alpha is {alpha}, not between 0 and 1")
+        raise ValueError(
+            f"alpha is {alpha}, and must be at least 0 (no skew) and below 1, where both sides of the divergence are the same."
+        )

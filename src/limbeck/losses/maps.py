@@ -20,13 +20,18 @@ def _check_maps(student: Tensor, teacher: Tensor) -> None:
         raise ValueError(f"a map is [B, C, H, W], not {list(student.shape)}")
 
 
+def _check_mask(mask: Tensor, tokens: Tensor) -> None:
+    if tokens.ndim != 3 or mask.shape != tokens.shape[:2]:
+        raise ValueError(f"a mask is [B, L] for tokens [B, L, d], not {list(mask.shape)} for {list(tokens.shape)}")
+
+
 def _attention(feature: Tensor, power: float) -> Tensor:
     x = positions(feature)
     x = scaled(x.flatten(1)).reshape(x.shape)  # the norm below takes the scale out again
     return unit(x.abs().pow(power).mean(-1))
 
 
-def attention_map(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:
+def attention_map(student: Tensor, teacher: Tensor, power: float = 2.0, mask: Tensor | None = None) -> Tensor:
     """Mean squared difference of where two features are active: maps [B, C, H, W] or tokens [B, L, d], to [B].
 
     Attention transfer (Zagoruyko & Komodakis 2017, arXiv:1612.03928): ``Q = vec(mean over channels of |F|^power)``,
@@ -38,6 +43,7 @@ def attention_map(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tenso
         student: the student's feature.
         teacher: the teacher's feature, detached here.
         power: at least 1 (below, the gradient at 0 is infinite); the larger, the more the strongest channels count.
+        mask: boolean [B, L] for tokens: positions that count; an example with none is zero.
     """
     if power < 1:
         raise ValueError(f"the power of an attention map is at least 1, not {power}")
@@ -48,7 +54,11 @@ def attention_map(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tenso
             f"the student's {list(student.shape)} and the teacher's {list(teacher.shape)} must both be maps "
             "[B, C, H, W] or both tokens [B, L, d], and agree in all but the channels: pool first"
         )
-    return (_attention(student, power) - _attention(teacher.detach(), power)).square().mean(1)
+    if mask is None:
+        return (_attention(student, power) - _attention(teacher.detach(), power)).square().mean(1)
+    _check_mask(mask, student)
+    ours, theirs = (torch.where(mask.unsqueeze(-1), side, 0.0) for side in (student, teacher.detach()))
+    return (_attention(ours, power) - _attention(theirs, power)).square().sum(1) / mask.sum(1).clamp_min(1)
 
 
 def ofd(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
@@ -137,16 +147,22 @@ def mgd(student: Tensor, teacher: Tensor, mask: Tensor, generate: Callable[[Tens
     return (generated - teacher.detach()).square().flatten(1).sum(1)
 
 
-def channel_wise(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """``T^2 KL(teacher || student)`` of each channel's softmax over H x W, nats, mean over channels: maps to [B].
+def channel_wise(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
+    """``T^2 KL(teacher || student)`` of each channel's softmax over positions, nats, mean over channels: to [B].
 
-    Channel-wise distillation (Shu et al. 2021, arXiv:2011.13256). Zero where each channel differs by a constant only.
-    A channel of minus infinity everywhere counts as constant. Usual weights: 3 (logits, T = 4), 50 (features).
+    Channel-wise distillation (Shu et al. 2021, arXiv:2011.13256), of maps [B, C, H, W] or tokens [B, L, d]. Zero where each
+    channel differs by a constant only. A channel of minus infinity everywhere counts as constant. Usual weights: 3 (logits,
+    T = 4), 50 (features). ``mask``: boolean [B, L] for tokens: positions that count; an example with none is zero.
     """
-    _check_maps(student, teacher)
+    check_shapes(student, teacher)
+    if student.ndim not in (3, 4):
+        raise ValueError(f"positions are those of a map [B, C, H, W] or of tokens [B, L, d], not {list(student.shape)}")
+    if mask is not None:
+        _check_mask(mask, student)
 
     def flat(side: Tensor) -> Tensor:
-        side = side.flatten(2)
+        side = positions(side).mT
+        side = side if mask is None else side.masked_fill(~mask.unsqueeze(1), -torch.inf)
         return torch.where((side == -torch.inf).all(-1, keepdim=True), 0.0, side)
 
     return kl_divergence(flat(student), flat(teacher), temperature).mean(1)

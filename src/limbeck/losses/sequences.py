@@ -1,8 +1,8 @@
 """Divergences between next-token distributions: logits [B, T, V] of both sides to values [B, T], in nats.
 
 Zero, with a zero gradient, where both distributions are equal; never negative. They are computed in the dtype that they are
-given: upcast half precision first. The definitions, which large vocabularies are evaluated by too, are in
-`limbeck.losses.divergences`.
+given: upcast half precision first, which loses the small probabilities of many tokens. The definitions, which large
+vocabularies are evaluated by too, are in `limbeck.losses.divergences`.
 """
 
 import torch
@@ -66,7 +66,7 @@ def alpha_beta(student_logits: Tensor, teacher_logits: Tensor, alpha: float = 0.
     """The alpha-beta divergence (ABKD, Wang et al. 2025): (1, 0) is the forward KL, (0, 1) the reverse.
 
     Raises:
-        ValueError: alpha + beta is 0.
+        ValueError: one of them is negative, or both are 0.
     """
     return d.dense(d.AlphaBeta(alpha, beta), student_logits, teacher_logits)
 
@@ -74,7 +74,7 @@ def alpha_beta(student_logits: Tensor, teacher_logits: Tensor, alpha: float = 0.
 def next_tokens(ids: Tensor, counts: Tensor) -> Tensor:
     """What each position is to predict, int64 [B, T]: the token after it, ``NO_LABEL`` where there is none or it does not count.
 
-    ``ids``: int64 [B, T]. ``counts``: bool [B, T], the tokens that are to be predicted; padding and prompts are not.
+    ``ids``: int64 [B, T]. ``counts``: bool [B, T], the tokens that are to be predicted; padding and prompts are not, nor is
+    a text's first token where padding stands before it.
     """
-    following = torch.where(counts, ids, NO_LABEL)[:, 1:]
-    return F.pad(following, (0, 1), value=NO_LABEL)
+    return F.pad(torch.where(counts, ids, NO_LABEL), (0, 1), value=NO_LABEL)[:, 1:]

@@ -1,18 +1,20 @@
 """Fewer layers: those of a larger model, copied (as in DistilBERT, Sanh et al. 2019, arXiv:1910.01108)."""
 
 import copy
+from contextlib import suppress
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError, nearest
-from limbeck.models.remade import remade
+from limbeck.models.remade import config_of, demand_readable, remade, shapes
 from limbeck.signals.capture import bare
 
-Choose = Literal["uniform", "last", "first"]
+Spread = Literal["uniform", "last", "first"]
+Choose = Literal["uniform", "last", "first", "important"]
 
 
-def which(count: int, of: int, choose: Choose) -> tuple[int, ...]:
+def which(count: int, of: int, choose: Spread) -> tuple[int, ...]:
     """The indices of ``count`` layers out of ``of``.
 
     ``uniform`` includes the first and the last: i (of - 1) / (count - 1), halves rounded up. 6 of 12 are 0, 2, 4, 7, 9, 11,
@@ -22,13 +24,22 @@ def which(count: int, of: int, choose: Choose) -> tuple[int, ...]:
     Raises:
         LimbeckError: there are not so many.
     """
-    if count > of:
-        raise LimbeckError(f"'layers: {count}' is more than the teacher has: it has {of}.")
+    _demand_so_many(count, of)
     if choose == "last":
         return tuple(range(of - count, of))
     if choose == "first" or count == 1:
         return tuple(range(count))
     return tuple((2 * index * (of - 1) + count - 1) // (2 * (count - 1)) for index in range(count))
+
+
+def important(count: int, worth: Tensor) -> tuple[int, ...]:
+    """The indices of the ``count`` layers that are worth most, in their order; of equal ones the first. ``worth``: [layers].
+
+    Raises:
+        LimbeckError: there are not so many.
+    """
+    _demand_so_many(count, len(worth))
+    return tuple(sorted(worth.argsort(descending=True, stable=True)[:count].tolist()))
 
 
 def depth(donor: nn.Module, at: str | None = None) -> int:
@@ -37,8 +48,13 @@ def depth(donor: nn.Module, at: str | None = None) -> int:
     Raises:
         LimbeckError: no such place, or it is not clear which list is meant.
     """
+    return len(stack_of(donor, at))
+
+
+def stack_of(donor: nn.Module, at: str | None = None) -> Any:
+    """The list of layers to choose from; see `depth`."""
     donor = bare(donor)
-    return len(_stack(donor, at if at is not None else longest(donor)))
+    return _stack(donor, at if at is not None else longest(donor))
 
 
 def take_layers(donor: nn.Module, layers: tuple[int, ...], at: str | None = None) -> nn.Module:
@@ -102,10 +118,12 @@ def _stack(module: nn.Module, path: str) -> Any:
 
 def _fewer_of_transformers(donor: nn.Module, path: str, layers: tuple[int, ...]) -> nn.Module:
     # Built anew, not cut: a layer of such a model may know its own index.
-    config: Any = copy.deepcopy(donor.config)
-    config.num_hidden_layers = len(layers)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[index] for index in layers]
+    config, count = copy.deepcopy(config_of(donor, "'layers'")), len(_stack(donor, path))
+    setattr(config, _count_of(donor, path, count), len(layers))
+    for name, value in vars(config).items():
+        if "layer" in name and isinstance(value, list) and len(value) == count:  # what each of them is
+            setattr(config, name, [value[index] for index in layers])
+    demand_readable(donor, config)
     place = {f"{path}.{index}.": f"{path}.{new}." for new, index in enumerate(layers)}
     named = {}
     for name, value in donor.state_dict().items():
@@ -116,3 +134,23 @@ def _fewer_of_transformers(donor: nn.Module, path: str, layers: tuple[int, ...])
         if old in place:
             named[place[old] + name[len(old) :]] = value
     return remade(donor, config, named)
+
+
+def _count_of(donor: nn.Module, path: str, count: int) -> str:
+    """What the config calls the number of layers at ``path``: with one less, just the last of them is gone."""
+    last, own, whole = f"{path}.{count - 1}.", donor.state_dict().keys(), config_of(donor, "'layers'")
+    settings: set[str] = {name for name, value in whole.to_dict().items() if "layer" in name and value == count}
+    for name in ("num_hidden_layers", *sorted(settings)):
+        fewer = copy.deepcopy(whole)
+        setattr(fewer, name, count - 1)
+        with suppress(LimbeckError):
+            if shapes(donor, fewer).keys() == {one for one in own if not one.startswith(last)}:
+                return name
+    raise LimbeckError(
+        f"The config of {type(donor).__name__} has no setting for the number of its layers at {path!r}, so none can be taken out."
+    )
+
+
+def _demand_so_many(count: int, of: int) -> None:
+    if count > of:
+        raise LimbeckError(f"'layers: {count}' is more than the teacher has: it has {of}.")

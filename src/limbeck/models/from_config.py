@@ -44,7 +44,8 @@ class FromConfig(Spec):
             able = sorted(one.model_type for one in auto._model_mapping)
             hint = nearest(self.model_type, able) or f"such as {', '.join(able[:6])}."
             what = "images" if "pixel_values" in context.sample else "texts"
-            raise LimbeckError(f"The model type {self.model_type!r} does not classify {what}; others do: {hint}")
+            verb = "go on with" if context.task.causal else "classify"
+            raise LimbeckError(f"The model type {self.model_type!r} does not {verb} {what}; others do: {hint}")
         usual = kind()
         names = {*usual.to_dict(), *kind.attribute_map}
         if unknown := sorted(set(self.settings) - names):

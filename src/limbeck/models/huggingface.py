@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from pydantic import model_validator
 from torch import nn
 
 from limbeck.data.task import Task
@@ -21,6 +22,9 @@ class HuggingFace(Spec):
     name: Literal["huggingface"] = "huggingface"
     path: str
     """A folder, a name on the hub, or ``package:<name>/<folder>`` inside an installed package."""
+    gguf: str | None = None
+    """A GGUF file in that folder or package: a language model of llama.cpp, read with its own tokenizer, dequantised to float32,
+    and kept so under the limbeck home. The tokenizer's name elsewhere is ``<path>/<gguf>``."""
     revision: str | None = None
     """The commit, branch or tag on the hub."""
     trained_head: bool = False
@@ -29,27 +33,41 @@ class HuggingFace(Spec):
     """In the task ``vectors`` what a text's vector is made of: the ``mean`` of its tokens, or the ``first`` one, which some
     models (BGE, say) were trained for; ``mean`` if left out."""
 
+    @model_validator(mode="after")
+    def _settings_have_a_meaning(self) -> Self:
+        if self.gguf is not None and not self.gguf.endswith(".gguf"):
+            raise ValueError(f"'gguf' names a GGUF file, and {self.gguf!r} does not end in .gguf")
+        if self.gguf is not None and self.revision is not None:
+            raise ValueError(
+                "'revision' is for the hub, and a GGUF file is read from a folder or a package: leave it out"
+            )
+        return self
+
     @property
     def tokenizer(self) -> str:
         """The model's own."""
-        return self.path
+        return f"{self.path.rstrip('/')}/{self.gguf}" if self.gguf else self.path
 
     def finished(self, task: Task) -> Spec:
-        """With ``trained_head``; of vectors there is no head."""
-        return self if task.gives == "vectors" else self.model_copy(update={"trained_head": True})
+        """With ``trained_head``, if there is a head of the task."""
+        return self.model_copy(update={"trained_head": True}) if task.new_head else self
 
     def create(self, context: BuildContext) -> nn.Module:
-        """The classifier; its head is new if the checkpoint has none of this size. For vectors, the encoder and its pooling.
+        """The model with the task's head, which is new if the checkpoint has none of this size; else with what it has.
+
+        For vectors that is the encoder and its pooling, for next tokens the output over its vocabulary.
 
         Raises:
             LimbeckError: not found, or no network; or ``trained_head`` and the head is not that of these classes; or a setting
                 that says nothing here.
         """
-        vectors = context.task.gives == "vectors"
-        if (self.trained_head and vectors) or (self.pool and not vectors):
-            what = "'trained-head'" if self.trained_head else "'pool'"
-            raise LimbeckError(f"{what} says nothing in the task {context.task.name!r}: leave it out.")
-        place, auto = resolve(self.path), auto_class(context)
+        idle = [
+            ("pool", self.pool, context.task.gives == "vectors"),
+            ("trained-head", self.trained_head, context.task.new_head),
+        ]
+        for what in (name for name, said, matters in idle if said and not matters):
+            raise LimbeckError(f"'{what}' says nothing in the task {context.task.name!r}: leave it out.")
+        place, auto = resolve(self.tokenizer), auto_class(context)
         options: dict[str, Any] = {"revision": self.revision} if self.revision else {}
         with reading(self.path):
             if not Path(place).is_dir() and unreachable():
@@ -66,7 +84,7 @@ class HuggingFace(Spec):
                 **head_of(context),
                 **options,
             )
-        _demand_body(self.path, module, info)
+        _demand_weights(self.path, module, info, context.task.new_head)
         if self.trained_head:
             _demand_head(self.path, info, written, context.names)
         forget_origin(module)
@@ -92,7 +110,7 @@ def auto_class(context: BuildContext) -> Any:
 
 def head_of(context: BuildContext) -> dict[str, Any]:
     """What a transformers config says about the task."""
-    return {} if context.task.gives == "vectors" else labels(context.names) | context.task.head()
+    return labels(context.names) | context.task.head() if context.task.new_head else context.task.head()
 
 
 def labels(names: tuple[str, ...]) -> dict[str, Any]:
@@ -130,11 +148,11 @@ def reading(path: str) -> Iterator[None]:
             raise LimbeckError(f"{path!r} could not be read: {reason[:400]}") from error
 
 
-def _demand_body(path: str, module: nn.Module, info: dict[str, Any]) -> None:
-    """The checkpoint has all but a head: what it lacks would be random, and nobody would see it."""
+def _demand_weights(path: str, module: nn.Module, info: dict[str, Any], new_head: bool) -> None:
+    """The checkpoint has all but a new head: what it lacks would be random, and nobody would see it."""
     own = {name for name, _ in module.named_parameters()}
     body = f"{getattr(module, 'base_model_prefix', '')}."
-    if not any(name.startswith(body) for name in own):  # there is nothing but the body
+    if not (new_head and any(name.startswith(body) for name in own)):  # there is nothing but the body
         body = ""
     lacking = {*info["missing_keys"], *(str(item[0]) for item in info["mismatched_keys"])} & own
     if new := sorted(name for name in lacking if name.startswith(body) and "pooler" not in name):

@@ -1,5 +1,6 @@
 """A transformers model built anew from a config, with tensors that another one had."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,18 @@ def remade(donor: nn.Module, config: Any, named: Mapping[str, Tensor]) -> nn.Mod
     module.to(dtype=next(donor.parameters()).dtype)
     fill(module, named, type(donor).__name__)
     forget_origin(module)
+    if getattr(donor, "generation_config", None) is not None:
+        module.generation_config = copy.deepcopy(donor.generation_config)  # when to stop is not all in the config
     return module
+
+
+def demand_readable(donor: nn.Module, config: Any) -> None:
+    """Raises a `LimbeckError` where a config could be written, but never be read again."""
+    try:
+        type(config).from_dict(config.to_dict())
+    except Exception as error:  # each config checks itself in its own way
+        reason = " ".join(str(error).split())[:300]
+        raise LimbeckError(f"{type(donor).__name__} cannot have these sizes: {reason}") from error
 
 
 def _by(donor: nn.Module, config: Any) -> nn.Module:

@@ -1,6 +1,7 @@
 """A student made out of its teacher: fewer layers, narrower ones, smaller embeddings, fewer tokens."""
 
 import copy
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from limbeck.data.tokenizers import TASK
 from limbeck.errors import LimbeckError
-from limbeck.models.depth import Choose, depth, take_layers, which
+from limbeck.models.depth import Choose, depth, important, take_layers, which
 from limbeck.models.factorised import factorise, multiplied
+from limbeck.models.influence import influence
 from limbeck.models.narrow import narrow
 from limbeck.models.pooled import first_texts
 from limbeck.models.remade import remade
@@ -30,7 +32,8 @@ class Shrunk(Spec):
     layers: Positive | Annotated[Integers, Field(min_length=1)] | None = None
     """How many of the teacher's layers, or which, counted from 0, in this order; all if left out."""
     choose: Choose = "uniform"
-    """Which, for a number: ``uniform`` (evenly spaced, with the first and the last), the ``last`` ones or the ``first``."""
+    """Which, for a number: ``uniform`` (evenly spaced, with the first and the last), the ``last`` ones, the ``first``, or the
+    ``important`` ones, which change most what goes through them on some of the training data (ShortGPT, Men et al. 2024)."""
     at: str | None = None
     """Where its layers are, such as ``bert.encoder.layer``; the longest list of equal layers if left out."""
     hidden: Positive | None = None
@@ -73,16 +76,22 @@ class Shrunk(Spec):
                 "The student is made out of the teacher, but reads other tokens: set its 'vocabulary: task' if they are some "
                 "of the teacher's, or leave out 'data.tokenizer'."
             )
+        layers = self._layers(module, sample)  # of a model that still works
         if self.hidden or self.heads or self.intermediate:
             module = narrow(module, sample, self.hidden, self.heads, self.intermediate)
-        if self.layers is not None:
-            chosen = self.layers
-            if isinstance(chosen, int):
-                chosen = which(chosen, depth(module, self.at), self.choose)
-            module = take_layers(module, chosen, self.at)
+        if layers is not None:
+            module = take_layers(module, layers, self.at)
         if self.embedding_rank is not None:
             module = factorise(module, self.embedding_rank)
         return module
+
+    def _layers(self, module: nn.Module, sample: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+        """Which of the layers; None for all."""
+        if not isinstance(self.layers, int):
+            return self.layers
+        if self.choose == "important":
+            return important(self.layers, influence(module, sample, self.at))
+        return which(self.layers, depth(module, self.at), self.choose)
 
 
 def _copied(donor: nn.Module) -> nn.Module:

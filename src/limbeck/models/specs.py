@@ -8,6 +8,7 @@ from torch import nn
 from limbeck.config import choice
 from limbeck.data.tokenizers import resolve
 from limbeck.errors import LimbeckError
+from limbeck.models.causal import demand_causal
 from limbeck.models.from_config import FromConfig
 from limbeck.models.given import Given
 from limbeck.models.huggingface import HuggingFace
@@ -79,13 +80,15 @@ def check(module: nn.Module, context: BuildContext, name: str) -> None:
     """Runs the model on two rows of the sample, and on as many tokens as it may be given.
 
     Raises:
-        LimbeckError: it fails, or its logits are not of the shape that the task asks for.
+        LimbeckError: it fails, its logits are not of the shape that the task asks for, or they see what they are to tell.
     """
     rows = {column: value[:2] for column, value in context.sample.items()}
     count = len(next(iter(rows.values())))
     shapes = {column: list(value.shape) for column, value in rows.items()}
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     try:
+        if context.task.causal:
+            demand_causal(module, rows, name)
         logits = show(module, {column: value.to(device) for column, value in rows.items()})["logits"]
     except LimbeckError:
         raise

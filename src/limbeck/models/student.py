@@ -14,6 +14,7 @@ from limbeck.data.examples import Reader
 from limbeck.data.task import ASKED, Task, at_tokens
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
+from limbeck.losses.storages import whole
 from limbeck.signals.capture import show
 
 
@@ -57,7 +58,7 @@ class Student:
             for start in range(0, len(raw), batch_size):
                 columns = self.reader.encode(raw[start : start + batch_size])
                 columns = {name: value.to(device) for name, value in columns.items()}
-                found.append(show(self.module, columns)["logits"].float().cpu())
+                found.append(whole(show(self.module, columns)["logits"]).float().cpu())
         if not found:
             return torch.empty([max(0, size) for size in self.task.shape(0, 0, len(self.classes))])
         return torch.cat(_one_length(found))

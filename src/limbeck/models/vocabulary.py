@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,7 @@ def cut_vocabulary(donor: nn.Module, ids: Tensor, columns: Mapping[str, Tensor])
     larger, own = shapes(donor, new), donor.state_dict()
     new.vocab_size = len(ids)
     place = {int(old): index for index, old in enumerate(ids.tolist())}
-    for name, value in config.to_dict().items():
-        if name.endswith("_token_id") and isinstance(value, int):
-            setattr(new, name, place.get(value))
+    _renumber(new, place)
     named = {}
     for name, value in own.items():
         named[name] = value
@@ -49,8 +47,10 @@ def cut_vocabulary(donor: nn.Module, ids: Tensor, columns: Mapping[str, Tensor])
             if larger[name][axis] != length:
                 named[name] = named[name].index_select(axis, ids.to(value.device))
     module = remade(donor, new, named).eval()
+    if getattr(module, "generation_config", None) is not None:
+        _renumber(module.generation_config, place)
     rows = {name: value[:2] for name, value in columns.items()}
-    if not _same(donor, {**rows, _IDS: ids[rows[_IDS]]}, module, rows):
+    if not _same(donor, {**rows, _IDS: ids[rows[_IDS]]}, module, rows, ids):
         raise LimbeckError(
             f"{type(donor).__name__} answers otherwise once its tokens are renumbered, so they mean more to it than their "
             "vectors: leave out 'vocabulary: task'."
@@ -58,11 +58,26 @@ def cut_vocabulary(donor: nn.Module, ids: Tensor, columns: Mapping[str, Tensor])
     return module
 
 
+def _renumber(config: Any, place: Mapping[int, int]) -> None:
+    """Special tokens by their new numbers; those that there are no more become None, or leave their list."""
+    for name, value in config.to_dict().items():
+        if not name.endswith("_token_id"):
+            continue
+        if isinstance(value, list):
+            setattr(config, name, [place[one] for one in value if one in place] or None)
+        elif isinstance(value, int):
+            setattr(config, name, place.get(value))
+
+
 @torch.no_grad()
-def _same(donor: nn.Module, theirs: Mapping[str, Tensor], module: nn.Module, ours: Mapping[str, Tensor]) -> bool:
+def _same(
+    donor: nn.Module, theirs: Mapping[str, Tensor], module: nn.Module, ours: Mapping[str, Tensor], ids: Tensor
+) -> bool:
     before = logits_of(call(donor, theirs))
     try:
         after = logits_of(call(module, ours))
     except (IndexError, RuntimeError):  # positions that are counted from a token may lie outside of the table
         return False
+    if before.shape[-1] != after.shape[-1]:  # one for each token
+        before = before[..., ids]
     return bool((before - after).abs().max() <= _PROOF * before.abs().max())

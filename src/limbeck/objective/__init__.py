@@ -9,6 +9,7 @@ from limbeck.config import Config, choice
 from limbeck.objective.answers import Decoupled, Dist, Nkd, Wsld
 from limbeck.objective.attention import AttentionMaps, MiniLm
 from limbeck.objective.contrast import Adversarial, Contrastive, Crd
+from limbeck.objective.divergence import Diverging
 from limbeck.objective.features import AttentionTransfer, ChannelWise, Cosine, Jacobian
 from limbeck.objective.grams import Fsp, Gram, Nst
 from limbeck.objective.hints import Hints
@@ -29,7 +30,7 @@ from limbeck.objective.term import Needs, Scope, Term
 from limbeck.objective.vectors import MarginMse, Partners, untaught
 
 TERMS: tuple[type[Config], ...] = (
-    *(Labels, SoftTargets, Decoupled, Dist, Nkd, Wsld, Perturbed),
+    *(Labels, SoftTargets, Diverging, Decoupled, Dist, Nkd, Wsld, Perturbed),
     *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, Jacobian),
     *(AttentionMaps, MiniLm),
     *(RkdDistance, RkdAngle, SimilarityPreserving, CorrelationCongruence, Pkt, Gram, Nst, Fsp, Contrastive, Crd),
@@ -52,6 +53,7 @@ __all__ = [
     "Crd",
     "Decoupled",
     "Dist",
+    "Diverging",
     "Fsp",
     "Gram",
     "Hints",

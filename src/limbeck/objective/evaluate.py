@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.losses.divergences import FLOOR, Divergence
 from limbeck.losses.offer import Offer
-from limbeck.signals.logits import Chunked, Head, Outcomes, Storage
+from limbeck.losses.storages import Chunked, Dense, Head, Outcomes, Storage
 
 _CHUNK: Final = 2**24  # logits of a chunk: large products are fast ones
 _BLOCK: Final = 2**17  # logits of a block: a few buffers of so many floats stay in the cache
@@ -34,14 +34,25 @@ class Asked:
     temperature: float = 1.0
 
 
-def streamed(student: Chunked, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+def streamed(student: Chunked | Dense, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
     """The sum of all that is asked, with a graph to the hidden states and the head; and each one's own mean, [len(asked)].
 
     The student's rows and those of every teacher are [N]. A frozen head costs no gradient.
     """
-    head = student.head
-    found: tuple[Tensor, Tensor] = _Streamed.apply(student.hidden, head.weight, head.bias, head, tuple(asked))
+    hidden, head = student.source
+    weight, bias = (None, None) if head is None else (head.weight, head.bias)
+    found: tuple[Tensor, Tensor] = _Streamed.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, head, tuple(asked)
+    )
     return found
+
+
+def aligned(student: Any, teacher: Storage | None) -> tuple[Any, Storage | None]:
+    """Both sides with the classes of the smaller one: a vocabulary may be padded, where both have the same tokenizer."""
+    if student is None or teacher is None or student.classes == teacher.classes:
+        return student, teacher
+    fewer = min(student.classes, teacher.classes)
+    return tuple(one if one.classes == fewer else one.cut(fewer) for one in (student, teacher))  # type: ignore[return-value]
 
 
 class _Streamed(torch.autograd.Function):
@@ -49,10 +60,17 @@ class _Streamed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, asked: tuple[Asked, ...]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        head: Head | None,
+        asked: tuple[Asked, ...],
     ) -> tuple[Tensor, Tensor]:
         """See `streamed`."""
-        head, classes = replace(head, weight=weight, bias=bias), len(weight)
+        classes = hidden.shape[1]
+        if head is not None and weight is not None:
+            head, classes = replace(head, weight=weight, bias=bias), len(weight)
         wanted = list(ctx.needs_input_grad[:3])
         made = [
             torch.zeros_like(one) if one is not None and want else None
@@ -66,7 +84,8 @@ class _Streamed(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             stop = min(start + rows, len(hidden))
             spare = iter(() if room is None else room[:, : stop - start])
-            logits = head(hidden[start:stop], next(spare, None))
+            part, own = hidden[start:stop], next(spare, None)
+            logits = _copied(part, own) if head is None else head(part, own)
             chunks = {
                 key: one.chunk(start, stop, next(spare, None) if one.offers == Offer.ROWS else None)
                 for key, one in teachers.items()
@@ -78,27 +97,34 @@ class _Streamed(torch.autograd.Function):
             if not any(wanted):
                 _descend(logits, pieces, totals)
                 continue
-            kept = logits.clone() if head.softcap is not None else None
+            kept = logits.clone() if head is not None and head.softcap is not None else None
             _descend(logits, pieces, totals)
-            _collect(made, hidden[start:stop], head.back(logits, kept), weight, start)
+            _collect(made, part, logits if head is None else head.back(logits, kept), weight, start)
         ctx.made = made
         ctx.mark_non_differentiable(totals)
         return (totals * totals.new_tensor([one.scale for one in asked])).sum(), totals
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         """Scales what the forward pass made; a copy of a head's gradient is made only where the scale is not 1."""
         whole = float(grad) == 1
         return (*(one if one is None or whole else one * grad.to(one.dtype) for one in ctx.made), None, None)
 
 
-def _collect(made: Sequence[Tensor | None], hidden: Tensor, slope: Tensor, weight: Tensor, start: int) -> None:
+def _copied(logits: Tensor, room: Tensor | None) -> Tensor:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(wide, copy=True) if room is None else room.copy_(logits)
+
+
+def _collect(made: Sequence[Tensor | None], hidden: Tensor, slope: Tensor, weight: Tensor | None, start: int) -> None:
     """Adds one chunk's part to the gradients of hidden states, weight and bias."""
     slope, stop = slope.to(hidden.dtype), start + len(hidden)
-    if made[0] is not None:
+    if made[0] is not None and weight is None:
+        made[0][start:stop] = slope
+    elif made[0] is not None and weight is not None:
         torch.mm(slope, weight.to(hidden.dtype), out=made[0][start:stop])
     if made[1] is not None:
-        same = weight.dtype == hidden.dtype
+        same = made[1].dtype == hidden.dtype
         made[1].addmm_(slope.t(), hidden) if same else made[1].add_(slope.t() @ hidden)
     if made[2] is not None:
         made[2].add_(slope.sum(0))

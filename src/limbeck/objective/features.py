@@ -89,8 +89,8 @@ class ChannelWise(Projected):
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.channel_wise`."""
-        ours, theirs, _ = self.joined(student, teacher, batch, part)
-        return losses.channel_wise(ours, theirs, self.temperature)
+        ours, theirs, seen = self.joined(student, teacher, batch, part)
+        return losses.channel_wise(ours, theirs, self.temperature, seen)
 
 
 class AttentionTransfer(Paired):
@@ -119,8 +119,9 @@ class AttentionTransfer(Paired):
         """See `limbeck.losses.attention_map`."""
         assert part is not None
         ours, theirs = self.sides(student, teacher)
-        ours, theirs = part(ours, theirs, *both_that_count(batch, self.name, ours, theirs))
-        return losses.attention_map(ours, theirs, self.power)
+        seen, shown = both_that_count(batch, self.name, ours, theirs)
+        ours, theirs = part(ours, theirs, seen, shown)
+        return losses.attention_map(ours, theirs, self.power, seen if ours.ndim == 3 else None)
 
 
 class Jacobian(Weighted):

@@ -9,8 +9,11 @@ from limbeck import losses
 from limbeck.data.batch import CLASS, SUPERVISED, VALUE, Batch
 from limbeck.data.task import Gives, costs
 from limbeck.errors import SignalError
+from limbeck.losses.divergences import ForwardKl
+from limbeck.losses.sparse import Even, Given
+from limbeck.losses.storages import Storage
 from limbeck.objective.schedules import Place
-from limbeck.objective.term import About, Needs, Scope, Weighted
+from limbeck.objective.term import About, Needs, Over, Scope, Weighted
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Offer
 
@@ -36,8 +39,8 @@ class Labels(Weighted):
 
     @property
     def takes(self) -> frozenset[Gives]:
-        """Numbers are labels too."""
-        return frozenset({"choices", "numbers"})
+        """Numbers are labels too, and the next token."""
+        return frozenset({"choices", "numbers", "tokens"})
 
     def needs(self) -> Needs:
         """The student's logits."""
@@ -46,6 +49,11 @@ class Labels(Weighted):
     def build(self, student: Signals, teacher: Signals, examples: int) -> nn.Module | None:
         """Nothing."""
         return None
+
+    def over(self, teacher: Storage | None, labels: Tensor, classes: int, place: Place) -> tuple[Over, ...]:
+        """The cross-entropy, which is the forward KL from the label itself."""
+        hard = Over(ForwardKl(), Given(labels, classes), 1 - self.smoothing)
+        return (hard, Over(ForwardKl(), Even(labels, classes), self.smoothing)) if self.smoothing else (hard,)
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.cross_entropy`."""

@@ -1,7 +1,7 @@
 """`Objective`: the sum of terms, and the owner of every trainable part that is not delivered."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,10 @@ from limbeck.data.batch import REAL, Batch
 from limbeck.data.task import Gives, Task, one_each
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import SignalError
+from limbeck.losses.storages import carrier
+from limbeck.objective.evaluate import aligned
 from limbeck.objective.gates import Kept
+from limbeck.objective.large import passed
 from limbeck.objective.schedules import Place
 from limbeck.objective.term import Needs, Owned, Term
 from limbeck.objective.together import processes, together
@@ -22,6 +25,7 @@ from limbeck.teachers.teacher import Provides
 _INSTEAD: Final[dict[Gives, str]] = {
     "choices": "use labels, soft-targets or another term between probabilities",
     "numbers": "use soft-targets with loss: logit-mse, which compares the numbers, or terms between layers",
+    "tokens": "use labels, divergence or soft-targets of loss: kl, or terms between layers",
     "vectors": "use partners, which needs no teacher, margin-mse, or cosine with student: logits and teacher: logits",
 }
 """What suits a task instead, by what its answers are."""
@@ -155,11 +159,14 @@ class Objective(nn.Module):
         whole = _full(student), _full(teacher)
         if batch is not None and self._unrolled:
             _, answers = one_each(self.task, batch, *map(_logits, whole))
+            if self.task.gives == "tokens":
+                both = aligned(*(cast(Any, side.get("logits")) for side in answers))
+                answers = [{} if one is None else {"logits": cast(Tensor, one)} for one in both]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: parts are made there, and moved
             for name, term in zip(self.names, self.terms, strict=True):
                 ours, theirs = answers if batch is not None and self._by_answer(term) else whole
-                device = ours[min(term.needs().student)].device
+                device = carrier(ours[min(term.needs().student)]).device
                 made = (
                     (self.parts, term.build(ours, theirs, examples)),
                     (self.balances, term.weight.build()),
@@ -217,41 +224,51 @@ class Objective(nn.Module):
             self.check(None)
         self._demand(student, {} if teacher is None else teacher)
         if not self._built:
-            self._build_from(student, teacher or {})
+            self._build_from(student, teacher or {}, batch)
         counts = self.counts(batch) if counts is None else counts
         with torch.autocast(batch.ids.device.type, enabled=False):
             ours, theirs = _full(student), _full(teacher or {})
-            loss = ours[min(ours)].new_zeros(())
-            means, parts, shares = self._means(ours, theirs, batch, counts)
+            loss = torch.zeros((), device=batch.ids.device)
+            means, parts, shares, done = self._means(ours, theirs, batch, counts)
             named = dict(zip(self.names, self.terms, strict=True))
             for name, term in named.items():
+                if name in done:
+                    continue
                 if name not in means:  # it rests, yet its parameters must be seen by every process
                     loss = loss + sum((p.sum() * 0.0 for p in self._trained(name)), start=loss.new_zeros(()))
                     continue
                 weighted = means[name]
                 if name in self.balances:
                     other = means.get(getattr(term.weight, "against", ""))
-                    signal = student[min(term.needs().student)]
+                    signal = carrier(student[min(term.needs().student)])
                     weighted = self.balances[name](means[name], other, signal, self.place, shares[name])
                 loss = loss + term.weight.at(self.place) * weighted
-            if len(means) < len(named):  # every process must reach what the others reach; a zero has a gradient too
-                loss = loss + sum((value.flatten()[:0].sum() for value in ours.values()), start=loss.new_zeros(()))
+            loss = loss + sum(done.values(), start=loss.new_zeros(()))
+            if len(means) + len(done) < len(
+                named
+            ):  # every process must reach what the others do; a zero has a gradient too
+                loss = loss + sum((carrier(one).flatten()[:0].sum() for one in ours.values()), start=loss.new_zeros(()))
         return loss, parts
 
     def _means(
         self, student: Signals, teacher: Signals, batch: Batch, counts: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """The mean of every term that does not rest and has examples; the same without graphs, beside the shares kept;
-        and the share of the whole step's examples that each mean is of.
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """The mean of every term that does not rest and has examples; the same without graphs, beside the shares kept; the
+        share of the whole step's examples that each mean is of; and the means that are weighted already, by their terms.
         """
+        done: dict[str, Tensor] = {}
         means: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         shares: dict[str, Tensor] = {}
         asked, answers = (batch, [dict(student), dict(teacher)])
         if self._unrolled:
             asked, answers = one_each(self.task, batch, _logits(student), _logits(teacher))
+        if self.task.gives == "tokens":
+            some = {name: term for name, term in zip(self.names, self.terms, strict=True) if self._by_answer(term)}
+            totals = {name: counts[self.counted_as(term)].clamp_min(1) for name, term in some.items()}
+            done = passed(some, {*self.balances}, answers, asked, totals, self.place, (means, parts, shares))
         for name, term in zip(self.names, self.terms, strict=True):
-            if term.weight.at(self.place) == 0:
+            if term.weight.at(self.place) == 0 or name in means or name in done:
                 continue
             shared = term.scope == "batch"
             needs = term.needs()
@@ -281,7 +298,7 @@ class Objective(nn.Module):
                 values = torch.where(weights > 0, weights * values, 0.0)
             means[name] = values.sum() / total
             parts[name] = means[name].detach()
-        return means, parts, shares
+        return means, parts, shares, done
 
     def shares(self) -> dict[str, list[float | None]]:
         """What the gates kept so far, by term: of each class, then of the examples without a label."""
@@ -308,9 +325,9 @@ class Objective(nn.Module):
                 shown = ", ".join(map(repr, sorted(given))) or "nothing"
                 raise SignalError(f"The objective reads {lacking[0]!r} of the {side}, and was given {shown}.")
 
-    def _build_from(self, student: Signals, teacher: Signals) -> None:
+    def _build_from(self, student: Signals, teacher: Signals, batch: Batch) -> None:
         """In one's own loop an objective that trains nothing builds itself."""
-        self.build(student, teacher)
+        self.build(student, teacher, batch=batch)
         if any(True for _ in self.parameters()):
             for home in (self.parts, self.balances, self.kept):
                 home.clear()
@@ -328,7 +345,7 @@ def _logits(signals: Signals) -> dict[str, Tensor]:
 
 def _full(signals: Signals) -> dict[str, Tensor]:
     half = (torch.float16, torch.bfloat16)
-    return {name: value.float() if value.dtype in half else value for name, value in signals.items()}
+    return {name: value.float() if getattr(value, "dtype", None) in half else value for name, value in signals.items()}
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:

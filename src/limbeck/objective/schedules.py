@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import cos, isfinite, pi
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class Place:
 
 class Schedule(Config):
     """A number that depends on where training stands, and on nothing else."""
+
+    shared: ClassVar[bool] = True
 
     @abstractmethod
     def at(self, place: Place) -> float:

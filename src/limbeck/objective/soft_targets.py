@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from limbeck import losses
 from limbeck.data.batch import VALUE, Batch
 from limbeck.data.task import Gives, costs
+from limbeck.losses.divergences import ForwardKl
+from limbeck.losses.storages import Storage
 from limbeck.objective.pairs import Answers
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Temperature
-from limbeck.objective.term import About
+from limbeck.objective.term import About, Over
 from limbeck.signals.capture import Signals
 
 
@@ -42,9 +44,18 @@ class SoftTargets(Answers):
 
     @property
     def takes(self) -> frozenset[Gives]:
-        """Numbers by the squared distance only."""
-        distance = self.loss == "logit-mse" and not self.standardize
-        return frozenset({"choices", "numbers"} if distance else {"choices"})
+        """Numbers by the squared distance only, tokens by the divergence only."""
+        if self.standardize or self.loss not in ("kl", "logit-mse"):
+            return frozenset({"choices"})
+        if self.loss == "logit-mse":
+            return frozenset({"choices", "numbers"})
+        return frozenset({"choices", "tokens"} if self.temperature.shared else {"choices"})
+
+    def over(self, teacher: Storage | None, labels: Tensor, classes: int, place: Place) -> tuple[Over, ...]:
+        """T^2 times the forward KL."""
+        assert teacher is not None
+        t = float(self.temperature.of(place, teacher.carrier, None))
+        return (Over(ForwardKl(), teacher, t**2, t),)
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses`."""

@@ -1,7 +1,7 @@
 """Temperatures: numbers, schedules, by the difficulty of an example, or learned."""
 
 from math import cos, log, pi
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, model_validator
@@ -18,6 +18,7 @@ class ByDifficulty(Config):
     The difficulty is the entropy of the teacher's distribution at T = 1, divided by that of the uniform one.
     """
 
+    shared: ClassVar[bool] = False  # each example has its own
     schedule: Literal["by-difficulty"]
     easy: float
     """T where the teacher is certain."""
@@ -46,6 +47,7 @@ class Learned(Config):
     falls from 0 to -1 along half a cosine over the first ``rise`` of the training, and stays there (arXiv:2211.16231).
     """
 
+    shared: ClassVar[bool] = False  # it follows its gradient, example by example
     schedule: Literal["learned"]
     low: float = 1.0
     high: float = 21.0

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from limbeck.config import Config
 from limbeck.data.batch import Batch
 from limbeck.data.task import Gives
+from limbeck.losses.divergences import Divergence
+from limbeck.losses.storages import Storage
 from limbeck.objective.balance import Weight
 from limbeck.objective.gates import Gate, GateField
 from limbeck.objective.schedules import Fixed, Place, Schedule
@@ -28,6 +30,16 @@ class Needs:
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(self.student | other.student, self.teacher | other.teacher)
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """What a term asks of many classes at once: ``scale`` times a divergence from what ``teacher`` knows, softened by T."""
+
+    divergence: Divergence
+    teacher: Storage
+    scale: float = 1.0
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,10 @@ class Weighted(Config):
         """Which kinds of answers it can read where it reads logits."""
         return frozenset({"choices"})
 
+    def over(self, teacher: Storage | None, labels: Tensor, classes: int, place: Place) -> tuple[Over, ...]:
+        """What it is the sum of where answers are ``tokens``; see `takes`. ``labels``: int64 [N], negative where not seen."""
+        raise NotImplementedError
+
     def alone(self) -> Self:
         """The same term at weight 1, without a gate."""
         return self.model_copy(update={"weight": Fixed(value=1.0), "gate": None})
@@ -97,7 +113,7 @@ class Term(Protocol):
 
     ``mask`` names the batch's mask of rows that count, and so the denominator; ``scope`` says what one value stands for.
     A term sees the rows that count and no others; one of scope ``batch`` sees those of all processes.
-    ``looks_at`` says in words what it reads, ``reads`` how much of the teacher's logits it needs. ``zero_at_match``: the
+    ``looks_at`` says in words what it reads. ``zero_at_match``: the
     value is 0 when the teacher is the student. ``whole``: it sees all answers of an example in one row, [B, K, C], and not a
     row for each.
     """
@@ -106,9 +122,13 @@ class Term(Protocol):
     looks_at: ClassVar[str]
     scope: ClassVar[Scope]
     mask: ClassVar[str]
-    reads: ClassVar[Offer]
     zero_at_match: ClassVar[bool]
     whole: ClassVar[bool]
+
+    @property
+    def reads(self) -> Offer:
+        """How much of the teacher's logits it needs."""
+        ...
 
     @property
     def name(self) -> str:
@@ -133,6 +153,10 @@ class Term(Protocol):
     @property
     def takes(self) -> frozenset[Gives]:
         """Which kinds of answers it can read where it reads logits."""
+        ...
+
+    def over(self, teacher: Storage | None, labels: Tensor, classes: int, place: Place) -> tuple[Over, ...]:
+        """What it is the sum of where answers are ``tokens``; see `takes`. ``labels``: int64 [N], negative where not seen."""
         ...
 
     def alone(self) -> Self:

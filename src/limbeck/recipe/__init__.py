@@ -12,12 +12,19 @@ from limbeck.objective import Labels, SoftTargets, Terms
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.staged import Staged
 from limbeck.regimes.theseus import Theseus
+from limbeck.teachers.served.settings import Served
+from limbeck.teachers.store.codecs import CodecField, FullCodec
+from limbeck.teachers.store.hidden import HiddenCodec
+from limbeck.teachers.store.sampled import SampledCodec
+from limbeck.teachers.store.top_k import TopKCodec
 from limbeck.training.settings import Training
 
 if TYPE_CHECKING:
     ModelChoice = Spec
     Regimes = Offline | Staged | Theseus
+    Stored = bool | FullCodec | TopKCodec | SampledCodec | HiddenCodec
 else:
+    Stored = bool | CodecField
     ModelChoice = ModelSpec
     Regimes = choice(Offline, Staged, Theseus)
 
@@ -37,13 +44,21 @@ class TeacherPart(Config):
     """Label smoothing while the teacher is trained."""
     stored: str | None = None
     """A folder of stored teacher outputs (see ``limbeck label``), in place of a model."""
-    store: bool = True
-    """Whether its outputs are written to a store before the student is trained, and read from there; false: asked live."""
+    served: Served | None = None
+    """A language model behind the OpenAI-compatible protocol, in place of a model here: its likeliest tokens are learnt from."""
+    store: Stored = True
+    """How its outputs are kept in a store before the student is trained, and read from there. ``true``: exactly, and a language
+    model is asked live; ``top-k``, ``sampled`` or ``hidden``: that of a language model's logits; ``false``: asked live."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.model is None) == (self.stored is None):
-            raise ValueError("give either model or stored" + (", not both" if self.stored else ""))
+        given = [name for name in ("model", "stored", "served") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give model, stored or served" + (f", and one of them, not {' and '.join(given)}" if given else "")
+            )
+        if self.served is not None and self.training is not None:
+            raise ValueError("a served model is not trained here: leave training out")
         if self.stored is not None and self.training is not None:
             raise ValueError("stored outputs cannot be trained: leave training out")
         return self

@@ -1,147 +1,85 @@
 """What data on disk is: its source as a recipe names it, how much there is, and how sure that is."""
 
 import csv
-import gzip
 import io
 import json
-import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from torch import Tensor
+
+from limbeck.data.hub import HuggingFace
+from limbeck.data.images import ImageFiles
+from limbeck.data.lines import JSON_LINES
+from limbeck.data.questions import Questions
+from limbeck.data.tagged import Tagged
+from limbeck.data.task import Task, at_tokens
+from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError
+from limbeck.recipe.columns import Row, columns_for
+from limbeck.recipe.found import PARTS, TRAIN, Found
+from limbeck.recipe.pictures import idx, images
 
-_IMAGES: Final = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _TABLES: Final = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_TRAIN: Final = ("train", "training")
-_PARTS: Final = {"validation": ("validation", "val", "valid"), "test": ("test",)}
-_OTHERS: Final = (*_PARTS["validation"], *_PARTS["test"], "unlabelled", "unlabeled")
-_LOOKED_AT: Final = 60  # images, spread over the folders
-_TEXT: Final = ("text", "sentence", "content", "review", "message", "utterance", "question", "tweet", "body", "comment")
-_LABEL: Final = ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "rating", "y")
 _READ: Final = 32_000_000  # bytes of a table that are looked at
 _SAMPLE: Final = 2_000  # rows that the columns are judged by
-_MOST_CLASSES: Final = 200
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Found:
-    """``rows`` of the training part or of the whole, estimated where the file is long. ``side``: of the images looked at,
-    the longest in pixels. ``own``: the parts that the data has already and that are not cut from ``rows``.
-    """
-
-    source: dict[str, Any]
-    kind: Literal["images", "texts"]
-    rows: int
-    classes: int
-    told: str
-    side: int | None = None
-    own: frozenset[str] = frozenset()
+_WORDS: Final = ("words", "tokens")
+_TAGS: Final = ("tags", "ner_tags", "labels", "pos_tags")
+_SUFFIXES: Final = {"words": "CoNLL or .jsonl", "questions": ".json or .jsonl"}
+WANTED: Final = {
+    "classes": "two columns that look like texts and labels: a first line with names, a column of texts, and one of at least "
+    "two labels that occur more than once",
+    "multi-label": "columns that look like texts and any number of labels each: a column of texts, and one of names with | , "
+    "or ; between them or of lists of names, or several columns of 0 and 1",
+    "numbers": "a column of texts and one of different numbers",
+    "vectors": "two columns of texts that belong together",
+    "tags": "texts whose words have tags",
+    "spans": "questions, texts and answers that stand in them",
+}
+"""What must be there, for each task that is known here."""
+HUB: Final = "hub:"
+"""Before the name of a data set on the Hugging Face hub."""
 
 
-def look(path: Path) -> Found:
-    """What is at ``path``.
+def look(path: Path, task: Task = CLASSES) -> Found:
+    """What is at ``path``, a place on disk or ``hub:`` and a name on the Hugging Face hub, for ``task``.
 
     Raises:
         DataError: nothing that a recipe could read; says what would be.
     """
+    if str(path).startswith(HUB):
+        return _loaded(HuggingFace(path=str(path)[len(HUB) :]), task)
     path = path.expanduser()
     if not path.exists():
         raise DataError(f"There is no file or folder {path}.")
     try:
-        found = _folder(path) if path.is_dir() else _file(path)
+        found = _folder(path, task) if path.is_dir() else _file(path, task)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     if found is None:
+        where = "give a folder with one folder of images a class, IDX files as MNIST has them, or "
         raise DataError(
-            f"{path} is nothing that can be learnt from: give a folder with one folder of images a class, IDX files as "
-            "MNIST has them, or a .csv, .tsv, .jsonl or .parquet file with a column of texts and one of labels."
+            f"{path} is nothing that can be learnt from: {where if task == CLASSES else 'give '}"
+            f"a {_SUFFIXES.get(task.reads, '.csv, .tsv, .jsonl or .parquet')} file with {WANTED[task.name]}."
         )
     return found
 
 
-def _folder(path: Path) -> Found | None:
+def _folder(path: Path, task: Task) -> Found | None:
     files = sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
-    tables = [item for item in files if item.suffix in _TABLES]
-    first = [item for item in tables if item.stem in _TRAIN] or (tables if len(tables) == 1 else [])
-    return _idx(files) or _images(path) or (_file(first[0]) if first else None)
+    tables = [item for item in files if at_tokens(task) or item.suffix in _TABLES]
+    first = [item for item in tables if item.stem in TRAIN] or (tables if len(tables) == 1 else [])
+    pictures = (idx(files) or images(path)) if task == CLASSES else None
+    return pictures or (_file(first[0], task) if first else None)
 
 
-def _images(path: Path) -> Found | None:
-    top = next((path / name for name in _TRAIN[:1] if (path / name).is_dir()), path)
-    kinds = [item for item in sorted(top.iterdir()) if item.is_dir() and not item.name.startswith(".")]
-    counts = {kind.name: [file for file in kind.rglob("*") if file.suffix.lower() in _IMAGES] for kind in kinds}
-    held = {name: files for name, files in counts.items() if files}
-    classes = [name for name in held if name not in _OTHERS]
-    if len(classes) < 2:
-        return None
-    rows = sum(map(len, held.values()))
-    each = [files[:: max(1, len(files) * len(held) // _LOOKED_AT)] for files in held.values()]
-    sides = sorted({side for files in each for side in map(_side, files) if side})
-    told = f"{rows:,} images in {len(classes)} folders of classes" + _large(sides)
-    own = frozenset(
-        part for part, names in _PARTS.items() if top != path and any((path / one).is_dir() for one in names)
-    )
-    largest = sides[-1] if sides else None
-    return Found({"name": "image-folder", "path": str(path)}, "images", rows, len(classes), told, largest, own)
-
-
-def _large(sides: Sequence[int]) -> str:
-    if not sides:
-        return ""
-    return f", {'all ' * (len(sides) == 1)}{sides[0]}{f' to {sides[-1]}' * (len(sides) > 1)} pixels on the longer side"
-
-
-def _side(file: Path) -> int | None:
-    """The longer side of an image in pixels."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            return int(max(image.size))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        return None
-
-
-def _idx(files: Sequence[Path]) -> Found | None:
-    def named(*words: str) -> Path | None:
-        return next((file for file in files if all(word in file.name for word in words)), None)
-
-    test = named("t10k", "images") or named("test", "images")
-    test_labels = named("t10k", "labels") or named("test", "labels")
-    rest = [file for file in files if "t10k" not in file.name and "test" not in file.name]
-    images = next((file for file in rest if "images" in file.name), None)
-    labels = next((file for file in rest if "labels" in file.name), None)
-    shape = _shape(images) if images else None
-    if images is None or labels is None or shape is None or len(shape) < 3:
-        return None
-    source = {"name": "idx", "images": str(images), "labels": str(labels)}
-    if test and test_labels:
-        source |= {"test-images": str(test), "test-labels": str(test_labels)}
-    told = f"{shape[0]:,} images of {shape[1]} x {shape[2]} pixels in IDX files"
-    own = frozenset({"test"} if "test-images" in source else ())
-    return Found(source, "images", shape[0], 10, told, max(shape[1:3]), own)
-
-
-def _shape(file: Path) -> tuple[int, ...] | None:
-    """The shape in the head of an IDX file of bytes."""
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-        try:
-            head = stream.read(32)
-        except (gzip.BadGzipFile, EOFError):
-            return None
-    if len(head) < 32 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4:
-        return None
-    return struct.unpack(f">{head[3]}I", head[4 : 4 + 4 * head[3]])
-
-
-def _file(path: Path) -> Found | None:
+def _file(path: Path, task: Task) -> Found | None:
+    if at_tokens(task):
+        return _of_tokens(path, task)
     if path.suffix == ".parquet":
-        return _parquet(path)
+        return _parquet(path, task)
     if path.suffix not in _TABLES:
         return None
     with path.open("rb") as stream:
@@ -168,16 +106,8 @@ def _file(path: Path) -> Found | None:
             raise DataError(f"{path} is no proper CSV file: {error}.") from None
     size = path.stat().st_size
     if size > len(content):
-        return _table(path, rows, round(count * size / len(content)), extra, "about ")
-    return _table(path, rows, count, extra)
-
-
-def _number(value: Any) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
+        return _table(path, rows, round(count * size / len(content)), extra, task, "about ")
+    return _table(path, rows, count, extra, task)
 
 
 def _json(line: str) -> Any:
@@ -187,7 +117,7 @@ def _json(line: str) -> Any:
         return None
 
 
-def _parquet(path: Path) -> Found:
+def _parquet(path: Path, task: Task) -> Found:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -195,35 +125,59 @@ def _parquet(path: Path) -> Found:
     try:
         with parquet.ParquetFile(path) as file:
             rows = next(file.iter_batches(_SAMPLE)).to_pylist() if file.metadata.num_rows else []
-            return _table(path, rows, file.metadata.num_rows, {})
+            return _table(path, rows, file.metadata.num_rows, {}, task)
     except ArrowException as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _table(path: Path, rows: Sequence[Row], count: int, extra: dict[str, Any], about: str = "") -> Found:
-    columns = [name for name in (rows[0] if rows else {}) if isinstance(name, str)]
-    values = {name: [row.get(name) for row in rows if row.get(name) not in (None, "")] for name in columns}
-    kinds = {name: {str(value) for value in given} for name, given in values.items()}
-    few = [name for name in columns if 2 <= len(kinds[name]) <= min(_MOST_CLASSES, 1 + len(rows) // 2)]
-    label = next((name for word in _LABEL for name in few if name.lower() == word), None)
-    texts = {
-        name: sum(len(str(one)) for one in given) / len(given)
-        for name, given in values.items()
-        if given and all(isinstance(one, str) for one in given) and not all(map(_number, given))
-    }
-    text = next((name for word in _TEXT for name in texts if name.lower() == word and name != label), None)
-    text = text or max((name for name in texts if name != label), key=lambda name: texts[name], default=None)
-    label = label or min((name for name in few if name != text), key=lambda name: len(kinds[name]), default=None)
-    if text is None or label is None:
-        found = ", ".join(map(repr, columns)) or "none"
-        raise DataError(
-            f"{path} has no two columns that look like texts and labels (its columns: {found}). A table needs a first line "
-            "with names, a column of texts, and one of at least two labels that occur more than once."
-        )
-    source: dict[str, Any] = {"name": "table", "path": str(path), "text": text, "label": label, **extra}
+def _table(path: Path, rows: Sequence[Row], count: int, extra: dict[str, Any], task: Task, about: str = "") -> Found:
+    found = columns_for(task, rows)
+    if found is None:
+        columns = ", ".join(repr(name) for name in (rows[0] if rows else {}) if isinstance(name, str)) or "none"
+        raise DataError(f"{path} has no {WANTED[task.name].removeprefix('a ')} (its columns: {columns}).")
+    columns_found, outputs, told = found
+    source: dict[str, Any] = {"name": "table", "path": str(path), **columns_found, **extra}
     test = path.with_name(f"test{path.suffix}")
-    if path.stem in _TRAIN and test.is_file():
+    if path.stem in TRAIN and test.is_file():
         source["test"] = str(test)
-    told = f"{about}{count:,} texts of {len(kinds[label])} classes"
     own = frozenset({"test"} if "test" in source else ())
-    return Found(source, "texts", max(1, count), len(kinds[label]), told, own=own)
+    return Found(source, "texts", max(1, count), outputs, f"{about}{count:,} texts {told}", own=own)
+
+
+def _loaded(source: Tagged | Questions | HuggingFace, task: Task) -> Found:
+    """What is asked of its own source, which refuses what cannot be learnt from."""
+    raw = source.load(task)
+    parts = {"validation": raw.validation, "test": raw.test}
+    own = {part: len(rows) for part, rows in parts.items() if rows is not None}
+    rows, side = len(raw) - sum(own.values()), None
+    if isinstance(raw.items, Tensor | ImageFiles):
+        side = max(int(length) for length in raw.items.shape[2:])
+    what = "questions" if task.reads == "questions" else raw.kind
+    told = f"{rows:,} {what}" + (f" with {len(raw.classes)} {task.outputs}" if task.outputs else "")
+    kept = {"name": source.name, **source.model_dump(mode="json", exclude_defaults=True)}
+    return Found(kept, raw.kind, max(1, rows), len(raw.classes), told, side, frozenset(own))
+
+
+def _of_tokens(path: Path, task: Task) -> Found:
+    """A file whose answers stand at words or letters; beside ``train.jsonl`` those of the other parts."""
+    beside = {
+        part: str(file)
+        for part, names in PARTS.items()
+        for file in (path.with_name(f"{name}{path.suffix}") for name in reversed(names))
+        if path.stem in TRAIN and file.is_file()
+    }
+    if task.reads == "questions":
+        return _loaded(Questions.model_validate({"path": str(path), **beside}), task)
+    return _loaded(Tagged.model_validate({"path": str(path), **beside, **_lists(path)}), task)
+
+
+def _lists(path: Path) -> dict[str, str]:
+    """The lists of words and of tags in JSON lines, where they are not called so."""
+    if path.suffix not in JSON_LINES:
+        return {}
+    with path.open("rb") as stream:
+        row = _json(stream.readline(_READ).decode("utf-8-sig", errors="replace"))
+    lists = [key for key, value in row.items() if isinstance(value, list)] if isinstance(row, dict) else []
+    words = next((name for name in _WORDS if name in lists), None)
+    tags = next((name for name in (*_TAGS, *lists) if name in lists and name != words), None)
+    return {"words": words, "tags": tags} if words and tags else {}

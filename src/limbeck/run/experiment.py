@@ -15,15 +15,18 @@ from limbeck.data.tokenizers import TASK
 from limbeck.errors import DataError
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.verdict import SMALLEST_EFFECT
+from limbeck.files import home
 from limbeck.models.identity import of_module
 from limbeck.models.specs import BuildContext, Spec, allow_code, build
 from limbeck.objective import Term, untaught
-from limbeck.recipe import Recipe
+from limbeck.recipe import Recipe, TeacherPart
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Teaching
 from limbeck.teachers.cached import StoredTeacher
 from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.served.teacher import ServedTeacher
+from limbeck.teachers.store.codecs import Coding
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage, Start
@@ -52,6 +55,7 @@ class Experiment:
     teacher_training: Training | None = None
     teacher_smoothing: float = 0.0
     store: bool = True
+    codec: Coding | None = None
     views: int | None = 0
     vocabulary: int | None = None
     regime: Teaching = field(default_factory=Offline)
@@ -104,6 +108,7 @@ class Experiment:
             seed=seed,
             context=self.context("student"),
             store=home / "stores" if self.store else None,
+            codec=self.codec,
             device=str(PartialState().device),
             on_label=on_label,
         )
@@ -136,6 +141,9 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
     with allow_code(code):
         part = recipe.teacher
         theirs = part.model.tokenizer if part.model else None
+        codec = None if isinstance(part.store, bool) else part.store
+        if part.served and not (recipe.student.tokenizer or recipe.data.tokenizer):
+            raise DataError("Name the served model's tokenizer in data.tokenizer: it reads token ids as they are.")
         splits = recipe.data.load(tokenizer=recipe.student.tokenizer or theirs, teacher_tokenizer=theirs)
         texts, own = splits.train.table.texts, recipe.student.tokenizer
         if texts and own and own != TASK and recipe.data.tokenizer:
@@ -150,8 +158,9 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             teacher_spec=part.model,
             teacher_training=part.training,
             teacher_smoothing=part.smoothing,
-            teacher=StoredTeacher(Path(part.stored)) if part.stored else None,
-            store=part.store and not part.stored,
+            teacher=_elsewhere(part, splits),
+            store=bool(part.store) and part.model is not None and (bool(codec) or splits.task.gives != "tokens"),
+            codec=codec,
             views=recipe.data.looks,
             vocabulary=getattr(splits.reader, "vocabulary", None),
             regime=recipe.regime,
@@ -165,3 +174,22 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             return found
         module = build(part.model.finished(splits.task), found.context("teacher"), TEACHER_SEED)
         return replace(found, teacher=LocalTeacher(module.requires_grad_(False), of_module(module)))
+
+
+def _elsewhere(part: TeacherPart, splits: Splits) -> Teacher | None:
+    """A teacher that is no model here: stored outputs, or a served model, whose answers and cost are kept.
+
+    Raises:
+        LimbeckError: it is not there, or does not suit the task.
+    """
+    if part.stored is not None:
+        return StoredTeacher(Path(part.stored))
+    if part.served is None:
+        return None
+    if splits.task.gives != "tokens":
+        raise DataError(
+            f"A served model says which token is next, and the task here is {splits.task.name!r}: write 'task: next-token', or "
+            "load the teacher here."
+        )
+    vocabulary = getattr(splits.reader, "vocabulary", 0)
+    return ServedTeacher(part.served, vocabulary, home() / "served" / digest([part.served.url, part.served.model])[:16])

@@ -15,6 +15,7 @@ from limbeck.objective import Term
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.signals.gradient import GRADIENT
+from limbeck.teachers.coded import CodedTeacher
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
@@ -66,16 +67,21 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
             f"training.batch-size is {plan.training.batch_size}, but there are only {len(splits.train)} training examples: "
             f"set it to {len(splits.train)} or less."
         )
-    plan = plan.matched()
-    tried: list[tuple[Stage, Dry]] = []
-    for stage in experiment.regime.stages(plan):
-        same = stage.teacher is not None and of_module(stage.start.module()) == stage.teacher.fingerprint
-        tried.append((stage, dry_run(stage, plan.device, teacher_is_student=same)))
-    return _budget(experiment, plan, tried, teaching, labelled)
+    plan, coded = plan.matched(), None
+    if experiment.store and plan.teacher and (codec := plan.coded):
+        coded = CodedTeacher(plan.teacher, codec)
+        plan = replace(plan, teacher=coded)
+    tried = [(stage, dry_run(stage, plan.device)) for stage in experiment.regime.stages(plan)]
+    return _budget(experiment, plan, tried, teaching, labelled, coded)
 
 
 def _budget(
-    experiment: Experiment, plan: Plan, tried: Sequence[tuple[Stage, Dry]], teaching: Dry | None, labelled: int
+    experiment: Experiment,
+    plan: Plan,
+    tried: Sequence[tuple[Stage, Dry]],
+    teaching: Dry | None,
+    labelled: int,
+    coded: CodedTeacher | None = None,
 ) -> Preflight:
     splits, (*before, (_, dry)) = experiment.splits, tried
     earlier = sum(stage.training.total for stage, _ in before)
@@ -97,7 +103,8 @@ def _budget(
     if teaching and plan.teacher_stage:
         training += teaching.seconds * plan.teacher_stage.training.total
         fixed += _looks(plan.teacher_stage.training) * len(splits.validation) * teaching.row_seconds
-    store = rows * dry.row_bytes if experiment.store else 0
+    each = coded.bytes // plan.training.batch_size if coded else dry.row_bytes
+    store = rows * each if experiment.store else 0
     seconds = training + fixed
     unused = len(splits.train) - labelled
     told = (

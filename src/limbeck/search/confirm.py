@@ -40,7 +40,7 @@ def confirm(
     own, best = np.stack(scores["own"]), np.stack(scores["winner"])
     rows = own.shape[1]
     gap = difference(best.mean(1).tolist(), own.mean(1).tolist(), resolution=1 / rows)
-    items = item_bootstrap(best, own, bounded=task.gives != "numbers")
+    items = item_bootstrap(best, own, bounded=task.gives not in ("numbers", "tokens"))
     smallest = bench.recipe.evidence.smallest_effect
     found, said = _judged(gap, items, (float(own.mean()), float(best.mean())), smallest, measure)
     return {

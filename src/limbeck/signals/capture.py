@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from limbeck.errors import SignalError, nearest
 from limbeck.signals.attention import AttentionRecorder, is_attention
 from limbeck.signals.call import call, logits_of, shows_hidden
 from limbeck.signals.gradient import GRADIENT, InputGradient
+from limbeck.signals.head import HeadReader
 from limbeck.signals.perturbed import Perturbation, step_of
 
 Signals: TypeAlias = Mapping[str, Tensor]
@@ -89,6 +90,8 @@ class Capture:
         self._gradient = GRADIENT in self.names and GRADIENT not in modules
         steps = {name: step_of(name) for name in sorted(self.names - modules.keys())}
         self._steps = {name: step for name, step in steps.items() if step is not None}
+        moved = self._gradient or bool(self._steps)  # these follow the logits themselves
+        self._head = HeadReader.of(self._bare) if "logits" in self.names and not moved else None
         self._hooks: list[Any] = []
         try:
             for name in sorted(self.names - self._hidden.keys() - self._steps.keys() - own - attention):
@@ -126,12 +129,14 @@ class Capture:
         """
         self._seen.clear()
         module = self.module if module is None else module  # a compiled one may have no truth value
-        options = {"output_hidden_states": True} if self._hidden else {}
+        options: dict[str, Any] = {"output_hidden_states": True} if self._hidden else {}
+        if self._head:
+            options |= self._head.options
         graph = torch.is_grad_enabled()
         gradient = InputGradient(self._bare, columns) if self._gradient else None
         followed = gradient.columns if gradient else columns
         moving = Perturbation(self._bare, followed) if self._steps else None
-        hooked = self._hooks or self._attention or any(one.hooked for one in (gradient, moving) if one)
+        hooked = self._hooks or self._attention or self._head or any(one.hooked for one in (gradient, moving) if one)
         if hooked and _divided(module):
             raise SignalError(
                 "nn.DataParallel runs a copy of the model on each device, and what happens inside them is not put together: "
@@ -146,7 +151,7 @@ class Capture:
                 output = call(module, moving.columns if moving else followed, self._bare, **options)
             shown = {name: self._attention.read(name) for name in self._attention.names} if self._attention else {}
         if "logits" in self.names:
-            shown["logits"] = logits_of(output)
+            shown["logits"] = cast(Tensor, self._head.read(output)) if self._head else logits_of(output)
         if gradient:
             rows = torch.zeros(len(next(iter(columns.values()))), dtype=torch.int64) if keys is None else keys
             shown[GRADIENT] = gradient.read(logits_of(output), rows, graph)
@@ -195,6 +200,8 @@ class Capture:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        if self._head:
+            self._head.close()
 
     def __enter__(self) -> Self:
         return self

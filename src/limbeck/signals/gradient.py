@@ -65,8 +65,14 @@ class InputGradient:
         """The gradient of ``sum_c signs(key)_c logits_c`` for each example, in the shape of the input.
 
         Raises:
-            SignalError: no graph leads from the logits back to the input.
+            SignalError: the logits are not [B, C], or no graph leads from them back to the input.
         """
+        if logits.ndim != 2:
+            raise SignalError(
+                f"'{GRADIENT}' is of the logits of one answer an example, [batch, outputs], but these are {list(logits.shape)}: "
+                "the task has an answer for each token or text of an example. Compare layers in its place, such as with 'hints', "
+                "or the answers themselves."
+            )
         found = None
         with torch.enable_grad():  # a teacher is asked without a graph
             combined = (signs(keys.to(logits.device), logits.shape[-1]).to(logits.dtype) * logits).sum()

@@ -1,20 +1,26 @@
 """A teacher that is asked once a row: the cache around any teacher, and stored outputs without one."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from limbeck.data.batch import REAL, TOKENS, Batch
+from limbeck.data.batch import REAL, Batch
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError, SignalError
 from limbeck.signals.capture import Signals
+from limbeck.signals.logits import Head, Offer, Storage, stored
+from limbeck.teachers.coded import LOGITS, decoded, empty, encoded, length_of, merged, tokens, whole
 from limbeck.teachers.store import Store, store_key
 from limbeck.teachers.store.codec import Ints
+from limbeck.teachers.store.codecs import Codec, codec_of
+from limbeck.teachers.store.frame import column
+from limbeck.teachers.store.index import Places
 from limbeck.teachers.teacher import Provides, Teacher
 
 Rows = NDArray[np.bool_]
@@ -30,18 +36,23 @@ class CachedTeacher:
         teacher: whom to ask.
         root: the folder of stores.
         inputs: what the teacher sees for (id, view): `Examples.inputs_fingerprint`.
+        codec: how logits are stored, and shown: a live answer is what will be read from the store. None: exact.
         shard_rows: rows are committed when there are so many (or 8 MiB of them), and at `flush`.
 
     Raises:
         SignalError: the teacher has no fingerprint: it moves, and what it says now is not what it says later.
     """
 
-    def __init__(self, teacher: Teacher, root: Path, inputs: str, *, shard_rows: int = 4096) -> None:
+    def __init__(
+        self, teacher: Teacher, root: Path, inputs: str, *, codec: Codec | None = None, shard_rows: int = 4096
+    ) -> None:
         fingerprint = teacher.fingerprint
         if fingerprint is None:
             raise SignalError("A teacher that moves (it has no fingerprint) cannot be stored: switch the store off.")
         self.teacher = teacher
-        self.store = Store(root, store_key(fingerprint, inputs), shard_rows=shard_rows)
+        self.codec = codec
+        key = store_key(fingerprint, inputs, logits=codec.plain() if codec else None)
+        self.store = Store(root, key, shard_rows=shard_rows)
         self.hits = 0
         """Rows that were answered from the store."""
         self.misses = 0
@@ -54,8 +65,9 @@ class CachedTeacher:
 
     @property
     def provides(self) -> Provides:
-        """The teacher's own."""
-        return self.teacher.provides
+        """The teacher's own; of its logits what the codec keeps."""
+        own = self.teacher.provides
+        return replace(own, offers=min(own.offers, self.codec.offers)) if self.codec else own
 
     @property
     def module(self) -> nn.Module | None:
@@ -66,7 +78,8 @@ class CachedTeacher:
         """The needed signals; see `Teacher.observe`.
 
         Raises:
-            SignalError: a needed signal is not provided, or the teacher is another one by now.
+            SignalError: a needed signal is not provided, the teacher is another one by now, or a codec finds logits that are no
+                distribution (sound rows of the batch are stored).
             LimbeckError: the disk is full.
         """
         if lacking := self.provides.lacking(needs):
@@ -83,9 +96,7 @@ class CachedTeacher:
         for name, rows in missing.items():
             together.setdefault(rows.tobytes(), []).append(name)
         shown = {  # read before anything is added, which may move rows from memory to disk
-            name: self.store.read(name, at, _length(batch)).to(batch.ids.device)
-            for name, at in places.items()
-            if (at[0] >= 0).any()
+            name: self._read(name, at, batch) for name, at in places.items() if (at[0] >= 0).any()
         }
         for names in together.values():
             rows = missing[names[0]]
@@ -94,8 +105,20 @@ class CachedTeacher:
                 shown.update(self._whole(batch, names, ids, views, real) if names else {})
             elif rows.any():
                 for name, fresh in self._some(batch, names, ids, views, rows).items():
-                    shown[name] = _filled(name, shown[name], fresh, rows)
+                    shown[name] = self._filled(name, shown[name], fresh, rows)
+        if self.codec and LOGITS in shown:
+            return shown | {LOGITS: cast(Tensor, decoded(self.codec, shown[LOGITS], batch))}
         return shown
+
+    def _read(self, name: str, at: Places, batch: Batch) -> Tensor:
+        if self.codec and name == LOGITS:
+            return self.store.read(name, at)  # bytes, until all rows are there
+        return self.store.read(name, at, length_of(batch)).to(batch.ids.device)
+
+    def _filled(self, name: str, stored: Tensor, fresh: Tensor, rows: Rows) -> Tensor:
+        if self.codec and name == LOGITS:
+            return merged(stored, fresh, torch.from_numpy(rows))
+        return _filled(name, stored, fresh, rows)
 
     def _whole(self, batch: Batch, names: list[str], ids: Ints, views: Ints, real: Rows) -> dict[str, Tensor]:
         """Asks the batch as it is and stores its real rows; a row that is in it twice is answered alike twice."""
@@ -105,8 +128,8 @@ class CachedTeacher:
         if len(first) < real.sum():
             index = np.arange(len(ids))
             index[real] = first[back]
-            again = torch.from_numpy(index).to(batch.ids.device)
-            seen = {name: value[again] for name, value in seen.items()}
+            again = torch.from_numpy(index)
+            seen = {name: value[again.to(value.device)] for name, value in seen.items()}
         return seen
 
     def _some(self, batch: Batch, names: list[str], ids: Ints, views: Ints, rows: Rows) -> dict[str, Tensor]:
@@ -115,35 +138,50 @@ class CachedTeacher:
         part = batch.select(torch.from_numpy(first))
         seen = self._ask(part, names)
         self._keep(part, seen, ids[first], views[first], np.arange(len(first)))
-        again = torch.from_numpy(back).to(batch.ids.device)
-        return {name: value[again] for name, value in seen.items()}
+        again = torch.from_numpy(back)
+        return {name: value[again.to(value.device)] for name, value in seen.items()}
 
     def _ask(self, batch: Batch, names: list[str]) -> dict[str, Tensor]:
         seen = self.teacher.observe(batch, frozenset(names))
         if absent := set(names) - seen.keys():
             raise SignalError(f"The teacher was asked for {sorted(absent)[0]!r} and did not show it.")
-        shown = {name: seen[name].detach().contiguous() for name in names}
+        shown = {name: self._asked(name, seen[name], batch) for name in names}
         for name, value in shown.items():
             if len(value) != len(batch):
                 raise SignalError(f"The teacher's {name!r} has {len(value)} rows for a batch of {len(batch)}.")
         return shown
 
+    def _asked(self, name: str, value: Tensor | Storage, batch: Batch) -> Tensor:
+        if name == LOGITS and self.codec:
+            return encoded(self.codec, stored(value), batch)
+        return (value if isinstance(value, Tensor) else whole(value)).detach().contiguous()
+
     def _keep(self, batch: Batch, seen: Mapping[str, Tensor], ids: Ints, views: Ints, rows: Ints) -> None:
-        length = _length(batch)
+        length = length_of(batch)
         per_token = {name for name, value in seen.items() if value.ndim > 2 and value.shape[1] == length}
-        index = torch.from_numpy(rows).to(batch.ids.device)
-        kept = {name: value.index_select(0, index).cpu() for name, value in seen.items()}
+        index = torch.from_numpy(rows)
+        kept = {name: value.index_select(0, index.to(value.device)).cpu() for name, value in seen.items()}
         sound = np.ones(len(rows), dtype=bool)
         for name, value in kept.items():
             if value.is_floating_point():
                 wrong = value.isnan()
                 if name in per_token:  # padded positions may hold anything
-                    wrong = wrong.flatten(2).any(2) & _tokens(batch)[index].cpu()
+                    wrong = wrong.flatten(2).any(2) & tokens(batch).cpu()[index]
                 sound &= ~wrong.flatten(1).any(1).numpy()
+        refused = empty(kept[LOGITS]).numpy() if self.codec and LOGITS in kept else np.zeros(len(rows), dtype=bool)
+        sound &= ~refused
+        odd = rows[refused]
         if not sound.all():
             rows = rows[sound]
             kept = {name: value[torch.from_numpy(sound)] for name, value in kept.items()}
-        self.store.add(ids[rows], views[rows], kept, per_token)
+        coded = {LOGITS: column(kept.pop(LOGITS))} if self.codec and LOGITS in kept and len(rows) else {}
+        self.store.add(ids[rows], views[rows], kept, per_token, coded)
+        if len(odd):
+            some = ", ".join(f"id {ids[row]} view {views[row]}" for row in odd[:3])
+            raise SignalError(
+                f"The teacher's logits of {len(odd)} rows (first: {some}) are no distributions: they hold NaN or infinities, "
+                "which no codec stores. Half precision is the usual reason: run the teacher in float32, or leave these rows out."
+            )
 
     def flush(self) -> None:
         """Commits what is in memory; a kill loses only what was not committed."""
@@ -165,12 +203,13 @@ class StoredTeacher:
 
     Args:
         folder: a store, or a folder that holds just one.
+        head: the teacher's, where its hidden states were stored in place of logits.
 
     Raises:
-        LimbeckError: there is no store, or more than one.
+        LimbeckError: there is no store, or more than one; or hidden states are stored, and of another head.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, head: Head | None = None) -> None:
         inside = (path.parent for path in sorted(folder.glob("*/key.json")))
         found = [folder] if (folder / "key.json").exists() else list(inside)
         if len(found) != 1:
@@ -179,6 +218,8 @@ class StoredTeacher:
                 + (": name one, such as " + str(found[0]) if found else ".")
             )
         self.store = Store.at(found[0])
+        coded = self.store.key.get(LOGITS)
+        self.codec = None if coded is None else codec_of(coded, head)
 
     @property
     def fingerprint(self) -> str:
@@ -188,7 +229,8 @@ class StoredTeacher:
     @property
     def provides(self) -> Provides:
         """The signals that are stored, for the rows that are stored."""
-        return Provides(names=self.store.names, unseen=False)
+        offers = self.codec.offers if self.codec else Offer.MATRIX
+        return Provides(names=self.store.names, offers=offers, unseen=False)
 
     @property
     def module(self) -> None:
@@ -216,8 +258,13 @@ class StoredTeacher:
                     f"{len(missing)} of {int(real.sum())} rows have no stored {name!r} (first: {some}) in "
                     f"{self.store.folder}: the store was made for other data, or labelling was not finished."
                 )
-        length = _length(batch)
-        return {name: self.store.read(name, at, length).to(batch.ids.device) for name, at in places.items()}
+        shown: dict[str, Tensor] = {}
+        for name, at in places.items():
+            if self.codec and name == LOGITS:
+                shown[name] = cast(Tensor, decoded(self.codec, self.store.read(name, at), batch))
+            else:
+                shown[name] = self.store.read(name, at, length_of(batch)).to(batch.ids.device)
+        return shown
 
 
 def label(
@@ -259,17 +306,6 @@ def label(
 
 def _rows(batch: Batch) -> tuple[Ints, Ints, Rows]:
     return batch.ids.cpu().numpy(), batch.views.cpu().numpy(), batch.masks[REAL].cpu().numpy()
-
-
-def _tokens(batch: Batch) -> Tensor:
-    """The positions that count, [B, length], of the columns that the teacher reads."""
-    own = batch.inputs.get("teacher.attention_mask")
-    return batch.masks[TOKENS] if own is None else own.bool()
-
-
-def _length(batch: Batch) -> int | None:
-    """The length of the teacher's texts; None where the data has none."""
-    return _tokens(batch).shape[1] if TOKENS in batch.masks or "teacher.attention_mask" in batch.inputs else None
 
 
 def _filled(name: str, stored: Tensor, fresh: Tensor, rows: Rows) -> Tensor:

@@ -203,8 +203,8 @@ def evaluate(
 
     def answers() -> Iterator[Answered]:
         for ids in torch.split(mine, rows) if len(mine) else ():
-            batch = examples.batch(ids, torch.zeros_like(ids))
-            logits = show(student, batch.to(accelerator.device).columns(side))["logits"].float().cpu()
+            batch = examples.batch(ids, torch.zeros_like(ids)).to(accelerator.device)
+            logits = show(student, batch.columns(side))["logits"]
             yield answered(task, logits, batch, spread)
 
     every = list(answers()) if task.gives == "vectors" else []

@@ -3,22 +3,29 @@
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
 
 from limbeck.config import digest
-from limbeck.teachers.store import codec
+from limbeck.teachers.store import codec, frame
 from limbeck.teachers.store.codec import Column, Ints
 from limbeck.teachers.store.index import Index, Places, either
 from limbeck.teachers.store.shard import SUFFIX, DamagedError, Piece, Shard, set_aside
 from limbeck.teachers.store.writer import KEY, Writer, read_key
 
 
-def store_key(teacher: str, inputs: str, side: str = "teacher") -> dict[str, Any]:
-    """All that stored outputs depend on: whose they are, on which inputs, read from which columns, kept how."""
-    return {"teacher": teacher, "inputs": inputs, "side": side, "codec": codec.NAME, "version": codec.VERSION}
+def store_key(
+    teacher: str, inputs: str, side: str = "teacher", logits: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All that stored outputs depend on: whose they are, on which inputs, read from which columns, kept how.
+
+    ``logits``: the settings of the codec of the signal ``logits``; None: exact, as the other signals are.
+    """
+    key = {"teacher": teacher, "inputs": inputs, "side": side, "codec": codec.NAME, "version": codec.VERSION}
+    return key if logits is None else key | {"logits": dict(logits), "frame": frame.VERSION}
 
 
 class Store:
@@ -150,15 +157,24 @@ class Store:
         used = {number: self._pieces[number].columns[name] for number in np.unique(places[0]).tolist() if number >= 0}
         return codec.gather(name, places, used, length)
 
-    def add(self, ids: Ints, views: Ints, signals: Mapping[str, Tensor], per_token: Collection[str] = ()) -> None:
+    def add(
+        self,
+        ids: Ints,
+        views: Ints,
+        signals: Mapping[str, Tensor],
+        per_token: Collection[str] = (),
+        coded: Mapping[str, Column] = MappingProxyType({}),
+    ) -> None:
         """Adds rows, int64 [B] each, with their signals [B, ...] on the CPU, which must not be altered afterwards.
+
+        ``coded``: further signals of the rows, as columns.
 
         Raises:
             LimbeckError: they had to be committed, and the disk is full.
         """
         if len(ids):
             columns = {name: Column(value.contiguous(), name in per_token) for name, value in signals.items()}
-            self._pending.append(self._number(Piece(ids.copy(), views.copy(), columns)))
+            self._pending.append(self._number(Piece(ids.copy(), views.copy(), columns | dict(coded))))
             self._hold(self._pending[-1])
             if self._pending_size[0] >= self.shard_rows or self._pending_size[1] >= self.shard_bytes:
                 self.flush()

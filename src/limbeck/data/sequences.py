@@ -1,0 +1,124 @@
+"""Texts for language models: their tokens, and which token follows each."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from limbeck.data import items
+from limbeck.data.batch import NO_LABEL
+from limbeck.data.items import Item
+from limbeck.data.tokenizers import loaded, quiet
+from limbeck.errors import DataError
+
+if TYPE_CHECKING:
+    from limbeck.data.text import TextReader
+
+_STEP: Final = 8  # lengths are multiples of it, which suits the kernels
+
+
+class Sequences:
+    """Texts, or prompts with their continuations, each closed by the tokenizer's end-of-text token.
+
+    Of a text every token but the first is to be foreseen, of a prompt and its continuation those of the continuation. With a
+    tokenizer that has a chat template, a prompt and its continuation are a question and an answer of a chat.
+
+    Raises:
+        DataError: a row is of another kind, or has nothing to be foreseen within the reader's length.
+    """
+
+    def __init__(self, texts: Sequence[Item], reader: "TextReader") -> None:
+        self.reader, self._known = reader, loaded(reader.tokenizer)
+        tokenizer = self._known.tokenizer
+        ids: list[int] = []
+        starts, ends, sizes = [0], [], []
+        with quiet():
+            for row, text in enumerate(texts):
+                known, own = _read(tokenizer, items.checked(text, row, "sequences"), row)
+                own, begin = own[: reader.max_length], max(1, known)
+                if len(own) <= begin:
+                    raise DataError(_nothing(row, text, known, reader.max_length))
+                ids += own
+                starts.append(len(ids))
+                ends.append(begin)
+                said = tokenizer.decode(own[begin:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                sizes.append(len(said.encode()))
+        self._ids, self._ends = torch.tensor(ids, dtype=torch.int32), torch.tensor(starts)
+        self._begins, self._sizes = torch.tensor(ends), torch.tensor(sizes)
+        lengths = self._ends[1:] - self._ends[:-1]
+        self.longest = self._length(int(lengths.max()) if len(lengths) else 1)
+        self.largest = int(self._ids.max()) if len(self._ids) else 0
+
+    @property
+    def unknown(self) -> float:
+        """The share of the tokens that the tokenizer does not know."""
+        unknown = self._known.tokenizer.unk_token_id
+        ends = self._known.tokenizer.eos_token_id  # GPT-2 has one token for both
+        if unknown is None or unknown == ends or not len(self._ids):
+            return 0.0
+        return float((self._ids == unknown).float().mean())
+
+    def _length(self, tokens: int) -> int:
+        return min(-(-tokens // _STEP) * _STEP, self.reader.max_length)
+
+    def padded(self, rows: Tensor) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask``, int64 [B, L], for ``rows``, int64 [B], padded on the right."""
+        ids, there = self._slots(rows)
+        return {"input_ids": ids.where(there, self._known.pad), "attention_mask": there.long()}
+
+    def following(self, rows: Tensor, length: int | None = None) -> Tensor:
+        """Of each token of ``rows`` the next one and the bytes that it stands for, int32 [B, L, 2].
+
+        ``NO_LABEL`` where none follows that is to be foreseen. The bytes of all of a row's tokens stand at the first one.
+        """
+        ids, there = self._slots(rows, length)
+        place = torch.arange(ids.shape[1])
+        after = torch.cat([ids[:, 1:], ids[:, :1]], 1)
+        counts = torch.cat([there[:, 1:], there.new_zeros(len(rows), 1)], 1)
+        counts &= place + 1 >= self._begins[rows, None]
+        sizes = self._sizes[rows, None] * (place + 1 == self._begins[rows, None])
+        return torch.stack([after.where(counts, NO_LABEL), sizes], 2).int()
+
+    def _slots(self, rows: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
+        starts = self._ends[rows]
+        lengths = self._ends[rows + 1] - starts
+        place = torch.arange(length or self._length(int(lengths.max()) if len(rows) else 1))
+        there = place < lengths[:, None]
+        return self._ids[(starts[:, None] + place).where(there, 0)].long(), there
+
+
+def _read(tokenizer: Any, item: Item, row: int) -> tuple[int, list[int]]:
+    """The tokens of an item, and how many of them are known beforehand."""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if isinstance(item, str):
+        found = list(tokenizer(item)["input_ids"])
+        return 0, found if found[-1:] == end else found + end
+    prompt, continuation = item
+    if tokenizer.chat_template is None:
+        first = list(tokenizer(prompt)["input_ids"])
+        if first[-1:] == end:
+            first.pop()  # the prompt is not the end of it
+        return len(first), first + list(tokenizer(continuation, add_special_tokens=False)["input_ids"]) + end
+    question = [{"role": "user", "content": prompt}]
+    whole = [*question, {"role": "assistant", "content": continuation}]
+    first = _chat(tokenizer, question, True)
+    found = _chat(tokenizer, whole, False)
+    if found[: len(first)] != first:
+        raise DataError(
+            f"row {row}: the chat template of the tokenizer {tokenizer.name_or_path!r} writes a question otherwise when an answer "
+            "follows, so where the answer begins is not known. Give the whole as one text."
+        )
+    return len(first), found
+
+
+def _chat(tokenizer: Any, messages: list[dict[str, str]], ask: bool) -> list[int]:
+    told = tokenizer.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False)
+    return list(tokenizer(told, add_special_tokens=False)["input_ids"])
+
+
+def _nothing(row: int, text: Item, known: int, most: int) -> str:
+    shown = text if isinstance(text, str) else text[-1]
+    if known >= most:
+        return f"row {row}: its prompt alone has {known} tokens and 'max-length' is {most}: raise it, or leave the row out."
+    return f"row {row} has no token to be foreseen: {shown[:60]!r}. Drop empty texts."

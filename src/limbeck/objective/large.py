@@ -1,0 +1,62 @@
+"""The terms of an objective over a large vocabulary, in one pass over the student's logits."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from limbeck.data.batch import CLASS, REAL, Batch
+from limbeck.objective.evaluate import Asked, aligned, streamed
+from limbeck.objective.schedules import Place
+from limbeck.objective.term import Term
+
+Kept = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+
+
+def passed(
+    terms: Mapping[str, Term],
+    balanced: Collection[str],
+    answers: Sequence[Mapping[str, Any]],
+    rows: Batch,
+    totals: Mapping[str, Tensor],
+    place: Place,
+    kept: Kept,
+) -> dict[str, Tensor]:
+    """The weighted sum of the terms' means under the first one's name, and zeros under the others'.
+
+    A term whose weight must see its mean first has a pass of its own, and its mean goes into ``kept``, as do every term's
+    plain mean without a graph, and its share of the step's rows. ``answers``: the logits of both sides, a row an answer.
+    ``totals``: the rows of the whole step that each counts.
+    """
+    means, parts, shares = kept
+    student, teacher = aligned(answers[0].get("logits"), answers[1].get("logits"))
+    apart = {*balanced, *(getattr(terms[name].weight, "against", "") for name in balanced if name in terms)}
+    together: dict[str, list[Asked]] = {}
+    for name, term in terms.items():
+        weight, counted = term.weight.at(place), rows.masks[term.mask] & rows.masks[REAL]
+        if weight == 0 or not bool(counted.any()):
+            continue
+        asked = [
+            Asked(one.divergence, one.teacher, counted / totals[name], one.scale, one.temperature)
+            for one in term.over(teacher, rows.labels[CLASS], student.classes, place)
+        ]
+        shares[name] = counted.sum() / totals[name]
+        if name in apart:
+            means[name], each = streamed(student, asked)
+            parts[name] = _summed(asked, each)
+        else:
+            together[name] = [replace(one, scale=weight * one.scale) for one in asked]
+    if not together:
+        return {}
+    loss, each = streamed(student, [one for several in together.values() for one in several])
+    begin = 0
+    for name, several in together.items():
+        parts[name] = _summed(several, each[begin : begin + len(several)]) / terms[name].weight.at(place)
+        begin += len(several)
+    first, *others = together
+    return {first: loss, **dict.fromkeys(others, 0 * loss.detach())}
+
+
+def _summed(asked: Sequence[Asked], means: Tensor) -> Tensor:
+    return (means * means.new_tensor([one.scale for one in asked])).sum()

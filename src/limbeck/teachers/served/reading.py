@@ -1,0 +1,148 @@
+"""Prompt log-probabilities as vLLM writes them, read strictly: what is not sound is refused, and nothing is guessed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.errors import SignalError
+from limbeck.losses.divergences import FLOOR
+from limbeck.teachers.served.client import Unanswered
+
+NO_CLASS: Final = -1
+_NEVER: Final = -9999.0  # how vLLM writes minus infinity, which JSON lacks
+_SLACK: Final = 1e-2  # a sum above 1 that rounding in half precision may explain
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a model thinks of the n tokens of one text: ``ids`` int32 [n, k], likeliest first, ``logs`` float32 [n, k].
+
+    Position i is about token i + 1; the last one, about a token that the text does not have, is empty.
+    """
+
+    ids: NDArray[np.int32]
+    logs: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, length: int, top: int) -> "Row":
+        """Nothing is known."""
+        return cls(np.full((length, top), NO_CLASS, np.int32), np.full((length, top), FLOOR, np.float32))
+
+    def packed(self) -> bytes:
+        """The bytes that are kept."""
+        return (
+            np.array(self.ids.shape, "<i4").tobytes()
+            + self.ids.astype("<i4").tobytes()
+            + self.logs.astype("<f4").tobytes()
+        )
+
+    @classmethod
+    def unpacked(cls, content: bytes) -> "Row":
+        """What `packed` made bytes of."""
+        length, top = np.frombuffer(content[:8], "<i4").tolist()
+        ids, logs = np.frombuffer(content[8:], "<i4").reshape(2, length, top)
+        return cls(ids.astype(np.int32), logs.view("<f4").astype(np.float32))
+
+    @property
+    def fewest(self) -> int:
+        """How many tokens the position has that has fewest, of those that are about a token."""
+        return int((self.ids[:-1] >= 0).sum(1).min()) if len(self.ids) > 1 else 0
+
+
+def read(answer: Mapping[str, Any], prompt: Sequence[int], top: int, classes: int) -> Row:
+    """The row of an answer to ``prompt_logprobs: top`` for the tokens ``prompt``, of a model with ``classes`` tokens.
+
+    Raises:
+        Unanswered: the answer has no choice in it.
+        SignalError: it is about other tokens, or its numbers are no log-probabilities.
+    """
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+        raise Unanswered("an answer without choices")
+    choice = choices[0]
+    given = choice.get("prompt_logprobs", answer.get("prompt_logprobs"))
+    if not isinstance(given, list):
+        raise SignalError(
+            "The served model's answer has no prompt log-probabilities, so it cannot teach by logits: serve it with vLLM, or "
+            "learn from the texts that it writes."
+        )
+    echoed = choice.get("prompt_token_ids")
+    if (echoed is not None and echoed != list(prompt)) or len(given) != len(prompt):
+        length = len(echoed) if isinstance(echoed, list) else len(given)
+        raise SignalError(
+            f"The served model read {length} other tokens than the {len(prompt)} that it was sent: it must take token ids as "
+            "they are, without adding any, and have the tokenizer that the texts were read by."
+        )
+    row = Row.empty(len(prompt), top)
+    for place in range(1, len(prompt)):
+        entries = _entries(given[place], place, classes)
+        if prompt[place] not in entries and echoed is None:
+            raise SignalError(
+                f"The served model's answer for position {place} does not have the token that was sent ({prompt[place]}): it "
+                "reads other tokens, or leaves out those beside the likeliest, and then nothing shows what it read."
+            )
+        ids, logs = _likeliest(entries, top, prompt[place])
+        if sum(map(math.exp, logs)) > 1 + _SLACK:
+            raise SignalError(
+                f"The served model's probabilities at position {place} sum to {sum(map(math.exp, logs)):.4g}: these are no "
+                "log-probabilities in nats."
+            )
+        row.ids[place - 1, : len(ids)] = ids
+        row.logs[place - 1, : len(ids)] = np.minimum(logs, 0)
+    return row
+
+
+def _entries(given: Any, place: int, classes: int) -> dict[int, tuple[float, int]]:
+    """Log-probability and rank (0: unknown) of each token at ``place``."""
+    if not isinstance(given, Mapping) or not given:
+        raise SignalError(
+            f"The served model's answer has nothing at position {place}, where only the first has nothing before it. "
+            "It is not used."
+        )
+    found: dict[int, tuple[float, int]] = {}
+    for name, entry in given.items():
+        digits = name.removeprefix("token_id:")
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 12):
+            raise SignalError(
+                f"The served model's answer names tokens at position {place} by their text, which several tokens may share: it "
+                "must name them by id, as vLLM does."
+            )
+        token = int(digits)
+        value, rank = (entry.get("logprob"), entry.get("rank")) if isinstance(entry, Mapping) else (entry, None)
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        if not number <= _SLACK:
+            raise SignalError(
+                f"The served model's log-probability of token {token} at position {place} is "
+                + ("no number" if number != number else "above zero")
+                + ": the model has overflowed, or the server is broken. It is not used."
+            )
+        if token >= classes or token in found:
+            raise SignalError(
+                f"The served model's answer has the token {token} at position {place} "
+                + (
+                    "twice."
+                    if token in found
+                    else f"of a vocabulary of {classes}: it is the vocabulary of another model."
+                )
+            )
+        found[token] = (float(max(number, _NEVER)), rank if isinstance(rank, int) and not isinstance(rank, bool) else 0)
+    return found
+
+
+def _likeliest(entries: Mapping[int, tuple[float, int]], top: int, own: int) -> tuple[list[int], list[float]]:
+    """The ``top`` likeliest, without what cannot be; the text's ``own`` token, if it is none of them, in the last one's place."""
+    kept = [
+        (-value, token)
+        for token, (value, rank) in entries.items()
+        if rank <= len(entries)
+        and value > _NEVER  # one that stands beside the likeliest m - 1 of m has a rank of m or more
+    ]
+    kept = sorted(kept)[:top]
+    value, _ = entries.get(own, (_NEVER, 0))
+    if own not in (token for _, token in kept) and value > _NEVER:
+        kept[top - 1 :] = [(-value, own)]
+    return [token for _, token in kept], [-value for value, _ in kept]

@@ -1,0 +1,120 @@
+"""A recipe to start from, for every task: written for a file of the user's own, and checked as it is but for its size."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from tests.fakes import asked
+
+from limbeck.cli.main import main
+from limbeck.errors import DataError
+from limbeck.recipe.looking import look
+from limbeck.recipe.reading import parse, read
+from limbeck.recipe.starting import starting
+
+TASKS = (*asked.NAMES[1:], "vectors")  # classes: test_texts_offline.py
+SMALLER = [
+    f"--set={one}" for one in ("teacher.model.layers=1", "teacher.model.hidden=16", "student.hidden=16", "seeds=1")
+]
+
+
+def call(*words):
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    return end.value.code
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_init_writes_passes_the_check(task, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("limbeck.recipe.starting.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    asked.written(tmp_path, task, 60)
+    assert not call("init", "--data", f"{task}.jsonl", "--task", task), capsys.readouterr().err
+    assert read("recipe.yaml").data.task.name == task
+    assert not call("check", "recipe.yaml", *SMALLER), capsys.readouterr().err
+    assert "Ready to run" in capsys.readouterr().out
+
+
+def table(path, rows):
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def source(path, task):
+    return parse(starting(path, "small-transformer", None, task)).data.source
+
+
+def test_columns_are_found_by_what_the_task_asks(tmp_path):
+    topics = ("art", "law", "sea")
+    rows = [
+        {
+            "row": place,
+            "title": f"a, b and c no {place}",
+            "body": f"a much longer text, of words; {place}",
+            "topics": ";".join(topics[: place % 4]),
+            "stars": place % 5,
+            "likes": f"{place / 7:.3f}",
+        }
+        for place in range(40)
+    ]
+    path = table(tmp_path / "mine.csv", rows)
+    several, numbers = source(path, "multi-label"), source(path, "numbers")
+    assert (several.text, several.label, several.labels_separated_by) == ("body", "topics", ";")
+    assert (numbers.text, numbers.label) == ("body", "stars")
+    pair = source(path, "vectors")
+    assert (pair.text, pair.pair) == ("body", "title")
+    assert "with any of 3 labels" in look(path, parse(starting(path, None, None, "multi-label")).data.task).told
+    flags = [{"note": f"words no {row}", "late": row % 2, "broken": int(row > 3)} for row in range(20)]
+    assert source(table(tmp_path / "flags.csv", flags), "multi-label").label == ("late", "broken")
+    plain = table(
+        tmp_path / "plain.csv", [{"row": row, "said": f"words no {row}", "heat": row / 2} for row in range(9)]
+    )
+    assert source(plain, "numbers").label == "heat"
+
+
+def test_files_of_tags_and_questions_are_found_with_their_parts(tmp_path):
+    for part in ("train", "valid", "test"):
+        rows = [{"tokens": row["words"], "ner_tags": row["tags"]} for row in asked.rows_of("tags", 20, len(part))]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = source(tmp_path, "tags")
+    assert (found.words, found.tags) == ("tokens", "ner_tags")
+    assert found.validation.endswith("valid.jsonl")
+    assert found.test.endswith("test.jsonl")
+    conll = tmp_path / "names.conll"
+    conll.write_text("anna B-PER\neats O\n\nbob B-PER\nsleeps O\n")
+    assert source(conll, "tags").path == str(conll)
+    assert "20 texts with 3 tags" in starting(tmp_path, "small-transformer", None, "tags")
+
+
+def test_data_sets_of_the_hub_are_looked_at(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"text": [f"words no {row}" for row in range(30)], "label": [row % 3 for row in range(30)]}
+    parts = {"train": datasets.Dataset.from_dict(rows), "test": datasets.Dataset.from_dict(rows).select(range(9))}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    told = starting(Path(f"hub:{tmp_path}/saved"), "small-transformer")
+    assert told.startswith("# saved: 30 texts with 3 classes")
+    assert parse(told).data.source.path == f"{tmp_path}/saved"
+
+
+def test_what_does_not_fit_the_task_is_named(tmp_path):
+    path = table(tmp_path / "mine.csv", [{"text": f"words no {row}", "kind": "ab"[row % 2]} for row in range(9)])
+    for task, wanted in (
+        ("numbers", "has no column of texts and one of different numbers"),
+        ("multi-label", "has no columns that look like texts and any number of labels"),
+        ("spans", "is no JSON"),
+    ):
+        with pytest.raises(DataError, match=wanted):
+            starting(path, None, None, task)
+    assert source(path, "vectors").pair == "kind"  # two columns of texts: the user sees which in the recipe
+    with pytest.raises(DataError, match=r"a task 'tagz'.*did you mean 'tags'"):
+        starting(path, None, None, "tagz")
+    with pytest.raises(DataError, match="there are digits, which have classes"):
+        starting(None, None, None, "spans")
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"nothing that can be learnt from: give a \.csv.* file with a column of texts"):
+        starting(tmp_path / "pets", None, None, "numbers")

@@ -1,0 +1,274 @@
+"""Large vocabularies: what is evaluated a part at a time is what is evaluated whole, and nothing whole is ever made."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from limbeck.errors import SignalError
+from limbeck.losses import divergences as d
+from limbeck.losses.sparse import Even, Given, Sampled, TopK
+from limbeck.losses.storages import Chunked, Dense, Head, judged, whole
+from limbeck.objective import evaluate
+from limbeck.objective.evaluate import Asked, aligned, streamed
+
+ALL = [
+    d.ForwardKl(),
+    d.ReverseKl(),
+    d.JensenShannon(0.3),
+    d.ContinuousJensenShannon(0.3),
+    d.SkewKl(),
+    d.SkewReverseKl(),
+    d.TotalVariation(),
+    d.AdaptiveKl(),
+    d.AlphaBeta(),
+]
+names = pytest.mark.parametrize("divergence", ALL, ids=lambda one: type(one).__name__)
+ROWS, WIDTH, OTHER, CLASSES = 23, 6, 9, 101
+HEADS = {"plain": (None, 1.0), "softcap": (3.0, 1.0), "scale": (None, 0.25), "both": (2.0, 0.5)}
+# float64: the same sums in another order, some 1e-15 of the value
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Several chunks, several blocks in each, and a short last one."""
+    monkeypatch.setattr(evaluate, "_CHUNK", 10 * CLASSES)
+    monkeypatch.setattr(evaluate, "_BLOCK", 3 * CLASSES)
+
+
+def sides(dtype=torch.float64, head="plain", bias=True, seed=0):
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
+
+    softcap, scale = HEADS[head]
+    hidden, weight = draw(ROWS, WIDTH).requires_grad_(), draw(CLASSES, WIDTH).requires_grad_()
+    own = draw(CLASSES).requires_grad_() if bias else None
+    student = Chunked(hidden, Head(weight, own, softcap, scale))
+    teacher = Chunked(draw(ROWS, OTHER), Head(draw(CLASSES, OTHER)))
+    return student, teacher
+
+
+def grads(value, student):
+    leaves = [one for one in (student.hidden, student.head.weight, student.head.bias) if one is not None]
+    return torch.autograd.grad(value, [one for one in leaves if one.requires_grad])
+
+
+def agree(ours, theirs, **close):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, **close)
+
+
+@names
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_chunked_is_dense(divergence, head, temperature):
+    student, teacher = sides(head=head)
+    counts = torch.rand(ROWS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels = torch.arange(ROWS) % CLASSES
+    labels[4] = -100
+    known = (labels >= 0).double() / ROWS
+    loss, means = streamed(
+        student,
+        [
+            Asked(divergence, teacher, counts, 0.7, temperature),
+            Asked(d.ForwardKl(), Given(labels, CLASSES), known, 0.3),
+        ],
+    )
+    logits = whole(student)
+    apart = (counts * d.dense(divergence, logits / temperature, whole(teacher) / temperature)).sum()
+    hard = F.cross_entropy(logits, labels, reduction="sum") / ROWS
+    torch.testing.assert_close(means, torch.stack([apart, hard]).detach(), **CLOSE)
+    torch.testing.assert_close(loss, 0.7 * apart + 0.3 * hard, **CLOSE)
+    agree(grads(loss, student), grads(0.7 * apart + 0.3 * hard, student), **CLOSE)
+
+
+@names
+def test_chunked_is_dense_in_float32(divergence):
+    student, teacher = sides(torch.float32)
+    counts = torch.full((ROWS,), 1 / ROWS)
+    loss, _ = streamed(student, [Asked(divergence, teacher, counts)])
+    dense = (counts * d.dense(divergence, whole(student), whole(teacher))).sum()
+    # float32 sums of a hundred numbers around 1: some 1e-7 of the value
+    torch.testing.assert_close(loss, dense, rtol=1e-6, atol=1e-6)
+    agree(grads(loss, student), grads(dense, student), rtol=1e-5, atol=1e-6)
+
+
+@names
+def test_a_student_that_gives_logits_is_the_same(divergence):
+    student, teacher = sides()
+    counts = torch.full((ROWS,), 0.1, dtype=torch.float64)
+    logits = whole(student)
+    dense, _ = streamed(Dense(logits), [Asked(divergence, teacher, counts, 1.3)])
+    chunked, _ = streamed(student, [Asked(divergence, teacher, counts, 1.3)])
+    torch.testing.assert_close(dense, chunked, **CLOSE)
+    agree(grads(dense, student), grads(chunked, student), **CLOSE)
+
+
+def top(teacher, k):
+    log_p = whole(teacher).log_softmax(-1)
+    found = log_p.topk(k, -1)
+    return TopK(found.indices, found.values, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "divergence", [one for one in ALL if one.reads <= d.Offer.OUTCOMES], ids=lambda one: type(one).__name__
+)
+def test_all_classes_stored_one_by_one_are_the_whole(divergence):
+    student, teacher = sides()
+    counts = torch.full((ROWS,), 0.1, dtype=torch.float64)
+    # stored values are read in float32
+    stored, _ = streamed(student, [Asked(divergence, top(teacher, CLASSES - 1), counts)])
+    dense, _ = streamed(student, [Asked(divergence, teacher, counts)])
+    torch.testing.assert_close(stored, dense, **CLOSE)
+    # the last class is 1 less the others: where it is 1e-7, ten digits of it are left
+    agree(grads(stored, student), grads(dense, student), rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "divergence", [one for one in ALL if one.reads <= d.Offer.OUTCOMES], ids=lambda one: type(one).__name__
+)
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_some_classes_and_a_tail_are_a_lower_bound_with_its_own_gradient(divergence, k):
+    student, teacher = sides()
+    stored, counts = top(teacher, k), torch.ones(ROWS, dtype=torch.float64)
+    part, _ = streamed(student, [Asked(divergence, stored, counts)])
+    dense, _ = streamed(student, [Asked(divergence, teacher, counts)])
+    assert 0 <= float(part.detach()) <= float(dense.detach()) + 1e-5
+    # by autograd over the k classes and the rest
+    log_q = whole(student).log_softmax(-1).gather(1, stored.ids)
+    rest = (1 - log_q.exp().sum(-1, keepdim=True)).log()
+    log_q = torch.cat([log_q, rest], -1)
+    p = stored.log_probabilities.exp()
+    p = torch.cat([p, 1 - p.sum(-1, keepdim=True)], -1)
+    value = divergence.parts(log_q, log_q.exp(), p.log(), p)[0].sum()
+    torch.testing.assert_close(part, value, **CLOSE)
+    agree(grads(part, student), grads(value, student), rtol=1e-8, atol=1e-10)
+
+
+def test_draws_give_the_gradient_of_the_whole_on_average():
+    student, teacher = sides()
+    p, counts = whole(teacher).softmax(-1), torch.full((ROWS,), 1 / ROWS, dtype=torch.float64)
+    g = torch.Generator().manual_seed(5)
+    entropy = -(p * p.log()).sum(-1)
+    values, found = [], []
+    for _ in range(400):
+        drawn = torch.multinomial(p, 16, replacement=True, generator=g)
+        stored = Sampled(drawn, torch.ones_like(drawn), CLASSES, entropy)
+        loss, means = streamed(student, [Asked(d.ForwardKl(), stored, counts)])
+        values.append(float(means[0]))
+        found.append(grads(loss, student)[0])
+    dense, means = streamed(student, [Asked(d.ForwardKl(), teacher, counts)])
+    spread = torch.tensor(values).std() / 20  # of a mean of 400
+    assert abs(sum(values) / 400 - float(means[0])) < 4 * float(spread)
+    drawn = torch.stack(found)
+    error = (drawn.mean(0) - grads(dense, student)[0]) / (drawn.std(0) / 20)
+    assert float(error.abs().max()) < 5  # of 138 normal numbers
+    assert 0.7 < float(error.square().mean()) < 1.4
+
+
+def test_labels_are_smoothed_as_usual():
+    student, _ = sides()
+    labels = torch.arange(ROWS) % CLASSES
+    counts = torch.full((ROWS,), 1 / ROWS, dtype=torch.float64)
+    loss, _ = streamed(
+        student,
+        [
+            Asked(d.ForwardKl(), Given(labels, CLASSES), counts, 0.9),
+            Asked(d.ForwardKl(), Even(labels, CLASSES), counts, 0.1),
+        ],
+    )
+    theirs = F.cross_entropy(whole(student), labels, label_smoothing=0.1)
+    torch.testing.assert_close(loss, theirs, rtol=1e-6, atol=1e-7)  # 1 / V is a float32
+    agree(grads(loss, student), grads(theirs, student), rtol=1e-5, atol=1e-7)
+
+
+def test_a_frozen_head_has_no_gradient_and_a_frozen_body_none_either():
+    student, teacher = sides(bias=False)
+    counts = torch.ones(ROWS, dtype=torch.float64)
+    student.head.weight.requires_grad_(False)
+    loss, _ = streamed(student, [Asked(d.ReverseKl(), teacher, counts)])
+    loss.backward()
+    assert student.head.weight.grad is None
+    assert student.hidden.grad is not None
+    with torch.no_grad():
+        value, _ = streamed(student, [Asked(d.ReverseKl(), teacher, counts)])
+    torch.testing.assert_close(value, loss.detach(), **CLOSE)
+
+
+def test_it_can_be_followed_twice_and_scaled():
+    student, teacher = sides()
+    loss, _ = streamed(student, [Asked(d.ForwardKl(), teacher, torch.ones(ROWS, dtype=torch.float64))])
+    first = torch.autograd.grad(loss, student.hidden, retain_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(3 * loss, student.hidden)[0], 3 * first, **CLOSE)
+
+
+def test_no_rows_are_no_loss():
+    student, teacher = sides()
+    none = torch.empty(0, dtype=torch.int64)
+    loss, _ = streamed(student.at(none), [Asked(d.ForwardKl(), teacher.at(none), torch.empty(0))])
+    assert float(loss.detach()) == 0
+    assert all((one == 0).all() for one in grads(loss, student))
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any tensor of a training step has."""
+
+    def __init__(self):
+        super().__init__()
+        self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(one, torch.Tensor):
+                self.most = max(self.most, one.numel())
+        return out
+
+
+@names
+def test_nothing_of_all_rows_and_classes_is_made(divergence):
+    student, teacher = sides(torch.float32)
+    with Largest() as seen:
+        loss, _ = streamed(
+            student,
+            [
+                Asked(divergence, teacher, torch.ones(ROWS)),
+                Asked(d.ForwardKl(), Given(torch.zeros(ROWS, dtype=torch.int64), CLASSES), torch.ones(ROWS)),
+            ],
+        )
+        loss.backward()
+    assert seen.most <= 2 * 10 * CLASSES < ROWS * CLASSES  # a chunk of each side
+
+
+def test_what_is_stored_at_one_temperature_is_not_softened():
+    student, teacher = sides()
+    with pytest.raises(SignalError, match="stored at temperature 1"):
+        streamed(student, [Asked(d.ForwardKl(), top(teacher, 5), torch.ones(ROWS), 1.0, 2.0)])
+
+
+def test_a_padded_vocabulary_is_cut():
+    student, teacher = sides()
+    wide = Chunked(teacher.hidden, Head(torch.cat([teacher.head.weight, torch.ones(7, OTHER, dtype=torch.float64)])))
+    ours, theirs = aligned(student, wide)
+    assert ours is student
+    torch.testing.assert_close(whole(theirs), whole(teacher), **CLOSE)
+    padded = TopK(torch.tensor([[3, CLASSES + 2]]), torch.tensor([[0.7, 0.2]]).log(), CLASSES + 7)
+    _, cut = aligned(student, padded)
+    known = cut.outcomes(0, 1)
+    torch.testing.assert_close(known.p, torch.tensor([[0.7, 0.0, 0.3]]))
+
+
+def test_what_is_kept_of_answers():
+    student, _ = sides()
+    labels = whole(student).argmax(-1).clone()
+    labels[::2] = (labels[::2] + 1) % CLASSES
+    kept = judged(student, labels, block=5 * CLASSES)
+    log_p = whole(student).log_softmax(-1).detach()
+    torch.testing.assert_close(kept[:, 0], log_p.gather(1, labels[:, None])[:, 0].float())
+    assert kept[:, 1].tolist() == [float(row % 2) for row in range(ROWS)]
+    torch.testing.assert_close(kept[:, 2], log_p.exp().max(-1).values.float())
+    assert torch.equal(kept[:, 3].long(), log_p.argmax(-1))
