@@ -2,7 +2,8 @@
 
 The floor is a step that nobody can do without: the teacher's forward pass with its head, and the student's forward and backward
 pass with a chunked cross-entropy, written by hand, at the best of several chunk sizes. Everything is float32 and runs in
-turns in one process; a figure is the median of ratios to the floor beside it. Peak memory is of a process of its own, less what it had
+turns in one process; a figure is the median of ratios to the floor beside it. Peak memory is of a process of its own, less
+what it had before the step.
 """
 
 import argparse

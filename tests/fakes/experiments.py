@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.data.examples import Examples, Splits
+from limbeck.data.language import NextToken
 from limbeck.errors import Interrupted
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module
 from limbeck.models.spec import BuildContext
-from limbeck.objective import Contrastive, Dist, Hints, Labels, RkdDistance, SoftTargets
+from limbeck.objective import Contrastive, Dist, Diverging, Hints, Labels, RkdDistance, SoftTargets
 from limbeck.regimes.plan import Plan
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.loop import Outcome, train
@@ -302,17 +303,63 @@ SHARED = {
     },
     "a learned temperature": {"terms": (LABELS, SoftTargets(temperature={"schedule": "learned", "rise": 0.5}))},
 }
-"""Trainings that one process and two must do alike."""
+"""Trainings that one process and two must do alike, beside that of a language model."""
+LANGUAGE = ("next tokens", "next tokens in parts")
+
+
+class Lines:
+    """Rows of unequal numbers of tokens; ``labels`` say which follow."""
+
+    reader = SimpleNamespace(fingerprint="lines")
+    texts = None
+    fingerprint = "lines"
+
+    def __init__(self, rows: int, classes: int = 60, longest: int = 9):
+        draw = torch.Generator().manual_seed(0)
+        self.ids = torch.randint(3, classes, (rows, longest), generator=draw)
+        lengths = torch.randint(3, longest + 1, (rows, 1), generator=draw)
+        self.mask = (torch.arange(longest) < lengths).long()
+        counts = torch.cat([self.mask[:, 1:], torch.zeros(rows, 1, dtype=torch.int64)], 1).bool()
+        following = self.ids.roll(-1, 1).where(counts, -100)
+        self.labels = torch.stack([following, torch.ones_like(following)], 2)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def read(self, ids: Tensor, views: Tensor) -> dict[str, Tensor]:
+        return {"input_ids": self.ids[ids], "attention_mask": self.mask[ids]}
+
+
+def language(**changes) -> Stage:
+    """A training of a tiny language model."""
+    from tests.fakes import causal
+
+    table, rows = Lines(60), torch.arange(60)
+    every = Examples(table, rows[:40], table.labels, rows % 3 > 0, (), task=NextToken())
+    teacher = causal.made("llama").requires_grad_(False)
+    context = replace(causal.TEXT, sample=table.read(rows[:2], rows[:2]))
+    return stage(
+        start=Start(Given(lambda: causal.made("llama", num_hidden_layers=2)), 0, context),
+        terms=(LABELS, Diverging(kind="jensen-shannon", weight=0.7)),
+        examples=every,
+        validation=replace(every, rows=rows[40:]),
+        teacher=LocalTeacher(teacher, of_module(teacher)),
+        optimizer=SGD,
+        clip=0.5,
+        **changes,
+    )
 
 
 def shared(name: str) -> Stage:
+    if name in LANGUAGE:
+        return language(**({"batch_size": 15, "accumulate": 2} if "parts" in name else {}))
     return stage(smooth, **{"optimizer": SGD, "clip": 0.5, **SHARED[name]})
 
 
 def as_one_of_several(folder: Path) -> None:
     """What one of several processes does: all of `SHARED`, one of them stopped and resumed, and one by a workshop."""
     found = {}
-    for name in SHARED:
+    for name in (*SHARED, *LANGUAGE):
         found[name] = train(shared(name), folder / name).weights
     with suppress(Interrupted):  # only the first process is told to stop
         train(shared("hints"), folder / "cut", Watching(after=7, act=control_c))

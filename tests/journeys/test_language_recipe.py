@@ -12,7 +12,27 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 import limbeck
 from limbeck.cli.main import main
 
-WORDS = "the a cat dog bird sat ran sang on under mat tree roof and then it slept 猫 坐".split()
+WORDS = (
+    *(
+        "the",
+        "a",
+        "cat",
+        "dog",
+        "bird",
+        "sat",
+        "ran",
+        "sang",
+        "on",
+        "under",
+        "mat",
+        "tree",
+        "roof",
+        "and",
+        "then",
+        "it",
+    ),
+    *("slept", "猫", "坐"),
+)
 SIZES = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -127,6 +147,29 @@ def test_hidden_states_are_stored_for_any_divergence(made, tmp_path, monkeypatch
     stored, _ = trained(made, tmp_path / "b", monkeypatch, capsys, store="hidden")
     for name, value in live.items():
         torch.testing.assert_close(stored[name], value, rtol=1e-4, atol=1e-5)  # another batch, other roundings
+
+
+@pytest.mark.usefixtures("untrained_is_enough")
+def test_a_student_writes_and_is_delivered(made, tmp_path, monkeypatch, capsys):
+    told = recipe(made) | {"student": {"name": "shrunk", "layers": 1}}
+    code, out = run(told, tmp_path, monkeypatch)
+    assert not code, capsys.readouterr().err
+    student = limbeck.load(out)
+    before = torch.random.get_rng_state()
+    texts = student.generate(["the cat", "a dog sat on the mat"], most=6)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert texts == [
+        student.generate([one], most=6)[0] for one in ("the cat", "a dog sat on the mat")
+    ]  # padding is nothing
+    drawn = [student.generate(["the"], most=12, temperature=1.0, seed=seed)[0] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    with pytest.raises(limbeck.LimbeckError, match="generate"):
+        student.predict(["the cat"])
+    student.export("hf", tmp_path / "delivered")
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "delivered").eval()
+    ids = torch.tensor([[5, 9, 11, 40]])
+    with torch.no_grad():
+        assert torch.equal(other(input_ids=ids).logits, student.module.eval()(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize(

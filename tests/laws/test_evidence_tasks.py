@@ -15,6 +15,7 @@ import limbeck.evidence.schema as schema
 from limbeck.data.asked import asked
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Examples
+from limbeck.data.language import NextToken
 from limbeck.data.measure import ACCURACY, Measure
 from limbeck.data.sources import Data
 from limbeck.data.task import Answered
@@ -263,7 +264,7 @@ def test_files_of_before_are_read(tmp_path):
 
 
 def test_metrics_belong_to_tasks():
-    assert {name for task in (*TASKS, Vectors()) for name in task.metrics} == set(METRICS)
+    assert {name for task in (*TASKS, Vectors(), NextToken()) for name in task.metrics} == set(METRICS)
     with pytest.raises(LimbeckError, match=r"'mae' is no metric of classes\. There are auroc"):
         check_names(["mae"], CLASSES, ())
     with pytest.raises(LimbeckError, match="did you mean 'spearman'"):

@@ -83,7 +83,7 @@ def loss_of(task, term, student, teacher, batch, counts=None):
 
 
 def test_a_recipe_may_name_every_task():
-    assert {kind().name for kind in TASKS} == {*asked.NAMES, "vectors"}  # which is in test_vectors.py
+    assert {kind().name for kind in TASKS} == {*asked.NAMES, "vectors", "next-token"}  # which have files of their own
     assert [Data(source="mnist-5k", task=name).task for name in asked.NAMES] == [
         Classes(),
         MultiLabel(),

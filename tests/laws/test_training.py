@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from tests.fakes.experiments import (
     HINTS,
     LABELS,
+    LANGUAGE,
     SGD,
     SHARED,
     SOFT,
@@ -209,7 +210,7 @@ def test_two_processes_are_one(tmp_path):
             one.kill()
     assert [one.returncode for one in both] == [0, 0], told
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    for name in SHARED:
+    for name in (*SHARED, *LANGUAGE):
         alone = train(shared(name), tmp_path / "alone" / name).weights
         assert apart(ours[name], alone) < 1e-6, name
         assert apart(ours[name], theirs[name]) == 0, name

@@ -35,15 +35,20 @@ class Sequences:
         starts, ends, sizes = [0], [], []
         with quiet():
             for row, text in enumerate(texts):
-                known, own = _read(tokenizer, items.checked(text, row, "sequences"), row)
-                own, begin = own[: reader.max_length], max(1, known)
+                item = items.checked(text, row, "sequences")
+                known, every = _read(tokenizer, item, row)
+                own, begin = every[: reader.max_length], max(1, known)
                 if len(own) <= begin:
                     raise DataError(_nothing(row, text, known, reader.max_length))
                 ids += own
                 starts.append(len(ids))
                 ends.append(begin)
-                said = tokenizer.decode(own[begin:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                sizes.append(len(said.encode()))
+                if len(own) < len(every):
+                    sizes.append(_bytes(tokenizer, own[begin:]))
+                elif known:
+                    sizes.append(len(item[1].encode()))
+                else:  # the first token is not foreseen, so its letters do not count
+                    sizes.append(len(str(item).encode()) - _bytes(tokenizer, own[:1]))
         self._ids, self._ends = torch.tensor(ids, dtype=torch.int32), torch.tensor(starts)
         self._begins, self._sizes = torch.tensor(ends), torch.tensor(sizes)
         lengths = self._ends[1:] - self._ends[:-1]
@@ -88,28 +93,45 @@ class Sequences:
         return self._ids[(starts[:, None] + place).where(there, 0)].long(), there
 
 
+def prompted(tokenizer: Any, prompt: str) -> list[int]:
+    """The tokens of a prompt that is to be gone on with, as `Sequences` reads it before its continuation."""
+    if tokenizer.chat_template is not None:
+        return _chat(tokenizer, [{"role": "user", "content": prompt}], True)
+    found = list(tokenizer(prompt)["input_ids"])
+    return found[:-1] if found[-1:] == end_of(tokenizer) else found
+
+
+def end_of(tokenizer: Any) -> list[int]:
+    """The token that ends a text, if there is one."""
+    known = (tokenizer.eos_token_id, tokenizer.sep_token_id)  # BERT's kind has the second alone
+    return [token for token in known if token is not None][:1]
+
+
 def _read(tokenizer: Any, item: Item, row: int) -> tuple[int, list[int]]:
     """The tokens of an item, and how many of them are known beforehand."""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = end_of(tokenizer)
     if isinstance(item, str):
         found = list(tokenizer(item)["input_ids"])
         return 0, found if found[-1:] == end else found + end
     prompt, continuation = item
     if tokenizer.chat_template is None:
-        first = list(tokenizer(prompt)["input_ids"])
-        if first[-1:] == end:
-            first.pop()  # the prompt is not the end of it
+        first = prompted(tokenizer, prompt)
         return len(first), first + list(tokenizer(continuation, add_special_tokens=False)["input_ids"]) + end
     question = [{"role": "user", "content": prompt}]
     whole = [*question, {"role": "assistant", "content": continuation}]
-    first = _chat(tokenizer, question, True)
+    first = prompted(tokenizer, prompt)
     found = _chat(tokenizer, whole, False)
     if found[: len(first)] != first:
         raise DataError(
-            f"row {row}: the chat template of the tokenizer {tokenizer.name_or_path!r} writes a question otherwise when an answer "
-            "follows, so where the answer begins is not known. Give the whole as one text."
+            f"row {row}: the chat template of the tokenizer {tokenizer.name_or_path!r} writes a question otherwise when an "
+            "answer follows, so where the answer begins is not known. Give the whole as one text."
         )
     return len(first), found
+
+
+def _bytes(tokenizer: Any, ids: list[int]) -> int:
+    """What tokens are written as; nothing for those that are no part of a text."""
+    return len(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).encode())
 
 
 def _chat(tokenizer: Any, messages: list[dict[str, str]], ask: bool) -> list[int]:

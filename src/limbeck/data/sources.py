@@ -72,7 +72,8 @@ class Data(Config):
     """Where the rows come from: a source by its name, or a mapping with its settings."""
     task: Asked = CLASSES
     """What is asked of a row: one of ``classes``; ``multi-label``, any number of them; ``numbers``; ``tags``, a class for each
-    word; ``spans``, where the answer to a question stands in a text; ``vectors``, a vector for each text of a pair."""
+    word; ``spans``, where the answer to a question stands in a text; ``vectors``, a vector for each text of a pair;
+    ``next-token``, which token follows each."""
     labelled: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     """How many training rows keep their label, in the proportion of the classes; the others are used without it."""
     validation: Size = 0.1

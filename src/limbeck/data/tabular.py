@@ -19,6 +19,8 @@ _DELIMITERS: Final = ",;|\t"  # the first wins a draw
 _LONGEST: Final = 2**24  # characters of a cell
 _FLAGS: Final = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
+_UNLABELLED: Final = ("vectors", "tokens")  # tasks whose texts are all there is
+
 
 class TextFile(Config):
     """A file with a column of texts and one of labels. A row with an empty label is trained on without one."""
@@ -31,7 +33,7 @@ class TextFile(Config):
     """The column of texts."""
     pair: str | None = None
     """The column of a second text, for questions about two: does one follow from the other, do they mean the same. In the
-    task ``vectors`` the one that belongs to the first; no label is read there."""
+    task ``vectors`` the one that belongs to the first, in ``next-token`` what is to follow it; no label is read there."""
     label: str | Annotated[tuple[str, ...], Field(min_length=1)] = "label"
     """The column of labels: names, whole numbers or, in the task ``numbers``, numbers. Several columns: a 0 or 1 in each, in
     the task ``multi-label``, or a number in each."""
@@ -54,7 +56,7 @@ class TextFile(Config):
         if at_tokens(task):
             source = "tagged" if task.reads == "words" else "questions"
             raise DataError(f"A table has no {task.name}: for 'task: {task.name}' there is the source {source!r}.")
-        one, known = isinstance(self.label, str), task.gives != "vectors"
+        one, known = isinstance(self.label, str), task.gives not in _UNLABELLED
         if task == CLASSES and not one:
             raise DataError(
                 f"{self.path}: several columns of labels ({', '.join(self._labels)}) are for 'task: multi-label', with a 0 or "
@@ -80,7 +82,7 @@ class TextFile(Config):
 
     def _told(self, labels: list[Any], task: Task) -> list[Any]:
         """Cells as the task reads them: where a row has any number of labels, sets of names, or a 0 or 1 for each."""
-        if task.single or task.gives == "vectors":
+        if task.single or task.gives in _UNLABELLED:
             return labels
         if not isinstance(self.label, str):
             return [

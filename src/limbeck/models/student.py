@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from limbeck.data.task import ASKED, Task, at_tokens
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
 from limbeck.losses.storages import whole
+from limbeck.models.generation import generated
 from limbeck.signals.capture import show
 
 
@@ -77,6 +78,8 @@ class Student:
         """Each one's answer: the name of the most probable class; the list of the labels that hold; the number, or a tuple of
         them; the list of (word, tag); the letters of the answer, ``""`` for none; the vector of a text, a list of floats.
         """
+        if self.task.gives == "tokens":
+            raise LimbeckError("A language model says what it writes: use generate().")
         logits, places = self.logits(raw, batch_size), self._places(raw)
         if not len(raw):
             return []
@@ -84,6 +87,16 @@ class Student:
         if places is not None:
             labels = self.task.placed(labels.expand(-1, 2), places)
         return self.task.said(self.task.hard(logits, labels), raw, places, self.classes)
+
+    def generate(self, prompts: Sequence[str], most: int = 64, temperature: float = 0.0, seed: int = 0) -> list[str]:
+        """What a language model writes after each prompt; see `limbeck.models.generation.generated`.
+
+        Raises:
+            LimbeckError: it is no language model.
+        """
+        if self.task.gives != "tokens":
+            raise LimbeckError(f"This student's task is {self.task.name!r}: it answers with predict().")
+        return generated(self.module, cast(Any, self.reader).tokenizer, prompts, most, temperature, seed)
 
     def _places(self, raw: Sequence[Any]) -> Tensor | None:
         """Where the tokens stand, if answers stand at tokens of texts."""

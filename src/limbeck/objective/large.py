@@ -35,7 +35,7 @@ def passed(
     together: dict[str, list[Asked]] = {}
     for name, term in terms.items():
         weight, counted = term.weight.at(place), rows.masks[term.mask] & rows.masks[REAL]
-        if weight == 0 or not bool(counted.any()):
+        if weight == 0:
             continue
         asked = [
             Asked(one.divergence, one.teacher, counted / totals[name], one.scale, one.temperature)
@@ -47,8 +47,8 @@ def passed(
             parts[name] = _summed(asked, each)
         else:
             together[name] = [replace(one, scale=weight * one.scale) for one in asked]
-    if not together:
-        return {}
+    if not together:  # every process must reach the head, whether a row of its own counts or not
+        return {"": streamed(student.at(rows.ids[:0]), ())[0]}
     loss, each = streamed(student, [one for several in together.values() for one in several])
     begin = 0
     for name, several in together.items():

@@ -270,6 +270,7 @@ class Objective(nn.Module):
         for name, term in zip(self.names, self.terms, strict=True):
             if term.weight.at(self.place) == 0 or name in means or name in done:
                 continue
+            assert self.task.gives != "tokens" or not self._by_answer(term)  # they are in one of the two
             shared = term.scope == "batch"
             needs = term.needs()
             rows, sides = (asked, answers) if self._by_answer(term) else (batch, [student, teacher])
