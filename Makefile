@@ -41,9 +41,11 @@ faults: .venv/.dev ## kills, full disks, bit flips in numbers (about half an hou
 
 bench: .venv/.dev ## ratios against floors, written to benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tokens
 
 gallery: .venv/.dev ## the bundled recipes in full and every method, written to docs/gallery.md (hours; goes on where it stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.methods
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.texts
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gallery
 
 docs: .venv/.dev ## run what the documents say

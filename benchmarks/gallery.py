@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.methods import RESULTS, STAGES
-from benchmarks.page import stage
+from benchmarks.page import stage, texts
+from benchmarks.texts import STAGES as TEXT_STAGES
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.tables import NAMES
 from limbeck.recipe.reading import bundled, read
@@ -22,6 +23,12 @@ first seed. Test accuracy is the mean ± standard deviation over seeds; differen
 paired seeds. *Gap closed* is the share of the way from control to teacher. p is the larger of that over seeds (paired t-test) and
 that over test images (z-test), corrected for the number of methods (Holm): with three seeds only large effects can pass. *CKA* is
 how alike the last layer is to the teacher's last stage (debiased linear CKA, validation images, no projector).
+"""
+TEXTS = """## Students of text
+
+MiniLM-L6, fine-tuned on all labels of the task, as the teacher. Every route beside the same student without a teacher
+(control), on hard pseudo-labels where there are texts without a label, and with plain soft targets, all with as many steps in
+all. *Above chance* is the student's accuracy less that of guessing, by the teacher's. Differences, intervals and p as above.
 """
 VARIANTS = {"digits": ("data.labelled=all",)}
 """Recipes that are also run with other settings: those that show where a teacher does not help."""
@@ -44,7 +51,7 @@ def section(title: str, command: str, evidence: Evidence) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
     return (
         f"## {title}\n\n`{command}`\n\n**{evidence.verdict}.** {evidence.sentence}\n\n"
-        "| arm | accuracy | NLL | ECE | parameters | latency, one example |\n|---|---|---|---|---|---|\n"
+        f"| arm | {evidence.measure.name} | NLL | ECE | parameters | latency, one example |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows)
         + (f"\n\nWhat each ingredient added:\n{steps}\n" if steps else "\n")
         + f"\n<sub>recipe {origin.recipe_hash}, data {(origin.data_fingerprint or '')[:16]}, teacher "
@@ -57,6 +64,12 @@ def methods() -> str:
     """The tables of `python -m benchmarks.methods`, as far as there are results."""
     found = [path for path in (RESULTS / f"methods-{name}.json" for name in STAGES) if path.exists()]
     return "\n" + METHODS + "\n" + "\n".join(map(stage, found)) if found else ""
+
+
+def routes() -> str:
+    """The tables of `python -m benchmarks.texts`, as far as there are results."""
+    found = [path for path in (RESULTS / f"texts-{name}.json" for name in TEXT_STAGES) if path.exists()]
+    return "\n" + TEXTS + "\n" + "\n".join(map(texts, found)) if found else ""
 
 
 def main(names: list[str]) -> None:
@@ -76,6 +89,7 @@ def main(names: list[str]) -> None:
         "standard deviation over seeds; the control is the same student without the teacher.\n\n"
         + "\n".join(sections)
         + methods()
+        + routes()
     )
 
 

@@ -43,6 +43,43 @@ def stage(path: Path) -> str:
     )
 
 
+def texts(path: Path) -> str:
+    """One stage of `python -m benchmarks.texts` with its provenance."""
+    found = json.loads(path.read_text())
+    rows: dict[str, Any] = found["rows"]
+    teacher = float(np.mean(rows["teacher"]["test"]))
+    tested = [name for name in rows if name not in ("teacher", "control")]
+    sure = holm({name: rows[name]["against"]["control"]["p"] for name in tested})
+    others = [name for name in tested if "soft targets" in rows[name]["against"]]
+    beyond = holm({name: rows[name]["against"]["soft targets"]["p"] for name in others})
+    chance = found.get("chance", 0.5)
+    lines = [
+        "| route | test accuracy | above chance | against control | p (Holm) | against soft targets | p (Holm) |",
+        "|---|---|---|---|---|---|---|",
+        f"| teacher | {100 * teacher:.2f} % | | | | | |",
+    ]
+    for name in ("control", *sorted(tested, key=lambda name: -np.mean(rows[name]["test"]))):
+        row = rows[name]
+        share = (float(np.mean(row["test"])) - chance) / (teacher - chance)
+        first, again = row["against"].get("control"), row["against"].get("soft targets")
+        lines.append(
+            f"| {name} | {_accuracy(row)} | {100 * share:.0f} % | {_gain(first) if first else ''} | "
+            f"{f'{sure[name]:.3f}' if name in sure else ''} | {_gain(again) if again else ''} | "
+            f"{f'{beyond[name]:.3f}' if name in beyond else ''} |"
+        )
+    big, small = found["costs"]["teacher"], found["costs"]["student"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return (
+        f"### {found['title']}\n\n{small['parameters']:,} parameters, the teacher {big['parameters']:,}; one text in "
+        f"{small['latency']['p50_ms']:.2f} ms, the teacher {big['latency']['p50_ms']:.2f} ms; "
+        f"{small['throughput']:.0f} texts a second in batches, the teacher {big['throughput']:.0f}.\n\n"
+        + "\n".join(lines).replace("0.000 |", "< 0.001 |")
+        + f"\n\n<details><summary>Recipe</summary>\n\n```yaml\n{found['recipe']}```\n\n</details>\n\n<sub>seeds "
+        f"{found['seeds']}, {found['steps']} steps in all, {found['date']}, cpu, {found['threads']} torch thread(s); "
+        f"{versions}</sub>\n"
+    )
+
+
 def _accuracy(row: dict[str, Any]) -> str:
     return f"{100 * np.mean(row['test']):.2f} % ± {100 * np.std(row['test'], ddof=1):.2f}"
 

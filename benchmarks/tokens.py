@@ -179,7 +179,7 @@ def seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def ratios(vocabulary: int) -> dict[str, Any]:
+def ratios(vocabulary: int, turns: int = TURNS, kinds: list[str] | None = None) -> dict[str, Any]:
     """Times over that of the floor."""
     setting = Setting(vocabulary)
     floors = {chunk: setting.floor(chunk) for chunk in CHUNKS}
@@ -187,15 +187,14 @@ def ratios(vocabulary: int) -> dict[str, Any]:
     variants, taken = setting.variants(), dict[str, list[float]]()
     if vocabulary > 100_000:
         del variants["dense"]
+    variants = {name: one for name, one in variants.items() if not kinds or name in (*kinds, "labels")}
     floor = []
-    for turn in range(TURNS + 1):
-        one = seconds(floors[best])
+    for turn in range(turns + 1):
         for name, step in variants.items():
             ratio = seconds(step) / (own := seconds(floors[best]))
             if turn:
                 taken.setdefault(name, []).append(ratio)
                 floor.append(own)
-        del one
     return {
         "chunk": best,
         "floor seconds": round(median(floor), 4),
@@ -219,6 +218,8 @@ def main() -> None:
     reader = argparse.ArgumentParser()
     reader.add_argument("vocabulary", nargs="*", type=int)
     reader.add_argument("--peak", nargs=2)
+    reader.add_argument("--turns", type=int, default=TURNS)
+    reader.add_argument("--kinds", nargs="*", help="which variants; all if left out")
     told = reader.parse_args()
     if told.peak:
         name, chunk = told.peak
@@ -226,14 +227,20 @@ def main() -> None:
         return
     found: dict[str, Any] = {}
     for vocabulary in told.vocabulary or (32_000, 151_936):
-        one = ratios(vocabulary)
+        one = ratios(vocabulary, told.turns, told.kinds)
         one["peak"] = {}
-        for name in ("floor", "labels", *KINDS):
+        for name in ("floor", "labels", *(told.kinds or KINDS)):
             asked = [sys.executable, "-m", "benchmarks.tokens", str(vocabulary), "--peak", name, str(one["chunk"])]
             one["peak"][name] = round(float(subprocess.run(asked, capture_output=True, check=True, text=True).stdout))
         found[str(vocabulary)] = one
         print(json.dumps({vocabulary: one}, indent=1), flush=True)
-    kept = {"rows": ROWS, "length": LENGTH, "turns": TURNS, "threads": torch.get_num_threads(), "versions": versions()}
+    kept = {
+        "rows": ROWS,
+        "length": LENGTH,
+        "turns": told.turns,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
     write_json(RESULTS, {**kept, "date": datetime.now(UTC).isoformat(timespec="seconds"), "vocabularies": found})
 
 

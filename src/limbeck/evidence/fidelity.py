@@ -138,7 +138,7 @@ def _of_tokens(t: Floats, s: Floats) -> Fidelity:
         agreement=float(same.mean()),
         agreement_where_teacher_wrong=float(same[wrong].mean()) if wrong.any() else None,
         teacher_wrong=int(wrong.sum()),
-        kl=None,
+        kl=max(0.0, float(s[:, 5].mean())) if s.shape[1] > 5 else None,  # the whole distributions are not kept
         js=None,
         relations=None,
         disagreements=(),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from limbeck.losses.divergences import FLOOR, log_probabilities
+from limbeck.losses.divergences import FLOOR
 from limbeck.losses.offer import Offer
 
 
@@ -156,7 +156,9 @@ class Dense:
     def outcomes(self, start: int, stop: int, temperature: float = 1.0) -> Outcomes:
         """See `Storage.outcomes`; every class."""
         logits = wide(self.logits[start:stop])
-        log_p = log_probabilities(logits if temperature == 1 else logits / temperature)
+        softened = logits if temperature == 1 else logits / temperature
+        log_p = torch.log_softmax(softened, -1)
+        log_p = log_p.clamp_min(FLOOR) if log_p.requires_grad else log_p.clamp_min_(FLOOR)
         return Outcomes(log_p, log_p.exp())
 
 

@@ -16,7 +16,7 @@ from limbeck.losses.divergences import FLOOR, Divergence
 from limbeck.losses.offer import Offer
 from limbeck.losses.storages import Chunked, Dense, Head, Outcomes, Storage
 
-_CHUNK: Final = 2**24  # logits of a chunk: large products are fast ones
+_CHUNK: Final = 2**22  # logits of a chunk: products need a hundred rows or so, and larger buffers are slower to get
 _BLOCK: Final = 2**17  # logits of a block: a few buffers of so many floats stay in the cache
 
 
@@ -45,6 +45,20 @@ def streamed(student: Chunked | Dense, asked: Sequence[Asked]) -> tuple[Tensor, 
         hidden, weight, bias, head, tuple(asked)
     )
     return found
+
+
+@torch.no_grad()
+def distances(divergence: Divergence, student: Chunked | Dense, teacher: Storage) -> Tensor:
+    """The divergence of each row, float32 [N], without a graph."""
+    student, other = aligned(student, teacher)
+    assert other is not None
+    rows, found = max(1, _BLOCK * 16 // student.classes), [torch.empty(0, device=student.carrier.device)]
+    for start in range(0, student.rows[0], rows):
+        stop = min(start + rows, student.rows[0])
+        log_q = student.chunk(start, stop).outcomes(0, stop - start).log_p
+        known = other.chunk(start, stop).outcomes(0, stop - start)
+        found.append(_parts(divergence, log_q, log_q.exp(), known)[0].float())
+    return torch.cat(found)
 
 
 def aligned(student: Any, teacher: Storage | None) -> tuple[Any, Storage | None]:
@@ -164,15 +178,16 @@ def _soften(
         counts = one.counts[start : start + len(block), None]
         values, slopes = _parts(one.divergence, log_q, q, known[key])
         totals[place] += counts[:, 0].dot(values)
-        slopes = slopes * (counts * (one.scale / temperature))
+        slopes = slopes.to(q.dtype).mul_(counts * (one.scale / temperature))
         total += slopes.sum(-1, keepdim=True)
         if (ids := known[key].ids) is not None:
             some.append((ids.clamp_min(0), slopes))
         else:
             every = slopes if every is None else every.add_(slopes)
-    torch.mul(q, -total, out=block)
-    if every is not None:
-        block += every
+    if every is None:
+        torch.mul(q, -total, out=block)
+    else:
+        torch.addcmul(every, q, -total, out=block)
     for ids, slopes in some:
         block.scatter_add_(1, ids, slopes)
     return block

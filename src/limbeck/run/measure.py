@@ -7,22 +7,26 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.advice.preflight import answers_by
 from limbeck.data.asked import asked
-from limbeck.data.batch import NO_LABEL
+from limbeck.data.batch import NO_LABEL, SUPERVISED
 from limbeck.data.examples import Examples
 from limbeck.data.measure import Measure
 from limbeck.data.task import Answered, at_tokens
 from limbeck.evidence.efficiency import compare_efficiency
 from limbeck.evidence.schema import Counts, Efficiency, Evidence
 from limbeck.evidence.weigh import ArmResult, ArmResults
+from limbeck.losses.divergences import ForwardKl
+from limbeck.losses.storages import stored
+from limbeck.objective.evaluate import distances
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.run.preflight import paired
 from limbeck.signals.capture import show
+from limbeck.teachers.teacher import Teacher
 from limbeck.training.workshop import Trained
 
 _BULK = 64
@@ -32,6 +36,24 @@ def answers_of(module: nn.Module, examples: Examples, side: str, device: str) ->
     """What a model answers to the rows as they are."""
     module.to(device)
     return asked(lambda batch: show(module, batch.columns(side))["logits"], examples, device)
+
+
+@torch.no_grad()
+def apart(module: nn.Module, teacher: Teacher, examples: Examples, device: str) -> Tensor:
+    """The forward KL from the teacher at each token that has a label, float32 [M], in the order of `answers_of`."""
+    module.to(device)
+    found = []
+    for ids in torch.split(examples.rows, _BULK):
+        batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
+        rows, place = examples.task.rows(batch)
+        sides = (
+            show(module, batch.columns("student"))["logits"],
+            teacher.observe(batch, frozenset({"logits"}))["logits"],
+        )
+        assert place is not None
+        ours, theirs = (stored(one).at(place[rows.masks[SUPERVISED]]) for one in sides)
+        found.append(distances(ForwardKl(), cast(Any, ours), theirs).cpu())
+    return torch.cat(found)
 
 
 @dataclass(frozen=True)
@@ -63,9 +85,14 @@ def measure(
     given = {
         name: [answers_of(one.module(), test, "student", device) for one in arms] for name, arms in trained.items()
     }
+    told = {name: [one.logits for one in answers] for name, answers in given.items()}
+    if test.task.gives == "tokens" and plan.teacher is not None and plan.teacher.provides.unseen:
+        for name, arms in trained.items():
+            far = [apart(one.module(), plan.teacher, test, device) for one in arms]
+            told[name] = [torch.cat([own, one[:, None]], 1) for own, one in zip(told[name], far, strict=True)]
     results = {
         name: ArmResult(
-            logits=[one.logits.numpy() for one in given[name]],
+            logits=[one.numpy() for one in told[name]],
             seeds=experiment.seeds,
             curves=[curve(one) for one in arms],
             seconds=[one.seconds for one in arms],
