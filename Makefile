@@ -4,7 +4,7 @@ BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: install demo test check bench faults gallery docs lint clean
+.PHONY: install demo test check bench faults scale gallery docs lint clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,13 @@ check: lint ## lint, then the quick tests only
 
 faults: .venv/.dev ## kills, full disks, bit flips in numbers (about half an hour)
 	HYPOTHESIS_PROFILE=searching OMP_NUM_THREADS=1 $(BIN)/pytest -m faults --durations=0
+
+.venv/.ray: .venv/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	@touch $@
+
+scale: .venv/.ray ## accelerate launch with DDP and FSDP, labelling over Ray: two processes each (a few minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m scale tests/journeys/test_scale.py
 
 bench: .venv/.dev ## ratios against floors, written to benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

@@ -19,7 +19,8 @@ from limbeck.losses import kl_divergence
 from limbeck.models.specs import BuildContext, Mlp, SmallCnn, SmallResnet, Spec, build
 from limbeck.objective import Labels, SoftTargets
 from limbeck.objective.schedules import Fixed
-from limbeck.teachers.cached import CachedTeacher, label
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.labelling import label
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.loop import train

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from benchmarks.comparisons import compare
-from benchmarks.objectives import BASELINES, CNN, MIXER, Objective, Student, objectives, scaled
+from benchmarks.objectives import BASELINES, CNN, MIXER, Objective, Student, objectives, patient, scaled
 from limbeck.config import digest
 from limbeck.files import home, write_json
 from limbeck.losses.similarity import linear_cka
@@ -46,7 +46,9 @@ AGAINST = ("control", "soft-targets")
 
 @dataclass(frozen=True)
 class Stage:
-    """One student with so many labels, for so many steps. ``after``: the screening whose best methods it takes."""
+    """One student with so many labels, for so many steps. ``after``: the screening whose best methods it takes. ``patient``:
+    few objectives at length, every view of a picture another.
+    """
 
     title: str
     labelled: int | str
@@ -56,15 +58,17 @@ class Stage:
     after: str | None = None
     mixup: float = 0
     limit: int | None = None
+    patient: bool = False
 
     @property
     def recipe(self) -> str:
         """The recipe that all its methods share."""
-        more = (f"\n  mixup: {self.mixup}" if self.mixup else "") + (f"\n  limit: {self.limit}" if self.limit else "")
+        more = "" if self.patient else "\n  views: 3"
+        more += (f"\n  mixup: {self.mixup}" if self.mixup else "") + (f"\n  limit: {self.limit}" if self.limit else "")
         adamw = "optimizer: {name: adamw, learning-rate: 3e-3}"
         return (
             "limbeck: 1\nname: methods\ndata:\n  source: fashion-mnist\n"
-            f"  labelled: {self.labelled}\n  validation: 2000\n  augment: {{shift: 2, flip: true}}\n  views: 3{more}\n"
+            f"  labelled: {self.labelled}\n  validation: 2000\n  augment: {{shift: 2, flip: true}}{more}\n"
             f"teacher:\n  model: {{name: small-resnet, width: 16}}\n"
             f"  training: {{steps: {TAUGHT}, {adamw}}}\n"
             f"student: {self.student.spec}\nobjective: {{labels: 0.1, soft-targets: 0.9}}\n"
@@ -72,15 +76,18 @@ class Stage:
         )
 
 
-FULL = {"steps": 6000, "seeds": (0, 1, 2, 3, 4)}
+FULL: dict[str, Any] = {"steps": 4000, "seeds": (0, 1, 2, 3, 4)}
+LONG: dict[str, Any] = {"steps": 12_000, "mixup": 1.0, "patient": True}
 SCARCE, ALL = Stage("1,000 labels", 1000), Stage("all labels", "all")
 STAGES = {
     "scarce": SCARCE,
     "all": ALL,
-    "scarce-full": replace(SCARCE, **FULL, after="scarce"),  # type: ignore[arg-type]
-    "all-full": replace(ALL, **FULL, after="all"),  # type: ignore[arg-type]
-    "scarce-mixer": replace(SCARCE, **FULL, after="scarce", student=MIXER),  # type: ignore[arg-type]
-    "all-mixer": replace(ALL, **FULL, after="all", student=MIXER),  # type: ignore[arg-type]
+    "scarce-full": replace(SCARCE, **FULL, after="scarce", title="1,000 labels, the best at more steps"),
+    "all-full": replace(ALL, **FULL, after="all", title="all labels, the best at more steps"),
+    "scarce-mixer": replace(SCARCE, **FULL, after="scarce", student=MIXER, title="1,000 labels, an MLP-mixer"),
+    "all-mixer": replace(ALL, **FULL, after="all", student=MIXER, title="all labels, an MLP-mixer"),
+    "scarce-patient": replace(SCARCE, **LONG, title="1,000 labels, at length on mixed pictures"),
+    "all-patient": replace(ALL, **LONG, title="all labels, at length on mixed pictures"),
 }
 
 
@@ -92,7 +99,8 @@ class Bench:
         self.experiment: Experiment = from_recipe(parse(stage.recipe))
         self.folder = home() / "methods" / self.experiment.hash
         self.workshop = Workshop(home(), watcher.watch)
-        whole = from_recipe(parse(replace(stage, labelled="all").recipe))
+        plain = replace(stage, labelled="all", mixup=0, patient=False)  # one teacher for all stages
+        whole = from_recipe(parse(plain.recipe))
         taught, _ = ready(whole, self.workshop, home() / "methods" / whole.hash, watcher)
         own = self.experiment.plan(home(), stage.seeds[0], watcher.labelling)
         assert own.splits.validation.rows.equal(taught.splits.validation.rows)  # the teacher has not seen them
@@ -188,6 +196,8 @@ def _pooled(value: torch.Tensor) -> torch.Tensor:
 
 def chosen(stage: Stage) -> dict[str, Objective]:
     """The methods of a stage: all of them, or the baselines and the best of its screening by validation."""
+    if stage.patient:
+        return patient()
     every = objectives(stage.student)
     if stage.after is None:
         return every
@@ -219,7 +229,8 @@ def perform(name: str, stage: Stage) -> None:
             arms["hard pseudo-labels"] = bench.method(None, search=False)
         rows: dict[str, Any] = {"teacher": {"test": [float((answers == bench.labels).mean())]}}
         for method, objective in chosen(stage).items():
-            arms[method] = bench.method(objective, stage.after is None and method != "label smoothing")
+            screening = stage.after is None and not stage.patient
+            arms[method] = bench.method(objective, screening and method != "label smoothing")
             rows |= {one: bench.row(arm, arms) for one, arm in arms.items() if one not in rows}
             watcher.say(f"{stage.title}: {method} {100 * np.mean(rows[method]['test']):.2f} %")
             write_json(

@@ -69,6 +69,16 @@ def objectives(student: Student) -> dict[str, Objective]:
     }
 
 
+def patient() -> dict[str, Objective]:
+    """What is tried at length, without a label, on pictures mixed at will that both sides see (Beyer et al. 2022)."""
+    return {
+        "soft-targets": KD,
+        "patient": {"soft-targets": {"weight": 1.0, "temperature": 1}},
+        "patient, T = 4": {"soft-targets": {"weight": 1.0, "temperature": 4}},
+        "patient, dist": {"dist": {"weight": 2.0}},
+    }
+
+
 def _soft(**settings: Any) -> Objective:
     return {"labels": 0.1, "soft-targets": {"weight": 0.9, **settings}}
 

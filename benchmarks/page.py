@@ -31,8 +31,8 @@ def stage(path: Path) -> str:
         share = (float(np.mean(row["test"])) - control) / (teacher - control)
         again = row["against"].get("soft-targets")
         lines.append(
-            f"| {name} | {_accuracy(row)} | {100 * share:.0f} % | {_gain(row['against']['control'])} | {sure[name]:.3f} | "
-            f"{_gain(again) if again else ''} | {f'{beyond[name]:.3f}' if name in beyond else ''} | {_cka(name, rows)} | "
+            f"| {name} | {_accuracy(row)} | {100 * share:.0f} % | {gain(row['against']['control'])} | {sure[name]:.3f} | "
+            f"{gain(again) if again else ''} | {f'{beyond[name]:.3f}' if name in beyond else ''} | {_cka(name, rows)} | "
             f"{_factor(row)} |"
         )
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
@@ -63,8 +63,8 @@ def texts(path: Path) -> str:
         share = (float(np.mean(row["test"])) - chance) / (teacher - chance)
         first, again = row["against"].get("control"), row["against"].get("soft targets")
         lines.append(
-            f"| {name} | {_accuracy(row)} | {100 * share:.0f} % | {_gain(first) if first else ''} | "
-            f"{f'{sure[name]:.3f}' if name in sure else ''} | {_gain(again) if again else ''} | "
+            f"| {name} | {_accuracy(row)} | {100 * share:.0f} % | {gain(first) if first else ''} | "
+            f"{f'{sure[name]:.3f}' if name in sure else ''} | {gain(again) if again else ''} | "
             f"{f'{beyond[name]:.3f}' if name in beyond else ''} |"
         )
     big, small = found["costs"]["teacher"], found["costs"]["student"]
@@ -84,7 +84,8 @@ def _accuracy(row: dict[str, Any]) -> str:
     return f"{100 * np.mean(row['test']):.2f} % ± {100 * np.std(row['test'], ddof=1):.2f}"
 
 
-def _gain(against: dict[str, Any]) -> str:
+def gain(against: dict[str, Any]) -> str:
+    """A difference of accuracies with its interval over seeds, in points."""
     low, high = against["seeds"]
     return f"{ACCURACY.points(against['mean'], digits=2)} ({ACCURACY.points(low, digits=2)} to {ACCURACY.points(high, digits=2)})"
 

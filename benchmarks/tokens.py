@@ -2,8 +2,8 @@
 
 The floor is a step that nobody can do without: the teacher's forward pass with its head, and the student's forward and backward
 pass with a chunked cross-entropy, written by hand, at the best of several chunk sizes. Everything is float32 and runs in
-turns in one process; a figure is the median of ratios to the floor beside it. Peak memory is of a process of its own, less
-what it had before the step.
+turns in one process; a figure is the median of ratios to the floor beside it. TRL's losses are measured too where it is
+installed. Peak memory is of a process of its own, less what it had before the step.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +32,7 @@ from limbeck.objective.schedules import Fixed
 from limbeck.run.folder import versions
 from limbeck.signals.capture import Capture
 from limbeck.teachers.local import LocalTeacher
+from limbeck.training.memory import keep_freed
 
 RESULTS = Path(__file__).parent / "results" / "tokens.json"
 ROWS, LENGTH, TURNS = 4, 256, 7
@@ -73,6 +75,7 @@ class Setting:
 
     def __init__(self, vocabulary: int) -> None:
         self.teacher, self.student = model(vocabulary, 512, 4).eval(), model(vocabulary, 256, 4)
+        self.both = self.student, self.teacher
         ids = torch.randint(0, vocabulary, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
         labels = torch.cat([ids[:, 1:], torch.full((ROWS, 1), -100)], 1)
         rows = torch.ones(ROWS, dtype=torch.bool)
@@ -133,15 +136,44 @@ class Setting:
 
         return step
 
+    def theirs(self, beta: float, chunked: bool) -> Callable[[], None]:
+        """One step with the loss of TRL's GKD trainer, or of its distillation trainer, called as these call them."""
+        from trl.experimental.gkd.gkd_trainer import GKDTrainer
+        from trl.trainer.distillation_trainer import _chunked_divergence_loss
+
+        labels = self.batch.labels[CLASS]
+
+        def step() -> None:
+            if chunked:
+                with torch.no_grad():
+                    known = self.teacher.model(**self.batch.inputs)[0]
+                hidden, weights = self.student.model(**self.batch.inputs)[0], (one.lm_head.weight for one in self.both)
+                loss, _, _ = _chunked_divergence_loss(hidden, known, *weights, labels >= 0, beta)
+            else:
+                with torch.no_grad():
+                    said = self.teacher(**self.batch.inputs).logits
+                loss = GKDTrainer.generalized_jsd_loss(self.student(**self.batch.inputs).logits, said, labels, beta)
+            loss.backward()
+            self.student.zero_grad(set_to_none=True)
+
+        return step
+
     def variants(self) -> dict[str, Callable[[], None]]:
         """What is compared with the floor."""
         found = {kind: self.ours([Diverging(kind=kind, **own)]) for kind, own in KINDS.items()}  # type: ignore[arg-type]
         both = [Labels(weight=Fixed(value=0.5)), Diverging(weight=Fixed(value=0.5))]
+        trl = {
+            f"TRL {name}, beta {beta}": self.theirs(beta, chunked)
+            for name, chunked in (("GKD", False), ("distillation", True))
+            for beta in (0, 0.5, 1)
+            if find_spec("trl")
+        }
         return {
             "labels": self.ours([Labels()]),
             **found,
             "labels and forward-kl": self.ours(both),
             "dense": self.dense(),
+            **trl,
         }
 
 
@@ -181,12 +213,13 @@ def seconds(step: Callable[[], None]) -> float:
 
 def ratios(vocabulary: int, turns: int = TURNS, kinds: list[str] | None = None) -> dict[str, Any]:
     """Times over that of the floor."""
+    keep_freed()  # as a training does; the floor has it too
     setting = Setting(vocabulary)
     floors = {chunk: setting.floor(chunk) for chunk in CHUNKS}
     best = min(CHUNKS, key=lambda chunk: min(seconds(floors[chunk]) for _ in range(3)))
     variants, taken = setting.variants(), dict[str, list[float]]()
-    if vocabulary > 100_000:
-        del variants["dense"]
+    if vocabulary > 100_000:  # whole logits of both sides would take gigabytes
+        variants = {name: one for name, one in variants.items() if name != "dense" and "GKD" not in name}
     variants = {name: one for name, one in variants.items() if not kinds or name in (*kinds, "labels")}
     floor = []
     for turn in range(turns + 1):
@@ -205,6 +238,7 @@ def ratios(vocabulary: int, turns: int = TURNS, kinds: list[str] | None = None) 
 
 def peak(vocabulary: int, name: str, chunk: int) -> float:
     """MiB that a step takes at most, in this process."""
+    keep_freed()
     setting = Setting(vocabulary)
     step = setting.floor(chunk) if name == "floor" else setting.variants()[name]
     gc.collect()
@@ -229,7 +263,7 @@ def main() -> None:
     for vocabulary in told.vocabulary or (32_000, 151_936):
         one = ratios(vocabulary, told.turns, told.kinds)
         one["peak"] = {}
-        for name in ("floor", "labels", *(told.kinds or KINDS)):
+        for name in ("floor", *one["time"]):
             asked = [sys.executable, "-m", "benchmarks.tokens", str(vocabulary), "--peak", name, str(one["chunk"])]
             one["peak"][name] = round(float(subprocess.run(asked, capture_output=True, check=True, text=True).stdout))
         found[str(vocabulary)] = one

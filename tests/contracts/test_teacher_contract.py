@@ -1,4 +1,4 @@
-"""Every teacher keeps one contract: local, served, cached around either, and stored outputs alone."""
+"""Every teacher keeps one contract: local, served, an ONNX file, several as one, cached around them, and stored outputs alone."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -6,25 +6,36 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from tests.fakes.onnx import plain_file
 from tests.fakes.rows import Plain, batch_of, examples, local, padded, seeded
 from tests.fakes.served import serving
 
 from limbeck.errors import SignalError
-from limbeck.teachers.cached import CachedTeacher, StoredTeacher, label
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.ensemble import EnsembleTeacher
+from limbeck.teachers.labelling import label
 from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.onnx.settings import Onnx
+from limbeck.teachers.onnx.teacher import OnnxTeacher
+from limbeck.teachers.stored import StoredTeacher
 from limbeck.teachers.teacher import Provides, Teacher
+from limbeck.teachers.weighing import Fixed
 
 NEEDS = frozenset({"logits", "body", "head:in"})
 DATA = examples(64)
-KINDS = ("local", "served", "cold", "warm", "half warm", "cached served", "stored", "cached cached")
+LOGITS = frozenset({"logits"})
+WHOLE = ("local", "served", "cold", "warm", "half warm", "cached served", "stored", "cached cached")
+BARE = ("onnx", "cached onnx", "ensemble", "cached ensemble", "ensemble of two kinds")
+"""Those that show every signal, and those that show logits alone."""
 
 
 class Case(NamedTuple):
     teacher: Teacher
     inner: LocalTeacher
+    needs: frozenset
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=(*WHOLE, *BARE))
 def case(request, tmp_path):
     inner = local()
     with ExitStack() as stack:
@@ -40,6 +51,10 @@ def case(request, tmp_path):
             labelled(DATA)
         if request.param == "half warm":
             labelled(replace(DATA, rows=DATA.rows[::2]))
+
+        def onnx():
+            return OnnxTeacher(Onnx(path=str(plain_file(tmp_path, inner.module)), outputs="logits"))
+
         make = {
             "local": lambda: inner,
             "served": lambda: stack.enter_context(serving(inner)),
@@ -49,8 +64,13 @@ def case(request, tmp_path):
             "cached served": lambda: cached(stack.enter_context(serving(inner))),
             "stored": lambda: StoredTeacher(tmp_path / "store"),
             "cached cached": lambda: cached(cached(inner), "outer"),
+            "onnx": onnx,
+            "cached onnx": lambda: cached(onnx()),
+            "ensemble": lambda: EnsembleTeacher([inner, inner], combine="logits"),
+            "cached ensemble": lambda: cached(EnsembleTeacher([inner, inner], combine="logits")),
+            "ensemble of two kinds": lambda: EnsembleTeacher([inner, onnx()], Fixed([1, 3]), combine="logits"),
         }[request.param]
-        yield Case(make(), inner)
+        yield Case(make(), inner, frozenset(NEEDS) if request.param in WHOLE else LOGITS)
 
 
 def epoch():
@@ -63,14 +83,14 @@ def epoch():
 def test_it_is_a_teacher(case):
     assert isinstance(case.teacher, Teacher)
     assert isinstance(case.teacher.provides, Provides)
-    assert not case.teacher.provides.lacking(NEEDS)
+    assert not case.teacher.provides.lacking(case.needs)
 
 
 def test_it_shows_what_the_model_shows(case):
     for batch in [*epoch(), *epoch()]:
-        shown, expected = case.teacher.observe(batch, NEEDS), local().observe(batch, NEEDS)
-        assert shown.keys() == NEEDS
-        for name in NEEDS:
+        shown, expected = case.teacher.observe(batch, case.needs), local().observe(batch, case.needs)
+        assert shown.keys() == case.needs
+        for name in case.needs:
             torch.testing.assert_close(shown[name], expected[name], rtol=0, atol=1e-6)
             assert shown[name].dtype == expected[name].dtype
 
@@ -80,7 +100,7 @@ def test_what_it_shows_is_detached_and_on_the_device_of_the_batch(case):
         part.requires_grad_(True)
     with torch.enable_grad():
         for batch in epoch():
-            for value in case.teacher.observe(batch, NEEDS).values():
+            for value in case.teacher.observe(batch, case.needs).values():
                 assert not value.requires_grad
                 assert value.grad_fn is None
                 assert value.device == batch.ids.device
@@ -96,7 +116,7 @@ def test_the_model_is_the_same_after_an_epoch_and_so_is_the_fingerprint(case):
     assert fingerprint
     for batch in epoch():
         case.inner.module.train()  # as a parent's train() would
-        case.teacher.observe(batch, NEEDS)
+        case.teacher.observe(batch, case.needs)
         assert case.teacher.fingerprint == fingerprint
     after = case.inner.module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -106,7 +126,7 @@ def test_a_student_keeps_its_mode(case):
     student = seeded(Plain, 1).train()
     student.drop.eval()
     for batch in epoch():
-        case.teacher.observe(batch, NEEDS)
+        case.teacher.observe(batch, case.needs)
     assert student.training
     assert student.norm.training
     assert not student.drop.training
@@ -115,7 +135,7 @@ def test_a_student_keeps_its_mode(case):
 def test_random_states_are_not_drawn_from(case):
     before = torch.get_rng_state()
     for batch in epoch():
-        case.teacher.observe(batch, NEEDS)
+        case.teacher.observe(batch, case.needs)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -126,15 +146,15 @@ def test_a_signal_that_is_not_there_is_named(case):
 
 def test_altering_what_it_showed_does_not_alter_what_it_shows(case):
     batch = next(epoch())
-    first = case.teacher.observe(batch, NEEDS)
+    first = case.teacher.observe(batch, case.needs)
     kept = {name: value.clone() for name, value in first.items()}
     for value in first.values():
         value.zero_()
-    again = case.teacher.observe(batch, NEEDS)
-    assert all(torch.equal(again[name], kept[name]) for name in NEEDS)
+    again = case.teacher.observe(batch, case.needs)
+    assert all(torch.equal(again[name], kept[name]) for name in case.needs)
 
 
 def test_padding_rows_have_finite_values(case):
     batch = padded(batch_of(DATA, [1, 2, 3, 3, 3]), 3)
-    shown = case.teacher.observe(batch, NEEDS)
+    shown = case.teacher.observe(batch, case.needs)
     assert all(len(value) == 5 and value.isfinite().all() for value in shown.values())

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from limbeck.config import digest
 from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
-from limbeck.data.tasks import CLASSES, Vectors
+from limbeck.data.tasks import CLASSES, NextToken, Vectors
 from limbeck.errors import SettingError
 from limbeck.objective import TERMS, Needs, Objective, Term, Terms
+from limbeck.objective.chunks import opened
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Learned
 from limbeck.signals.logits import Offer
@@ -49,6 +50,9 @@ LEAST = {
         {"kind": "adaptive-kl", "mass": 0.6},
         {"kind": "alpha-beta"},
     ],
+    "uld": [{}, {"top": 2, "temperature": 2}],
+    "shared-vocabulary": [{}, {"kind": "jensen-shannon", "temperature": 2}],
+    "alm": [{}, {"temperature": None}],
     "hints": [
         VECTORS,
         {**VECTORS, "normalise": True},
@@ -98,6 +102,7 @@ SHAPES = {
     "grid-map": (3, 4, 4),
     "map:in": (3, 2, 2),
     "logits of pairs": (2, 4),
+    "logits of tokens": (3, 5),
     "gradient": (3, 4),
     "attention.1.probs": (2, 3, 3),
     "attention.1.scores": (2, 3, 3),
@@ -124,6 +129,12 @@ class Case(NamedTuple):
         ours, theirs = (self.student if student is None else student), (self.teacher if teacher is None else teacher)
         return self.term.values(ours, theirs, self.batch if batch is None else batch, PLACE, self.part)
 
+    def by_row(self, values):
+        """The values of each example, of scope ``token`` those of its tokens."""
+        if self.term.scope != "token":
+            return list(values)
+        return list(values.split(opened(self.batch).sum(1).tolist()))
+
     def objective(self):
         objective = Objective([self.term], task_of(self.term))
         objective.build(self.student, self.teacher, examples=ROWS)
@@ -131,21 +142,25 @@ class Case(NamedTuple):
 
 
 def task_of(term):
-    return CLASSES if "choices" in term.takes else Vectors()
+    if "choices" in term.takes:
+        return CLASSES
+    return NextToken() if "tokens" in term.takes else Vectors()
 
 
 def signals(names, seed, rows=ROWS, task=CLASSES):
     generator = torch.Generator().manual_seed(seed)
-    shapes = SHAPES if task == CLASSES else {"logits": SHAPES["logits of pairs"]}
+    of = {"vectors": "logits of pairs", "tokens": "logits of tokens"}
+    shapes = SHAPES if task == CLASSES else {"logits": SHAPES[of[task.gives]]}
     shown = {name: torch.randn(rows, *shapes[name], generator=generator, dtype=torch.float64) for name in sorted(names)}
     return {name: value.softmax(-1) if name.endswith("probs") else value for name, value in shown.items()}
 
 
-def batch_of(rows=ROWS):
+def batch_of(rows=ROWS, task=CLASSES):
     lengths = torch.tensor([3, 1, 2, 3, 2, 1])[:rows]
     tokens = torch.arange(3) < lengths[:, None]
     columns = {"input_ids": torch.ones(rows, 3, dtype=torch.int64), "attention_mask": tokens.long()}
-    return Batch.of(columns, torch.arange(rows) % 5)
+    labels = torch.arange(rows) % 5
+    return Batch.of(columns, torch.where(tokens, labels[:, None], NO_LABEL) if task.gives == "tokens" else labels)
 
 
 @pytest.fixture(
@@ -162,7 +177,7 @@ def case(request):
     objective = Objective([term], task_of(term))
     objective.build(student, teacher, examples=ROWS)
     objective.double().eval()
-    return Case(term, student, teacher, batch_of(), next(iter(objective.parts.values()), None))
+    return Case(term, student, teacher, batch_of(task=task_of(term)), next(iter(objective.parts.values()), None))
 
 
 def grads(value, of):
@@ -271,7 +286,7 @@ def test_the_order_of_examples_does_not_matter(case):
     turn = torch.tensor([4, 2, 0, 5, 1, 3])
     student, teacher = ({name: value[turn] for name, value in side.items()} for side in (case.student, case.teacher))
     expected, turned = case.values(), case.values(student, teacher, case.batch.select(turn))
-    if case.term.scope == "batch":
+    if case.term.scope != "example":
         assert torch.allclose(turned.sum(), expected.sum(), rtol=1e-12)
     else:
         assert torch.allclose(turned, expected[turn], rtol=1e-12)
@@ -282,7 +297,8 @@ def test_an_example_does_not_see_the_others(case):
         pytest.skip("it compares examples, or draws numbers in their order")
     few = torch.arange(2, 5)
     student, teacher = ({name: value[few] for name, value in side.items()} for side in (case.student, case.teacher))
-    assert torch.allclose(case.values(student, teacher, case.batch.select(few)), case.values()[few], rtol=1e-12)
+    alone, every = case.values(student, teacher, case.batch.select(few)), case.by_row(case.values())
+    assert torch.allclose(alone.flatten(), torch.cat([every[row].flatten() for row in few.tolist()]), rtol=1e-12)
 
 
 @pytest.mark.parametrize("mask", [REAL, "own"])
@@ -291,7 +307,9 @@ def test_what_masked_rows_hold_never_reaches_the_loss(case, mask, worst):
     name = case.term.mask if mask == "own" else REAL
     kept = torch.tensor([1, 0, 1, 1, 0, 1]).bool()
     whole = case.batch
-    labels = torch.where(kept, whole.labels[CLASS], NO_LABEL if name == SUPERVISED else whole.labels[CLASS])
+    labels = whole.labels[CLASS].clone()
+    if name == SUPERVISED:
+        labels[~kept] = NO_LABEL
     masked = Batch(whole.inputs, {CLASS: labels}, {**whole.masks, name: kept}, whole.ids, whole.views)
     objective, results = case.objective(), []
     for fill, batch, rows in ((None, whole.select(kept), kept), (worst, masked, torch.ones(ROWS, dtype=torch.bool))):

@@ -8,9 +8,11 @@ from tests.fakes.rows import LOGITS, batch_of
 from limbeck.data.batch import TOKENS, Batch
 from limbeck.errors import SettingError, SignalError
 from limbeck.signals.logits import Chunked, Dense, Head
-from limbeck.teachers.cached import CachedTeacher, StoredTeacher, label
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.labelling import label
 from limbeck.teachers.store import describe
 from limbeck.teachers.store.codecs import HiddenCodec, SampledCodec, TopKCodec
+from limbeck.teachers.stored import StoredTeacher
 
 CODECS = (TopKCodec(k=5), SampledCodec(draws=9))
 

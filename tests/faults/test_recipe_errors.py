@@ -81,7 +81,12 @@ CASES = [
     ("mnist-5k", "image-folder", "line 4: data.source.path is missing", "the folder"),
     ("mnist-5k", "{name: table, path: x, txt: a}", "line 4: data.source.txt:", "did you mean 'text'?"),
     ("shift: 2", "shift: yes", "line 6: data.augment.shift:", "found 'yes'; allowed: a whole number"),
-    ("  model: {name: small-resnet, width: 16}\n", "", "line 7: teacher:", "give model, stored or served"),
+    (
+        "  model: {name: small-resnet, width: 16}\n",
+        "",
+        "line 7: teacher:",
+        "give model, stored, served, onnx or ensemble",
+    ),
     ("metrics: [f1-macro]", "metrics: [3]", "line 26: evidence.metrics.0:", "found 3; allowed: text"),
     ("metrics: [f1-macro]", "metrics: f1", "line 26: evidence.metrics:", "allowed: a list"),
     ("name: adamw", "name: adamw\n      betas: [0.9]", "line 13: teacher.training.optimizer.betas:", "a list of 1"),

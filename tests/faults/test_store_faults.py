@@ -16,9 +16,11 @@ from tests.fakes.rows import LOGITS, Named, batch_of, examples
 
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
-from limbeck.teachers.cached import CachedTeacher, StoredTeacher, label
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.labelling import label
 from limbeck.teachers.store import describe
 from limbeck.teachers.store.shard import DamagedError, verify
+from limbeck.teachers.stored import StoredTeacher
 
 FORK = multiprocessing.get_context("fork")
 ROWS = 1200

@@ -20,6 +20,7 @@ from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 from limbeck.objective import TERMS
 from limbeck.recipe import Recipe
 from limbeck.recipe.reading import bundled, parse
+from limbeck.teachers.part import Part
 
 # Scripts rely on these: a change here is a change for users.
 OPTIONS = {
@@ -29,7 +30,7 @@ OPTIONS = {
     "evaluate": ["--data", "--help", "--label", "--text", "-h", "RUN"],
     "export": ["--help", "--out", "--to", "-h", "-o", "RUN"],
     "init": ["--data", "--force", "--help", "--out", "--student", "--task", "--teacher", "-h", "-o"],
-    "label": ["--allow-code", "--help", "--set", "-h", "RECIPE"],
+    "label": ["--allow-code", "--help", "--part", "--ray", "--reuse", "--set", "--workers", "-h", "RECIPE"],
     "methods": ["--help", "-h", "NAME"],
     "recipes": ["--copy", "--help", "--schema", "--show", "-h"],
     "report": ["--help", "--open", "-h", "RUN"],
@@ -243,11 +244,42 @@ def test_check_and_label_say_what_they_found(limbeck_command, monkeypatch):
     assert "25,450 parameters" in out
     assert max(map(len, out.splitlines())) <= 80
     made = SimpleNamespace(folder=Path("x" * 90), rows=2400, bytes=96_000, signals=("logits",))
-    monkeypatch.setattr("limbeck.run.label", lambda recipe, allow_code: made)
-    code, out, _ = limbeck_command("label", "digits")
+    heard = {}
+    monkeypatch.setattr("limbeck.run.label", lambda recipe, **options: heard.update(options) or made)
+    code, out, _ = limbeck_command("label", "digits", "--part", "2/3")
     assert code == 0
+    assert heard == {"allow_code": False, "part": Part(2, 3), "reuse": False}
     assert "x" * 90 in out  # a path that is broken cannot be copied
     assert "2,400" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--part", "5/4"], "There is no part 5/4"),
+        (["--part", "half"], "written as 1/4"),
+        (["--part", "1/2", "--ray"], "give one of them"),
+        (["--ray"], "pip install 'limbeck[ray]'"),
+        (["--ray", "--workers", "0"], "workers"),
+    ],
+    ids=["no such part", "no part", "two ways", "no Ray", "no workers"],
+)
+def test_a_labelling_that_cannot_be_shared_out_is_refused(limbeck_command, monkeypatch, options, said):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    code, _, err = limbeck_command("label", "digits", *options)
+    assert code == 2
+    assert said in err
+
+
+def test_of_several_processes_the_first_says_what_came_out(capsys, monkeypatch):
+    for rank, wanted in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        tell.say("result")
+        tell.table(["a", "b"], [["1", "2"]])
+        tell.pairs([("rows", "3")])
+        assert bool(capsys.readouterr().out.strip()) == wanted
+        tell.note("wrong", "error")
+        assert "wrong" in capsys.readouterr().err
 
 
 def test_init_writes_a_recipe_for_the_data_and_replaces_nothing(limbeck_command, tmp_path):

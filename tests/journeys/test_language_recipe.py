@@ -91,7 +91,7 @@ def recipe(folder, **teacher):
         "objective": {"labels": 0.5, "divergence": {"weight": 0.5}},
         "training": {"steps": 12, "batch-size": 16, "optimizer": sgd},
         "seeds": 1,
-        "evidence": {"metrics": ["bits-per-byte", "perplexity"]},
+        "evidence": {"metrics": ["bits-per-byte", "perplexity"], "samples": 3, "new-tokens": 4},
     }
 
 

@@ -12,9 +12,11 @@ from limbeck.data.batch import TOKENS
 from limbeck.losses.divergences import ForwardKl, ReverseKl, dense
 from limbeck.objective.evaluate import Asked, streamed
 from limbeck.signals.logits import Chunked, Dense, Head, Offer
-from limbeck.teachers.cached import CachedTeacher, StoredTeacher, label
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.labelling import label
 from limbeck.teachers.store import describe
 from limbeck.teachers.store.codecs import CodecField, FullCodec, HiddenCodec, SampledCodec, TopKCodec, codec_of
+from limbeck.teachers.stored import StoredTeacher
 
 CODECS = (TopKCodec(k=5), TopKCodec(k=5, dtype="float32"), SampledCodec(draws=9), SampledCodec(draws=9, entropy=False))
 FIELDS = ("ids", "log_probabilities", "counts", "entropy", "hidden")

@@ -201,9 +201,22 @@ def test_a_frozen_head_has_no_gradient_and_a_frozen_body_none_either():
 
 def test_it_can_be_followed_twice_and_scaled():
     student, teacher = sides()
-    loss, _ = streamed(student, [Asked(d.ForwardKl(), teacher, torch.ones(ROWS, dtype=torch.float64))])
+    asked = [Asked(d.ForwardKl(), teacher, torch.ones(ROWS, dtype=torch.float64))]
+    loss, _ = streamed(student, asked, again=True)
     first = torch.autograd.grad(loss, student.hidden, retain_graph=True)[0]
     torch.testing.assert_close(torch.autograd.grad(3 * loss, student.hidden)[0], 3 * first, **CLOSE)
+    once, _ = streamed(student, asked)
+    torch.testing.assert_close(torch.autograd.grad(3 * once, student.hidden, retain_graph=True)[0], 3 * first, **CLOSE)
+    with pytest.raises(RuntimeError, match="handed over"):
+        torch.autograd.grad(once, student.hidden)
+
+
+def test_the_gradient_of_a_head_is_not_copied():
+    student, teacher = sides()
+    loss, _ = streamed(student, [Asked(d.ForwardKl(), teacher, torch.ones(ROWS, dtype=torch.float64))])
+    made = loss.grad_fn.made[1].data_ptr()
+    loss.backward()
+    assert student.head.weight.grad.data_ptr() == made
 
 
 def test_no_rows_are_no_loss():

@@ -18,8 +18,9 @@ from limbeck.objective.objective import Objective
 from limbeck.objective.outline import layers_of
 from limbeck.signals.capture import Capture, bare, show
 from limbeck.signals.gradient import signs
-from limbeck.teachers.cached import CachedTeacher, StoredTeacher
+from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.stored import StoredTeacher
 
 TEXT = {
     "input_ids": torch.arange(10).reshape(2, 5),

@@ -15,10 +15,12 @@ from tests.fakes.served import serving
 
 from limbeck.data.batch import Batch
 from limbeck.errors import LimbeckError, SignalError
-from limbeck.teachers.cached import CachedTeacher, StoredTeacher, label
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.labelling import label
 from limbeck.teachers.store import Store, describe, store_key
 from limbeck.teachers.store.codec import packed
 from limbeck.teachers.store.writer import Writer
+from limbeck.teachers.stored import StoredTeacher
 from limbeck.teachers.teacher import Provides
 
 DATA = examples(200)

@@ -27,7 +27,8 @@ from limbeck.objective import Labels, Objective, SoftTargets
 from limbeck.regimes.plan import hard_labels
 from limbeck.signals.call import logits_of
 from limbeck.signals.capture import show
-from limbeck.teachers.cached import CachedTeacher, label
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.labelling import label
 from limbeck.teachers.local import LocalTeacher
 
 SPEC = SmallTransformer(hidden=16, layers=1, positions=32)
@@ -83,7 +84,8 @@ def loss_of(task, term, student, teacher, batch, counts=None):
 
 
 def test_a_recipe_may_name_every_task():
-    assert {kind().name for kind in TASKS} == {*asked.NAMES, "vectors", "next-token"}  # which have files of their own
+    own = {"vectors", "next-token", "text-to-text"}  # which have files of their own
+    assert {kind().name for kind in TASKS} == {*asked.NAMES, *own}
     assert [Data(source="mnist-5k", task=name).task for name in asked.NAMES] == [
         Classes(),
         MultiLabel(),

@@ -45,7 +45,8 @@ from limbeck.models.nets import SmallCnn
 from limbeck.objective import Adversarial, Crd, Hints, Labels, RkdDistance, SoftTargets
 from limbeck.objective.schedules import Place
 from limbeck.objective.term import Owned
-from limbeck.teachers.cached import CachedTeacher, label
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.labelling import label
 from limbeck.training import checkpoint
 from limbeck.training.loop import evaluate, train
 from limbeck.training.moments import Best

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from limbeck.advice.memory import Memory, kept_bytes, memory
 from limbeck.data.asked import asked
 from limbeck.data.batch import NO_LABEL, Batch
 from limbeck.data.examples import Examples
 from limbeck.data.task import ASKED, Answered
 from limbeck.errors import LimbeckError, PreflightError
 from limbeck.losses.storages import carrier
+from limbeck.models.adapters import merged
 from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Objective
+from limbeck.objective.schedules import Place
 from limbeck.signals.capture import show
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.guard import explained
@@ -23,7 +26,7 @@ from limbeck.training.loop import Engine, build_objective
 from limbeck.training.memory import peak_bytes
 from limbeck.training.optimizers import groups, optimizer
 from limbeck.training.order import Order, Steps
-from limbeck.training.stage import Stage
+from limbeck.training.stage import Pen, Stage
 
 _MOST, _ENOUGH = 10, 1.0  # steps that are timed, after the dry batch: as many as take a second
 _LOOK = 64  # rows of a timed evaluation
@@ -35,8 +38,8 @@ class Dry:
 
     ``parts``: each term's mean. ``seconds``: of one step, from reading its rows to the optimiser. ``teacher_seconds``: of the
     teacher's share in it. ``row_seconds``: of one row in an evaluation.
-    ``peak``: bytes of memory that the step needed at most, None where that cannot be measured. ``row_bytes``: of the
-    teacher's signals for one row. ``silent``: parameters that got no gradient.
+    ``peak``: bytes of memory that the step needed at most, None where that cannot be measured. ``memory``: what it
+    consists of. ``row_bytes``: of the teacher's signals for one row. ``silent``: parameters that got no gradient.
     """
 
     parts: dict[str, float]
@@ -44,6 +47,7 @@ class Dry:
     teacher_seconds: float
     row_seconds: float
     peak: int | None
+    memory: Memory
     row_bytes: int
     parameters: int
     silent: tuple[str, ...]
@@ -66,21 +70,26 @@ def dry_run(stage: Stage, device: str) -> Dry:
     settings = stage.training
     order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
     batches = [batch.to(device) for batch in Steps(stage.examples, order, settings.accumulate)[0]]
+    pen = stage.writing.pen(stage, student) if stage.writing else None
+    if pen:
+        batches = pen.written(student, batches, Place(0, settings.total))
     counts = objective.total_counts(batches)
-    wanted, row_bytes, parts = objective.needs().teacher, 0, dict[str, float]()
+    wanted, row_bytes, kept, parts = objective.needs().teacher, 0, 0, dict[str, float]()
     with torch.random.fork_rng(), explained(settings), peak_bytes(device) as peak:
         for batch in batches:
             with _blamed():
                 seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else {}
             row_bytes = sum(one[0].numel() * one.element_size() for one in map(carrier, seen.values()))
-            loss, shown = engine(batch, seen, counts)
+            with kept_bytes(student) as held:
+                loss, shown = engine(batch, seen, counts)
+            kept = max(kept, held.bytes)
             _demand_gradient(loss, student)
             loss.backward()
             for name, value in shown.items():
                 parts[name] = parts.get(name, 0.0) + float(value)
         _check_terms(objective, parts, batches, counts, stage, student)
         silent = tuple(name for name, one in student.named_parameters() if one.requires_grad and one.grad is None)
-        seconds, asked = _paced(stage, engine, device)
+        seconds, asked = _paced(stage, engine, device, pen)
         engine.capture.close()
         row_seconds = _looked(stage, student, device)
     return Dry(
@@ -89,13 +98,14 @@ def dry_run(stage: Stage, device: str) -> Dry:
         teacher_seconds=asked,
         row_seconds=row_seconds,
         peak=peak.bytes,
+        memory=memory(stage, student, kept),
         row_bytes=row_bytes,
         parameters=parameters(student),
         silent=silent,
     )
 
 
-def _paced(stage: Stage, engine: Engine, device: str) -> tuple[float, float]:
+def _paced(stage: Stage, engine: Engine, device: str, pen: Pen | None) -> tuple[float, float]:
     """Seconds of a whole step after the first, and of the teacher's share in it. The learning rate is 0."""
     settings, objective = stage.training, engine.objective
     wanted = objective.needs().teacher
@@ -109,7 +119,10 @@ def _paced(stage: Stage, engine: Engine, device: str) -> tuple[float, float]:
     spent, asked, done = 0.0, 0.0, 0
     while spent < _ENOUGH and done < _MOST:
         began = _now(device)
-        batches = [batch.to(device) for batch in steps[(done + 1) % settings.total]]
+        step = (done + 1 if pen is None else (done + 1) * settings.total // _MOST) % settings.total
+        batches = [batch.to(device) for batch in steps[step]]
+        if pen:
+            batches = pen.written(engine.student, batches, Place(step, settings.total))
         counts = objective.total_counts(batches)
         for batch in batches:
             before = _now(device)
@@ -196,7 +209,8 @@ def _check_terms(
 
 
 def _starts_as_teacher(stage: Stage) -> bool:
-    return stage.teacher is not None and of_module(stage.start.module()) == stage.teacher.fingerprint
+    """Adapters begin with a product of zero."""
+    return stage.teacher is not None and of_module(merged(stage.start.module())) == stage.teacher.fingerprint
 
 
 def check_labels(examples: Examples) -> None:
@@ -220,7 +234,8 @@ def check_labels(examples: Examples) -> None:
 
 def answers_by(teacher: Teacher, examples: Examples, device: str) -> Answered:
     """What the teacher answers to ``examples`` as they are."""
-    return asked(lambda batch: teacher.observe(batch, frozenset({"logits"}))["logits"], examples, device)
+    own = examples.as_read_by("teacher")
+    return asked(lambda batch: teacher.observe(batch, frozenset({"logits"}))["logits"], own, device)
 
 
 def score_of(teacher: Teacher, examples: Examples, device: str) -> float:

@@ -12,8 +12,8 @@ def init(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of images by class, a table of texts and labels, a file of tags or questions, or hub:OWNER/NAME, a "
-            "data set on the Hugging Face hub.",
+            help="A folder of images by class, a table of texts and labels, a file of tags or questions, files of running text, "
+            "or hub:OWNER/NAME, a data set on the Hugging Face hub.",
             show_default=False,
         ),
     ] = None,
@@ -26,7 +26,11 @@ def init(
         ),
     ] = None,
     task: Annotated[
-        str, typer.Option(help="What is asked of a row: classes, multi-label, tags, spans, numbers or vectors.")
+        str,
+        typer.Option(
+            help="What is asked of a row: classes, multi-label, tags, spans, numbers, vectors, "
+            "next-token or text-to-text."
+        ),
     ] = "classes",
     student: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("recipe.yaml"),

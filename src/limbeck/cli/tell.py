@@ -1,5 +1,6 @@
 """What the command line prints: paragraphs and tables, for a terminal and for a pipe."""
 
+import os
 import shutil
 import sys
 import textwrap
@@ -14,10 +15,14 @@ _ENDLESS: Final = 10_000  # columns of a pipe
 
 
 def console(error: bool = False) -> "Console":
-    """Standard output, or standard error. Numbers and paths keep their colour: what is emphasised is chosen."""
+    """Standard output, or standard error. Numbers and paths keep their colour: what is emphasised is chosen.
+
+    Of several processes that run one command the first says what came out.
+    """
     from rich.console import Console
 
-    return Console(stderr=error, highlight=False, markup=False, emoji=False)
+    silent = not error and os.environ.get("RANK", "0") != "0"
+    return Console(stderr=error, highlight=False, markup=False, emoji=False, quiet=silent)
 
 
 def width() -> int:

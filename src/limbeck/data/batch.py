@@ -12,8 +12,12 @@ REAL = "real"  # rows that count; False for padding rows of a short rank
 SUPERVISED = "supervised"  # rows whose label the student may see
 TOKENS = "tokens"  # [batch, length]: positions that are not padding
 ALIKE = "alike"  # rows that both sides read as the same tokens; there where the teacher has tokens of its own
+WRITTEN = "written"  # rows that the student wrote in this step; nobody writes where there is no such mask
+GIVEN = "given"  # all the others
+DECODED = "decoder_input_ids"  # the column of what a decoder is told of a text, int64 [batch, length]
 CLASS = "class"  # the column of class labels
 VALUE = "value"  # the column of numbers to learn
+DOMAIN = "domain"  # the column of the domains that rows are from, where the data names them
 NO_LABEL = -100
 
 
@@ -27,7 +31,7 @@ class Batch:
 
     ``inputs``: columns by name, first dimension B. A name ``teacher.x`` is column ``x`` of the teacher alone.
     ``labels``: ``class`` as int64 [B] (``NO_LABEL`` where there is none) or, when mixed, probabilities [B, classes]; other
-    tasks have other columns (see `limbeck.data.task`).
+    tasks have other columns (see `limbeck.data.task`). ``domain``, int64 [B], where the data says what a row is from.
     ``masks``: boolean, [B] or [B, length]; ``real`` and ``supervised`` are always there.
     ``ids``: int64 [B], row numbers of the finished data set. ``views``: int64 [B], augmentation seeds, 0 = as it is.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.config import digest
-from limbeck.data.batch import ALIKE, CLASS, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.data.batch import ALIKE, CLASS, DECODED, DOMAIN, REAL, SUPERVISED, TOKENS, Batch
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 
@@ -69,6 +69,27 @@ class Table(Protocol):
 
 
 @dataclass(frozen=True)
+class Domains:
+    """What the rows of a table are from, such as law or news: ``names``, and each row's, int64 [len(table)]."""
+
+    names: tuple[str, ...]
+    rows: Tensor
+
+    @classmethod
+    def of(cls, named: Sequence[str]) -> Self:
+        """From a name a row."""
+        names = tuple(sorted(set(named)))
+        return cls(names, torch.tensor([names.index(name) for name in named]))
+
+    @property
+    def fingerprint(self) -> str:
+        """Names all of it."""
+        from limbeck.data.fingerprint import tensors
+
+        return digest([list(self.names), tensors({"rows": self.rows})])
+
+
+@dataclass(frozen=True)
 class Examples:
     """Some rows of a table with their labels.
 
@@ -76,6 +97,7 @@ class Examples:
     ``supervised``: bool [len(table)], the rows whose label the student may see. ``classes``: the names of the model's
     outputs. ``mixup``: the Beta parameter, 0 for none; views above 0 are mixed. ``task``: what is asked of an example.
     ``keep_labels``: whether rows that the table altered keep their label; if not, they are not supervised under that view.
+    ``domains``: what the rows of the table are from, where the source names it.
     """
 
     table: Table
@@ -86,6 +108,7 @@ class Examples:
     mixup: float = 0.0
     task: Task = CLASSES
     keep_labels: bool = True
+    domains: Domains | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -97,6 +120,7 @@ class Examples:
 
         own = tensors({"rows": self.rows, "labels": self.labels[self.rows], "supervised": self.supervised[self.rows]})
         asked = [*([] if self.task == CLASSES else [self.task]), *([] if self.keep_labels else ["altered: no label"])]
+        asked += [self.domains.fingerprint] if self.domains is not None else []
         return digest([self.table.fingerprint, own, list(self.classes), self.mixup, *asked])
 
     @property
@@ -114,7 +138,15 @@ class Examples:
         from limbeck.data.fingerprint import tensors
 
         parts = tensors({"supervised": self.supervised, "rows": self.rows}) if self.mixup else ""
-        return digest([self.table.fingerprint, self.mixup, parts])
+        domains = [] if self.domains is None else [self.domains.fingerprint]
+        return digest([self.table.fingerprint, self.mixup, parts, *domains])
+
+    def as_read_by(self, side: str) -> Self:
+        """The same rows for a model of one side alone, ``student`` or ``teacher``, with labels at the tokens of its tokenizer."""
+        texts = self.table.texts
+        if side == "student" or texts is None or texts.theirs is None or self.task.reads != "sequences":
+            return self
+        return replace(self, table=texts.theirs, labels=texts.theirs.placed(self.labels, self.task))
 
     def labelled(self) -> Self:
         """Only the rows whose label may be seen."""
@@ -134,8 +166,11 @@ class Examples:
         supervised = self.supervised[ids]
         if not self.keep_labels:
             supervised = supervised & ~self.table.altered(ids, views)
-        length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        told = inputs.get(DECODED, inputs.get("input_ids"))
+        length = 0 if told is None else told.shape[1]
         labels = self.task.column(self.labels[ids], supervised, length)
+        if self.domains is not None:
+            labels[DOMAIN] = self.domains.rows[ids]
         if self.mixup > 0:
             inputs, labels[CLASS] = mixed(self, ids, views, inputs, labels[CLASS])
         masks = {REAL: torch.ones(len(ids), dtype=torch.bool), SUPERVISED: supervised}
@@ -163,6 +198,11 @@ class Splits:
     def task(self) -> Task:
         """What is asked of an example."""
         return self.train.task
+
+    def of(self, domains: Domains) -> Self:
+        """The same rows, with what each is from."""
+        parts = {name: replace(getattr(self, name), domains=domains) for name in ("train", "validation", "test")}
+        return replace(self, **parts)
 
     @property
     def reader(self) -> Reader:

@@ -20,6 +20,7 @@ _WANTED: Final = {
     "questions": "a pair of a question and a text",
     "pairs": "a pair of texts, or a text,",
     "sequences": "a text, or a prompt and its continuation,",
+    "sources": "a pair of a text and what it is to be turned into",
 }
 
 
@@ -37,6 +38,7 @@ def checked(item: Any, row: int, reads: Reads) -> Item:
     pair = isinstance(found, list) and len(found) == 2
     fits = {"texts": isinstance(found, str) or pair, "words": isinstance(found, list), "questions": pair}
     fits["pairs"] = fits["sequences"] = fits["texts"]
+    fits["sources"] = pair
     if not fits[reads] or not all(isinstance(part, str) for part in parts):
         kind = f"{type(item).__name__} of {len(item)}" if isinstance(item, list | tuple) else type(item).__name__
         raise DataError(f"row {row} is a {kind}, but {_WANTED[reads]} was expected.")
@@ -96,7 +98,7 @@ def parts_of(items: Sequence[Item]) -> Iterator[str]:
 
 def paired(items: Sequence[Item], reads: Reads) -> bool:
     """Whether the items are pairs that are read together."""
-    return reads not in ("words", "pairs") and len(items) > 0 and not isinstance(items[0], str)
+    return reads not in ("words", "pairs", "sources") and len(items) > 0 and not isinstance(items[0], str)
 
 
 def shown(item: Item, reads: Reads) -> str:

@@ -1,4 +1,4 @@
-"""The task of language models: at each token of a text, which one is next."""
+"""The tasks of language models: at each token of a text, which one is next."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,18 +8,22 @@ from typing import Any, ClassVar, Final, Literal
 import torch
 from torch import Tensor
 
-from limbeck.data.batch import CLASS, NO_LABEL, Batch
+from limbeck.data.batch import CLASS, GIVEN, NO_LABEL, REAL, SUPERVISED, WRITTEN, Batch
 from limbeck.data.task import ASKED, Answered, Common, Gives, Reads, several, summed
 from limbeck.errors import LimbeckError
 from limbeck.losses.storages import Storage, judged, stored
 
 BYTES: Final = "bytes"
 """The column of labels that says how many bytes of the text each next token stands for, int64 [B, L]."""
+SAMPLED: Final = "sampled"
+"""The column of labels that says with what log-probability each next token was drawn, float32 [B, L], where texts are written."""
+TEXT: Final = "text"
+"""Of the rows of answers, which example of the batch each is of, int64 [M], ascending."""
 _RAW: Final = 8 * log(2)  # nats that a byte takes as it is
 
 
-class NextToken(Common):
-    """The next token, at every token of a text; of a prompt and its continuation, at those of the continuation.
+class Foreseeing(Common):
+    """What the tasks of language models have in common: which token is next, at many places of a text.
 
     The score is compression: 1 less the bits that a byte of the text takes, divided by 8. It is 0 for a model that saves
     nothing, 1 for one that foresees everything, and the same for models of any tokenizer; 0.01 of it are 0.08 bits per byte.
@@ -29,15 +33,11 @@ class NextToken(Common):
     """
 
     measure: ClassVar[str] = "compression"
-    auto: ClassVar[str] = "AutoModelForCausalLM"
     new_head: ClassVar[bool] = False
     causal: ClassVar[bool] = True
     gives: ClassVar[Gives] = "tokens"
-    reads: ClassVar[Reads] = "sequences"
     constant: ClassVar[str] = "storing the text as it is"
     metrics: ClassVar[tuple[str, ...]] = ("bits-per-byte", "perplexity")
-
-    name: Literal["next-token"] = "next-token"
 
     def shape(self, rows: int, length: int, outputs: int) -> tuple[int, ...]:
         """[B, L, V] of any V."""
@@ -64,9 +64,14 @@ class NextToken(Common):
         return {CLASS: torch.where(seen, following, ASKED), BYTES: size}
 
     def rows(self, batch: Batch) -> tuple[Batch, Tensor]:
-        """A row for each token that is to be foreseen."""
+        """A row for each token that is to be foreseen; of a text that was written here nobody saw a label."""
         found, place = several(batch)
-        return replace(found, labels={**found.labels, BYTES: batch.labels[BYTES].flatten()[place]}), place
+        text = place // batch.labels[CLASS].shape[1]
+        columns = {name: batch.labels[name].flatten()[place] for name in (BYTES, SAMPLED) if name in batch.labels}
+        written = batch.masks.get(WRITTEN, torch.zeros_like(batch.masks[REAL]))[text]
+        seen = found.masks[SUPERVISED] & ~written
+        masks = {**found.masks, SUPERVISED: seen, WRITTEN: written, GIVEN: ~written}
+        return replace(found, labels={**found.labels, **columns, TEXT: text}, masks=masks), place
 
     def answers(self, logits: Any, batch: Batch) -> Any:
         """The logits in the storage that they come in."""
@@ -109,3 +114,21 @@ class NextToken(Common):
     def floor(self, labels: Tensor) -> float:
         """0, by definition."""
         return 0.0
+
+
+class NextToken(Foreseeing):
+    """The next token, at every token of a text; of a prompt and its continuation, at those of the continuation."""
+
+    auto: ClassVar[str] = "AutoModelForCausalLM"
+    reads: ClassVar[Reads] = "sequences"
+
+    name: Literal["next-token"] = "next-token"
+
+
+class TextToText(Foreseeing):
+    """Of a text that another is to be turned into, each token, the ones before it given: translation, summaries and the like."""
+
+    auto: ClassVar[str] = "AutoModelForSeq2SeqLM"
+    reads: ClassVar[Reads] = "sources"
+
+    name: Literal["text-to-text"] = "text-to-text"

@@ -32,6 +32,7 @@ class Raw:
     ``items``: of the kind ``images`` uint8 [N, C, H, W] or `ImageFiles`, of the kind ``texts`` see `items.Item`.
     ``labels``: what ``task.read`` gave, [N, ...]. ``classes``: the names of a model's outputs. ``validation``, ``test``: the
     source's own parts as rows, int64, or None where it has none. ``name``: for errors. ``task``: what the labels are for.
+    ``domains``: what each row is from, where the source names it.
     """
 
     kind: Literal["images", "texts"]
@@ -42,6 +43,7 @@ class Raw:
     test: Tensor | None = None
     name: str = "the data"
     task: Task = CLASSES
+    domains: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.items) != len(self.labels):

@@ -32,7 +32,7 @@ class Sequences:
         self.reader, self._known = reader, loaded(reader.tokenizer)
         tokenizer = self._known.tokenizer
         ids: list[int] = []
-        starts, ends, sizes = [0], [], []
+        starts, ends, sizes, prompts = [0], [], [], []
         with quiet():
             for row, text in enumerate(texts):
                 item = items.checked(text, row, "sequences")
@@ -43,14 +43,16 @@ class Sequences:
                 ids += own
                 starts.append(len(ids))
                 ends.append(begin)
+                prompts.append(known)
                 if len(own) < len(every):
-                    sizes.append(_bytes(tokenizer, own[begin:]))
+                    sizes.append(bytes_of(tokenizer, own[begin:]))
                 elif known:
                     sizes.append(len(item[1].encode()))
                 else:  # the first token is not foreseen, so its letters do not count
-                    sizes.append(len(str(item).encode()) - _bytes(tokenizer, own[:1]))
+                    sizes.append(len(str(item).encode()) - bytes_of(tokenizer, own[:1]))
         self._ids, self._ends = torch.tensor(ids, dtype=torch.int32), torch.tensor(starts)
         self._begins, self._sizes = torch.tensor(ends), torch.tensor(sizes)
+        self._prompts = prompts
         lengths = self._ends[1:] - self._ends[:-1]
         self.longest = self._length(int(lengths.max()) if len(lengths) else 1)
         self.largest = int(self._ids.max()) if len(self._ids) else 0
@@ -63,6 +65,11 @@ class Sequences:
         if unknown is None or unknown == ends or not len(self._ids):
             return 0.0
         return float((self._ids == unknown).float().mean())
+
+    @property
+    def lengths(self) -> Tensor:
+        """The tokens of each row, int64 [N]."""
+        return self._ends.diff()
 
     def _length(self, tokens: int) -> int:
         return min(-(-tokens // _STEP) * _STEP, self.reader.max_length)
@@ -84,6 +91,17 @@ class Sequences:
         counts &= place + 1 >= self._begins[rows, None]
         sizes = self._sizes[rows, None] * (place + 1 == self._begins[rows, None])
         return torch.stack([after.where(counts, NO_LABEL), sizes], 2).int()
+
+    def row(self, row: int) -> tuple[Tensor, int]:
+        """The tokens of a row, int64 [T], and how many of them are a prompt's."""
+        return self._ids[self._ends[row] : self._ends[row + 1]].long(), self._prompts[row]
+
+    def spread(self, flat: Tensor, rows: Tensor, fill: int) -> Tensor:
+        """Of values that stand at the tokens of all rows, one after another, those of ``rows``, [B, L], ``fill`` at padding."""
+        starts, length = self._ends[rows], self._length(int(self.lengths[rows].max()) if len(rows) else 1)
+        place = torch.arange(length)
+        there = place < self.lengths[rows][:, None]
+        return flat[(starts[:, None] + place).where(there, 0)].where(there, fill)
 
     def _slots(self, rows: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
         starts = self._ends[rows]
@@ -129,7 +147,7 @@ def _read(tokenizer: Any, item: Item, row: int) -> tuple[int, list[int]]:
     return len(first), found
 
 
-def _bytes(tokenizer: Any, ids: list[int]) -> int:
+def bytes_of(tokenizer: Any, ids: list[int]) -> int:
     """What tokens are written as; nothing for those that are no part of a text."""
     return len(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).encode())
 

@@ -7,14 +7,17 @@ from pydantic import Field, model_validator
 
 from limbeck.config import Config, choice
 from limbeck.data.augment import Augment
+from limbeck.data.byte_pairs import BPE
+from limbeck.data.definitions import Definitions
 from limbeck.data.digits import Mnist5k
-from limbeck.data.examples import Splits, Table
+from limbeck.data.examples import Domains, Splits, Table
 from limbeck.data.folders import ImageFolder
 from limbeck.data.hub import HuggingFace
 from limbeck.data.idx import FashionMnist, Idx
 from limbeck.data.images import ImageReader, ImageTable, brightness, image_keys
 from limbeck.data.items import parts_of
 from limbeck.data.movies import MovieSentences
+from limbeck.data.pronunciations import Pronunciations
 from limbeck.data.questions import Questions
 from limbeck.data.raw import Raw
 from limbeck.data.reduced import reduced
@@ -25,7 +28,7 @@ from limbeck.data.tagged import Tagged
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES, TASKS
 from limbeck.data.text import TextReader, TextTable
-from limbeck.data.tokenizers import TASK, fitted
+from limbeck.data.tokenizers import TASK, fitted, fitted_pairs
 from limbeck.data.tweets import Tweets
 from limbeck.data.words import WORDS
 from limbeck.data.writing.choice import Varied
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
         | MovieSentences
         | Tweets
         | RunningText
+        | Definitions
+        | Pronunciations
     )
     Asked = Task
 else:
@@ -60,6 +65,8 @@ else:
         MovieSentences,
         Tweets,
         RunningText,
+        Definitions,
+        Pronunciations,
     )
 
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
@@ -73,7 +80,7 @@ class Data(Config):
     task: Asked = CLASSES
     """What is asked of a row: one of ``classes``; ``multi-label``, any number of them; ``numbers``; ``tags``, a class for each
     word; ``spans``, where the answer to a question stands in a text; ``vectors``, a vector for each text of a pair;
-    ``next-token``, which token follows each."""
+    ``next-token``, which token follows each; ``text-to-text``, which tokens a text is turned into."""
     labelled: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     """How many training rows keep their label, in the proportion of the classes; the others are used without it."""
     validation: Size = 0.1
@@ -92,8 +99,8 @@ class Data(Config):
     views: Annotated[int, Field(ge=1)] | None = None
     """How many different varied views of a row there are; null: new ones each epoch."""
     tokenizer: str | None = None
-    """Of texts: a folder, a name on the hub, ``package:<name>/<folder>``, ``words``, which is fitted on the training
-    texts, or ``task``, the teacher's reduced to them; null: the student's, else the teacher's, else ``words``."""
+    """Of texts: a folder, a name on the hub, ``package:<name>/<folder>``, ``words`` or ``bpe`` (byte pairs), which are fitted
+    on the training texts, or ``task``, the teacher's reduced to them; null: the student's, else the teacher's, else ``words``."""
     max_length: Annotated[int, Field(ge=2)] = 128
     """Tokens after which a text is cut."""
 
@@ -167,6 +174,8 @@ class Data(Config):
             texts = self._texts(raw, parts, name, teacher_tokenizer)
             table, labels = cast(Table, texts), texts.placed(raw.labels, self.task)
         found = examples(table, labels, raw.classes, parts, self.mixup, self.task)
+        if raw.domains is not None:
+            found = found.of(Domains.of(raw.domains))
         keep = writer is None or writer.keep_labels
         return found if keep else replace(found, train=replace(found.train, keep_labels=False))
 
@@ -176,6 +185,8 @@ class Data(Config):
         )
         if tokenizer == WORDS:
             tokenizer = fitted(train, self.task.reads)
+        if tokenizer == BPE:
+            tokenizer = fitted_pairs(train)
         if tokenizer == TASK:
             teacher_tokenizer = self._whole(teacher_tokenizer)
             tokenizer = reduced(list(parts_of(train)), teacher_tokenizer, list(parts_of(others)))
@@ -192,7 +203,7 @@ class Data(Config):
                 f"data.tokenizer says {named!r}: leave one of the two out."
             )
         whole = teacher_tokenizer or named
-        if whole is None or whole == WORDS:
+        if whole is None or whole in (WORDS, BPE):
             raise DataError(
                 f"The tokenizer {TASK!r} is the teacher's, reduced to the training texts, but this teacher brings none: "
                 "choose a pretrained teacher, or name the teacher's in data.tokenizer."

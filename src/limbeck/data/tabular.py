@@ -39,6 +39,8 @@ class TextFile(Config):
     the task ``multi-label``, or a number in each."""
     labels_separated_by: Annotated[str, Field(min_length=1)] = "|"
     """In the task ``multi-label`` with one column of labels: what stands between the names; an empty cell holds none."""
+    domain: str | None = None
+    """The column that says what a text is from, such as law or news: an ensemble's teachers can be weighted by it."""
     test: str | None = None
     """A second file with the test part; drawn from the first if left out."""
     encoding: str = "utf-8"
@@ -64,21 +66,27 @@ class TextFile(Config):
             )
         texts: list[Any] = []
         labels: list[Any] = []
+        domains: list[str] = []
         lengths = []
         for place in (self.path, self.test):
             if place is not None:
-                columns = self._columns(existing(place), self._wanted if known else self._texts)
+                own = [] if self.domain is None else [self.domain]
+                columns = self._columns(existing(place), [*(self._wanted if known else self._texts), *own])
+                where = [_named(cell, self.domain, place) for cell in columns.pop()] if self.domain is not None else []
                 items = columns[0] if self.pair is None else list(zip(columns[0], columns[1], strict=True))
                 found = columns[self._first_label :]
                 told = (found[0] if one else list(zip(*found, strict=True))) if known else [None] * len(items)
-                some, their = whole_texts(items, told, place)
+                pairs = list(zip(told, where or told, strict=True))
+                some, their = whole_texts(items, pairs, place)
                 texts += some
-                labels += their
+                labels += [label for label, _ in their]
+                domains += [domain for _, domain in their] if where else []
                 lengths.append(len(some))
         names = self._labels if task.gives == "numbers" or not one else None
         read, classes = task.read(self._told(labels, task), self.path, names)
         test = rows_of(lengths)[1] if len(lengths) > 1 else None
-        return Raw("texts", texts, read, classes, test=test, name=self.path, task=task)
+        named = tuple(domains) if self.domain is not None else None
+        return Raw("texts", texts, read, classes, test=test, name=self.path, task=task, domains=named)
 
     def _told(self, labels: list[Any], task: Task) -> list[Any]:
         """Cells as the task reads them: where a row has any number of labels, sets of names, or a 0 or 1 for each."""
@@ -177,6 +185,16 @@ def _check(column: str, known: Sequence[str], path: Path) -> None:
         raise DataError(
             f"{path} has no column {column!r}{'; ' + hint if hint else '.'} Its columns: {', '.join(map(repr, known))}."
         )
+
+
+def _named(cell: Any, column: str | None, path: str) -> str:
+    """The name of a domain."""
+    name = "" if cell is None else str(cell).strip()
+    if not name:
+        raise DataError(
+            f"{path}: the column {column!r} is to say what each row is from, and is empty in some: fill it."
+        )
+    return name
 
 
 def _flag(cell: Any, column: str, path: str) -> int | None:

@@ -20,9 +20,9 @@ ASKED = -1
 """In place of a label: there is an answer here, but the label is not to be seen. ``NO_LABEL``: there is none."""
 NEVER = -1e4
 """The logit of what cannot be chosen: its probability is 0 at any usual temperature."""
-Reads = Literal["texts", "words", "questions", "pairs", "sequences"]
+Reads = Literal["texts", "words", "questions", "pairs", "sequences", "sources"]
 """What an input of text is: a text or a pair of texts; the words of one; a question and a text; two texts, each by itself; a text
-to go on with, a prompt and its continuation, or the messages of a chat."""
+to go on with, a prompt and its continuation, or the messages of a chat; a text and what it is to be turned into."""
 Gives = Literal["choices", "numbers", "vectors", "tokens"]
 """What answers are: each one of C; numbers; a vector, which says something only beside other vectors of the same model; one of so
 many tokens that logits come in a storage."""
@@ -109,6 +109,10 @@ class Task(Protocol):
         """A model's logits as [B, C], or [B, K, C] of K answers an example."""
         ...
 
+    def logits(self, answers: Tensor) -> Tensor:
+        """A model's logits of which `answers` makes these, [B, C] or [B, K, C]."""
+        ...
+
     def hard(self, logits: Tensor, labels: Tensor) -> Tensor:
         """A model's answers in the form of labels. ``labels``: of these rows, known or not; they say where answers stand."""
         ...
@@ -174,6 +178,10 @@ class Common(Config):
     def answers(self, logits: Tensor, batch: Batch) -> Tensor:
         """The output itself."""
         return logits
+
+    def logits(self, answers: Tensor) -> Tensor:
+        """The answers themselves."""
+        return answers
 
     def without_labels(self, rows: int) -> Tensor:
         """``NO_LABEL``."""

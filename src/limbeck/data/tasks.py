@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.data.batch import CLASS, NO_LABEL, VALUE, Batch
 from limbeck.data.labels import flagged, measured, single
-from limbeck.data.language import NextToken
+from limbeck.data.language import NextToken, TextToText
 from limbeck.data.task import ASKED, Answered, Common, Gives, averaged, summed
 from limbeck.data.token_tasks import Spans, Tags
 from limbeck.data.vectors import Vectors
@@ -100,6 +100,10 @@ class MultiLabel(Common):
         """[B, K, 2]: the softmax over (0, z) is the sigmoid of z."""
         return torch.stack([torch.zeros_like(logits), logits], -1)
 
+    def logits(self, answers: Tensor) -> Tensor:
+        """By how much yes is above no, [B, K]."""
+        return answers[..., 1] - answers[..., 0]
+
     def hard(self, logits: Tensor, labels: Tensor) -> Tensor:
         """0 or 1, int64 [B, K]."""
         return (logits > 0).long()
@@ -188,5 +192,5 @@ class Numbers(Common):
 
 
 CLASSES = Classes()
-TASKS: tuple[type[Common], ...] = (Classes, MultiLabel, Tags, Spans, Numbers, Vectors, NextToken)
+TASKS: tuple[type[Common], ...] = (Classes, MultiLabel, Tags, Spans, Numbers, Vectors, NextToken, TextToText)
 """What a recipe's ``data.task`` may name."""

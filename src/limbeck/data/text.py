@@ -13,12 +13,15 @@ from torch.nn import functional as F
 
 from limbeck.config import Config, digest
 from limbeck.data import fingerprint, items
+from limbeck.data.aligned import Aligned
 from limbeck.data.examples import Reader
 from limbeck.data.items import Item
 from limbeck.data.sequences import Sequences
 from limbeck.data.task import Reads, Task, at_tokens
-from limbeck.data.tokenizers import loaded
+from limbeck.data.tokenizers import begins_with, loaded
 from limbeck.data.tokens import CHUNK, Tokens, tokenised
+from limbeck.data.turned import Turned
+from limbeck.data.vocabularies import compared
 from limbeck.data.writing.writer import Writer
 from limbeck.errors import DataError
 
@@ -27,6 +30,7 @@ TEACHER: Final = "teacher."  # before the names of columns that only the teacher
 _STRANGE: Final = 0.3  # of the tokens; more unknown ones say little
 _FLATTERING: Final = 0.005
 _FEW: Final = 64  # rows by which two tokenizers are told apart
+_ASKED: Final = 1024  # rows on which two language models' tokenizers must agree to be taken for one
 
 
 class TextReader(Config):
@@ -41,7 +45,7 @@ class TextReader(Config):
     reads: Reads = "texts"
     """What an input is: a text or a pair of ``texts``; the ``words`` of one; of ``questions``, a question and a text, of
     which only the text is cut; of ``pairs``, two texts, each read by itself, or one; ``sequences``, what a language model
-    goes on with."""
+    goes on with; ``sources``, a text and what it is to be turned into."""
 
     @property
     def fingerprint(self) -> str:
@@ -50,7 +54,9 @@ class TextReader(Config):
         Raises:
             DataError: there is no such tokenizer.
         """
-        reads = [] if self.reads == "texts" else [self.reads]
+        reads: list[str | int] = [] if self.reads == "texts" else [self.reads]
+        if self.reads == "sources":
+            reads.append(begins_with(self.tokenizer))
         return digest(["text", loaded(self.tokenizer).content, self.max_length, *reads])
 
     @property
@@ -113,9 +119,14 @@ class TextTable:
                 "The task 'vectors' learns from pairs of texts that belong together, but row 0 is a single text: give the "
                 "second text too, in a table by its column ('pair')."
             )
+        if reader.reads == "sources" and isinstance(texts[0], str):
+            raise DataError(
+                "The task 'text-to-text' turns a text into another, but row 0 is a single text: give what each is to be turned "
+                "into, in a table by its column ('pair')."
+            )
         self.reader: Reader = reader
         self._reader = reader
-        self.teacher = teacher if teacher is not None and teacher.fingerprint != reader.fingerprint else None
+        self.teacher = teacher if teacher is not None and not _one(reader, teacher, texts) else None
         self.writer = writer
         self._texts = texts
         self._sides = {"": tokenised(texts, reader)}
@@ -124,7 +135,7 @@ class TextTable:
             self._sides[TEACHER] = tokenised(texts, self.teacher)
             readers.append(self.teacher.fingerprint)
         for tokens in self._sides.values():
-            if reader.reads == "sequences" and tokens.unknown > _FLATTERING:
+            if reader.reads in ("sequences", "sources") and tokens.unknown > _FLATTERING:
                 log.warning(
                     "the tokenizer %r does not know %.0f %% of the tokens of the data. A model that foresees an unknown one "
                     "counts as if it had foreseen its letters: compare compression and bits per byte with no other tokenizer.",
@@ -135,6 +146,7 @@ class TextTable:
                     "the tokenizer %r does not know %.0f %% of the tokens of the data: is it for texts of this kind?",
                     *(tokens.reader.tokenizer, 100 * tokens.unknown),
                 )
+        self.aligned = self._aligned(texts, self._sides)
         written = [writer.fingerprint] if writer is not None else []
         self.fingerprint = digest(["texts", fingerprint.texts(texts), readers, *written])
 
@@ -146,6 +158,17 @@ class TextTable:
         """Itself."""
         return self
 
+    @functools.cached_property
+    def theirs(self) -> "TextTable | None":
+        """The same texts as the teacher's own reader reads them; None: as the student's does."""
+        return None if self.teacher is None else TextTable(self._texts, self.teacher, writer=self.writer)
+
+    def _aligned(self, texts: Sequence[Item], sides: Mapping[str, Any]) -> Aligned | None:
+        """Which tokens of both sides go together, where language models read them with two tokenizers."""
+        if self.teacher is None or self._reader.reads != "sequences":
+            return None
+        return Aligned(texts, sides[""], sides[TEACHER])
+
     def over(self, texts: Sequence[Item]) -> "TextTable":
         """A table of other texts, read as these are; every view of a row is the row as it is."""
         return TextTable(texts, self._reader, self.teacher)
@@ -155,11 +178,13 @@ class TextTable:
 
         A row has the same tokens in every batch; only its padding follows the longest of the batch.
         """
-        sides, rows = self._sides, ids
+        texts, sides, rows = self._texts, self._sides, ids
         if self.writer is not None and bool((views > 0).any()):
-            texts, rows = self.written(ids, views), torch.arange(len(ids))
+            texts, rows = cast(Sequence[Item], self.written(ids, views)), torch.arange(len(ids))
             sides = {side: tokenised(texts, tokens.reader) for side, tokens in sides.items()}
-        return {side + name: column for side, tokens in sides.items() for name, column in tokens.padded(rows).items()}
+        found = {side + name: column for side, tokens in sides.items() for name, column in tokens.padded(rows).items()}
+        aligned = self.aligned if sides is self._sides else self._aligned(texts, sides)
+        return found if aligned is None else found | aligned.columns(rows)
 
     def placed(self, labels: Tensor, task: Task) -> Tensor:
         """Labels of texts, [len(self), ...], at their tokens, for a task whose answers stand there; else as they are.
@@ -167,16 +192,16 @@ class TextTable:
         Raises:
             DataError: the teacher reads other tokens.
         """
-        if not at_tokens(task) and task.reads != "sequences":
+        if not at_tokens(task) and task.gives != "tokens":
             return labels
-        if self.teacher is not None:
+        if self.teacher is not None and task.reads != "sequences":
             raise DataError(
                 f"Student and teacher have two tokenizers, so their tokens do not line up, and the task {task.name!r} has "
                 "its answers at tokens: give the student the teacher's tokenizer (leave out data.tokenizer)."
             )
         every = torch.arange(len(self))
-        if task.reads == "sequences":
-            following = cast(Sequences, self._sides[""])
+        if task.gives == "tokens":
+            following = cast(Sequences | Turned, self._sides[""])
             return torch.cat([following.following(rows, following.longest) for rows in torch.split(every, CHUNK)])
         tokens = cast(Tokens, self._sides[""])
         return task.placed(
@@ -222,6 +247,10 @@ class TextTable:
         tokens = self._sides.get(TEACHER if side == "teacher" else "", self._sides[""])
         return Reach(tokens.largest, tokens.longest, tokens.reader.max_length)
 
+    def lengths(self, side: str) -> Tensor:
+        """How many tokens each row as it is has for this side, ``student`` or ``teacher``, int64 [len(self)]."""
+        return self._sides.get(TEACHER if side == "teacher" else "", self._sides[""]).lengths
+
     def alike(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Which rows of the columns that `read` gave are the same tokens to student and teacher, bool [B]."""
         found = torch.ones(len(inputs["input_ids"]), dtype=torch.bool)
@@ -251,3 +280,14 @@ class TextTable:
     def show(self, row: int) -> str:
         """The text."""
         return items.shown(self._texts[row], self._reader.reads)
+
+
+def _one(reader: TextReader, teacher: TextReader, texts: Sequence[Item]) -> bool:
+    """Whether both read the same tokens. Files of one vocabulary may differ, so language models' tokenizers are asked."""
+    if reader.fingerprint == teacher.fingerprint:
+        return True
+    if reader.reads != "sequences" or reader.max_length != teacher.max_length:
+        return False
+    asked = [part for text in texts[:_ASKED] for part in ((text,) if isinstance(text, str) else text)]
+    ours, theirs = (loaded(side.tokenizer).tokenizer for side in (reader, teacher))
+    return compared(ours, theirs, [part for part in asked if isinstance(part, str)]).alike

@@ -137,6 +137,10 @@ class Spans(Common):
         """[B, 2, L]; tokens outside the text, but for the first special one, cannot be chosen."""
         return _within(logits, batch.labels["text"])
 
+    def logits(self, answers: Tensor) -> Tensor:
+        """[B, length, 2] of [B, 2, length]."""
+        return answers.transpose(1, 2)
+
     def hard(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[B, 4]."""
         return torch.cat([_within(logits, labels[:, 2:]).argmax(-1), labels[:, 2:]], 1)

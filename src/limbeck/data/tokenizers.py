@@ -8,13 +8,14 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from limbeck.config import digest
-from limbeck.data import items
+from limbeck.data import byte_pairs, items
+from limbeck.data.byte_pairs import BPE
 from limbeck.data.items import Item
 from limbeck.data.task import Reads
 from limbeck.data.trust import own_code
@@ -86,6 +87,25 @@ def tokenizer_of(name: str) -> Any:
     return found
 
 
+@functools.lru_cache(maxsize=16)
+def begins_with(name: str) -> int:
+    """The token that a decoder is told first: what the config of the model says whose tokenizer this is, else what is usual.
+
+    BART's kind begins with the end token, T5's and Marian's with the padding, BERT's with its first one.
+    """
+    known = loaded(name)
+    if name not in _own:
+        with suppress(Exception), quiet():  # a tokenizer may come without a model
+            options = {} if Path(resolve(name)).is_dir() or not unreachable() else {"local_files_only": True}
+            config = library().AutoConfig.from_pretrained(resolve(name), trust_remote_code=False, **options)
+            if isinstance(found := getattr(config, "decoder_start_token_id", None), int):
+                return found
+    begins, first, end = (getattr(known.tokenizer, f"{kind}_token_id") for kind in ("cls", "bos", "eos"))
+    if end is not None:  # one without a first token has the padding for it
+        return known.pad if first is None else int(end)
+    return next((int(token) for token in (first, begins) if token is not None), known.pad)
+
+
 def fitted(texts: Sequence[Item], reads: Reads = "texts") -> str:
     """The name of a tokenizer of words fitted on ``texts``, for a `TextReader` of this process.
 
@@ -95,6 +115,13 @@ def fitted(texts: Sequence[Item], reads: Reads = "texts") -> str:
         pairs = items.paired(texts, reads)
         told = fit(items.parts_of(texts), pairs)
     return enrol(f"{WORDS}:{digest([told])[:16]}", functools.partial(made, told, pairs))
+
+
+def fitted_pairs(texts: Sequence[Item]) -> str:
+    """The same of a tokenizer of byte pairs."""
+    with quiet():
+        told = byte_pairs.fit(items.parts_of(texts))
+    return enrol(f"{BPE}:{digest([told])[:16]}", functools.partial(byte_pairs.made, told))
 
 
 def enrol(name: str, make: Callable[[], Any]) -> str:
@@ -131,7 +158,7 @@ def resolve(path: str) -> str:
     Raises:
         DataError: the package is not installed, or the folder or file does not exist or cannot be read.
     """
-    if path.partition(":")[0] in (WORDS, TASK):
+    if path.partition(":")[0] in (WORDS, BPE, TASK):
         raise DataError(
             f"The tokenizer {path!r} is fitted on the training texts of a run, and there are none here: "
             "name a folder, or a tokenizer on the hub."

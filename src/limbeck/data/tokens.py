@@ -10,6 +10,7 @@ from limbeck.data import items
 from limbeck.data.items import Item
 from limbeck.data.sequences import Sequences
 from limbeck.data.tokenizers import loaded, quiet
+from limbeck.data.turned import Turned
 from limbeck.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,8 +21,14 @@ _STEP: Final = 8  # lengths are multiples of it, which suits the kernels
 CHUNK: Final = 4096  # texts tokenised at once: bounds the memory that lists of Python numbers take
 
 
-def tokenised(texts: Sequence[Item], reader: "TextReader") -> "Tokens | Apart | Sequences":
-    """The tokens of ``texts`` as ``reader`` reads them: of `items.Item` each whole, two texts by themselves, or sequences."""
+def tokenised(texts: Sequence[Item], reader: "TextReader") -> "Tokens | Apart | Sequences | Turned":
+    """The tokens of ``texts`` as ``reader`` reads them: of `items.Item` each whole, two texts by themselves, sequences, or texts
+    that are to be turned into others.
+    """
+    if reader.reads == "sources":
+        checked = [items.checked(text, row, "sources") for row, text in enumerate(texts)]
+        plain = reader.model_copy(update={"reads": "texts"})
+        return Turned(Tokens([source for source, _ in checked], plain), [target for _, target in checked], reader)
     if reader.reads == "sequences":
         return Sequences(texts, reader)
     return Apart(texts, reader) if reader.reads == "pairs" else Tokens(texts, reader)
@@ -46,6 +53,11 @@ class Apart:
     def unknown(self) -> float:
         """The larger share of tokens that the tokenizer does not know."""
         return max(own.unknown for own in self._sides.values())
+
+    @property
+    def lengths(self) -> Tensor:
+        """The tokens of each row's longer text, int64 [N]."""
+        return torch.stack([own.lengths for own in self._sides.values()]).amax(0)
 
     @property
     def longest(self) -> int:
@@ -123,6 +135,11 @@ class Tokens:
         """The share of the tokens that the tokenizer does not know."""
         unknown = self._known.tokenizer.unk_token_id
         return float((self._ids == unknown).float().mean()) if unknown is not None and len(self._ids) else 0.0
+
+    @property
+    def lengths(self) -> Tensor:
+        """The tokens of each row, int64 [N]."""
+        return self._ends.diff()
 
     def _length(self, tokens: int) -> int:
         return min(-(-tokens // _STEP) * _STEP, self._longest)

@@ -23,7 +23,7 @@ def fit(texts: Iterable[str], pairs: bool = False) -> str:
     Raises:
         DataError: the library is not installed.
     """
-    tokenizers = _library()
+    tokenizers = library()
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({}, unk_token="[UNK]"))  # noqa: S106 - no password
     backend.normalizer = tokenizers.normalizers.Sequence(
         [
@@ -56,7 +56,7 @@ def made(told: str, pairs: bool = False) -> Any:
 
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), _SPECIAL, strict=True))
     return PreTrainedTokenizerFast(
-        tokenizer_object=_library().Tokenizer.from_str(told),
+        tokenizer_object=library().Tokenizer.from_str(told),
         model_input_names=["input_ids", *(["token_type_ids"] if pairs else []), "attention_mask"],
         **names,
     )
@@ -67,7 +67,12 @@ def sound(text: object) -> bool:
     return isinstance(text, str) and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The tokenizers library.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
         import tokenizers
     except ImportError as error:

@@ -45,6 +45,16 @@ class Example:
     student_right: bool | None = None
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A prompt of the test part, what follows it in the data, and what each arm writes: by its likeliest tokens, and drawn."""
+
+    prompt: str
+    reference: str
+    likeliest: Mapping[str, str]
+    drawn: Mapping[str, str]
+
+
 def disagreements(
     evidence: Evidence,
     arms: ArmResults,
@@ -123,9 +133,23 @@ def _shown(example: Example) -> dict[str, Any]:
             common[f"{who}_right"] = common[who] == common["truth"]
     common["long"] = max(len(common[who]) for who in ("truth", "teacher", "student")) > WIDE
     if isinstance(example.content, str):
-        text = example.content
-        return {**common, "text": text if len(text) <= LONGEST else text[:LONGEST].rstrip() + " …", "image": None}
+        return {**common, "text": _cut(example.content), "image": None}
     return {**common, "image": image_uri(example.content), "tiny": max(np.shape(example.content)[:2]) <= 64}
+
+
+def _written(sample: Sample, arms: Sequence[str]) -> dict[str, Any]:
+    """A sample as the template reads it: the writers in the order of the tables."""
+    return {
+        "prompt": _cut(sample.prompt),
+        "reference": _cut(sample.reference),
+        "arms": [
+            (name, _cut(sample.likeliest[name]), _cut(sample.drawn[name])) for name in arms if name in sample.drawn
+        ],
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST].rstrip() + " …"
 
 
 def _day(date: str) -> str:
@@ -138,7 +162,11 @@ def _day(date: str) -> str:
 
 
 def render(
-    evidence: Evidence, curves: Mapping[str, Sequence[Curve]], examples: Sequence[Example], recipe_text: str
+    evidence: Evidence,
+    curves: Mapping[str, Sequence[Curve]],
+    examples: Sequence[Example],
+    recipe_text: str,
+    samples: Sequence[Sample] = (),
 ) -> str:
     """The page as text. Everything that did not come from this package's own files is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -164,6 +192,7 @@ def render(
         measure=evidence.measure,
         headline=headline,
         tone=tone,
+        matched=tables.against(evidence.at_equal_compute) if evidence.at_equal_compute else None,
         names=tables.NAMES,
         arms=arms,
         tiles=tables.tiles(evidence),
@@ -183,6 +212,8 @@ def render(
         opposites=relations is not None and len(relations.teacher or ()) == charts.PAIR,
         classes=list(evidence.arms.distilled.mean.per_class),
         examples=[_shown(one) for one in examples],
+        samples=[_written(one, arms) for one in samples],
+        writing=tables.writing(evidence),
         recipe=recipe_text.strip(),
     )
 
@@ -193,9 +224,11 @@ def write_report(
     examples: Sequence[Example],
     recipe_text: str,
     path: Path,
+    samples: Sequence[Sample] = (),
 ) -> None:
     """Writes the page to ``path``, whole or not at all.
 
-    ``curves``: by arm, one a seed (`weigh.Curve`). ``examples``: as `disagreements` gives them.
+    ``curves``: by arm, one a seed (`weigh.Curve`). ``examples``: as `disagreements` gives them. ``samples``: of language
+    models, what they write.
     """
-    write_text(path, render(evidence, curves, examples, recipe_text))
+    write_text(path, render(evidence, curves, examples, recipe_text, samples))

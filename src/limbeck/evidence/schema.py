@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validat
 from limbeck.data.measure import ACCURACY, Measure
 
 FORMAT: Literal[1] = 1
-ARMS = ("teacher", "control", "pseudo_labels", "soft_targets", "distilled")  # in the order of a reader's interest
+# in the order of a reader's interest
+ARMS = ("teacher", "control", "equal_compute", "pseudo_labels", "soft_targets", "off_policy", "distilled")
 
-ArmName = Literal["teacher", "control", "pseudo_labels", "soft_targets", "distilled"]
+ArmName = Literal["teacher", "control", "equal_compute", "pseudo_labels", "soft_targets", "off_policy", "distilled"]
 Verdict = Literal["helped", "did not help", "cannot tell"]
 Range = tuple[float, float]
 
@@ -121,6 +122,9 @@ class Arm(Record):
     """Wall-clock time of training, a number a seed."""
     steps: tuple[int, ...] | None = None
     """Optimiser steps taken, a number a seed."""
+    flops: float | None = None
+    """Floating-point operations of one seed's training, counted on its first steps: the student's and the teacher's passes, and
+    not the teacher's own training. Null where they were not counted, and in older files."""
 
     @property
     def spread(self) -> float | None:
@@ -133,10 +137,14 @@ class Arms(Record):
 
     teacher: Arm | None = None
     control: Arm | None = None
+    equal_compute: Arm | None = None
+    """The control trained for as many steps as take the compute of the distilled student's training."""
     pseudo_labels: Arm | None = None
     """Trained on the teacher's hard answers instead of its probabilities."""
     soft_targets: Arm | None = None
     """Trained on the teacher's probabilities without the objective's other terms."""
+    off_policy: Arm | None = None
+    """Trained on given texts alone, where the distilled student writes some itself."""
     distilled: Arm
 
     def present(self) -> dict[str, Arm]:
@@ -180,6 +188,15 @@ class McNemar(Record):
     p: float
     exact: bool
     """Binomial below 25 discordant examples, else chi-squared with continuity correction."""
+
+
+class Matched(Record):
+    """Distilled minus the control that was given as much compute, by the rule of the verdict."""
+
+    verdict: Verdict
+    sentence: str
+    difference: Difference
+    item_bootstrap: Bootstrap
 
 
 class GapClosed(Record):
@@ -252,6 +269,50 @@ class Fidelity(Record):
     """Test positions (0-based) where the first seed's student is farthest from the teacher, worst first."""
 
 
+class Written(Record):
+    """What one writer wrote after the prompts, or what stands there in the data. Higher is not better: compare with those."""
+
+    texts: NonNegativeInt
+    distinct_1: float | None
+    """Different tokens as a share of all tokens of all texts together."""
+    distinct_2: float | None
+    """The same of pairs of neighbouring tokens."""
+    repetition: float | None
+    """Mean over texts of the share of 4-grams that stood in the text before."""
+    looping: float | None
+    """Share of texts that say one thing three times in a row."""
+    mean_length: float | None
+    """Tokens before the end."""
+    ended: float | None
+    """Share of texts that ended within the longest length."""
+    exact_match: float | None
+    """Share of texts that are the continuation in the data, but for white space; null where there is no such one."""
+
+
+class Writing(Record):
+    """What one arm's first seed wrote."""
+
+    likeliest: Written
+    """By the likeliest token at every step."""
+    drawn: Written
+    """By one draw from the whole distribution."""
+
+
+class Samples(Record):
+    """What language models write after prompts of the test part, each up to its end or ``new_tokens``."""
+
+    prompts: NonNegativeInt
+    new_tokens: NonNegativeInt
+    temperature: float
+    """Of the drawing."""
+    seed: int
+    reference: Written
+    """What stands there in the data, cut at the same length."""
+    arms: dict[str, Writing]
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Whoever wrote nothing, and why."""
+
+
 class Counts(Record):
     """How much data there was."""
 
@@ -300,11 +361,15 @@ class Evidence(Record):
     difference: Difference | None = None
     """Distilled minus control; null without a control."""
     item_bootstrap: Bootstrap | None = None
+    at_equal_compute: Matched | None = None
+    """The same against a control at equal compute; null without one."""
     mcnemar: tuple[McNemar, ...] = ()
     gap_closed: GapClosed | None = None
     keeps: Keeps | None = None
     fidelity: dict[str, Fidelity] = Field(default_factory=dict)
     """By arm: ``distilled``, and ``control`` for comparison."""
+    samples: Samples | None = None
+    """Of language models, what they write."""
     attribution: tuple[Step, ...] = ()
     data: Counts
     notes: tuple[str, ...] = ()

@@ -4,24 +4,34 @@ from collections.abc import Sequence
 
 from limbeck.data.measure import Measure
 from limbeck.evidence.schema import Arm, Evidence, Quality, Step
-from limbeck.evidence.tables import NAMES, number, short
+from limbeck.evidence.tables import NAMES, against, number, short
 
 
 def columns(evidence: Evidence) -> tuple[str, ...]:
     """The heads of `rows`."""
     costs = [title for title, _ in _costs(evidence.arms.distilled.mean)]
-    return ("", evidence.measure.name, *costs, "parameters", "one example", "training")
+    steps = ("steps",) if _stepped(evidence) else ()
+    return ("", evidence.measure.name, *costs, "parameters", "one example", "training", *steps)
 
 
 def rows(evidence: Evidence) -> list[tuple[str | None, ...]]:
     """A row for each arm, with what `columns` names; None where something was not measured."""
-    return [(NAMES[name], *_cells(arm, evidence.measure)) for name, arm in evidence.arms.present().items()]
+    return [
+        (NAMES[name], *_cells(arm, evidence.measure), *((_steps(arm),) if _stepped(evidence) else ()))
+        for name, arm in evidence.arms.present().items()
+    ]
 
 
 def paragraphs(evidence: Evidence) -> list[str]:
     """The verdict, what each ingredient added, and what would settle it."""
     steps = "; ".join(_step(step, evidence.measure) for step in evidence.attribution)
-    said = (evidence.sentence, f"Step by step: {steps}." if steps else None, evidence.advice)
+    matched = evidence.at_equal_compute
+    said = (
+        evidence.sentence,
+        against(matched) if matched else None,
+        f"Step by step: {steps}." if steps else None,
+        evidence.advice,
+    )
     return [one for one in said if one]
 
 
@@ -39,6 +49,15 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _step(step: Step, measure: Measure) -> str:
     return f"{step.step} {measure.gained(step.difference.mean, step.difference.ci95, unit='', after=' over seeds')}"
+
+
+def _stepped(evidence: Evidence) -> bool:
+    """Whether arms were given different numbers of steps."""
+    return evidence.arms.equal_compute is not None
+
+
+def _steps(arm: Arm) -> str | None:
+    return f"{sum(arm.steps) / len(arm.steps):,.0f}" if arm.steps else None
 
 
 def _costs(found: Quality) -> list[tuple[str, float | None]]:

@@ -5,14 +5,16 @@ from typing import Any
 
 from limbeck.data.measure import ACCURACY
 from limbeck.evidence.comparison import FEW
-from limbeck.evidence.schema import Arm, Evidence
+from limbeck.evidence.schema import Arm, Evidence, Matched, Written
 from limbeck.evidence.verdict import worse
 
 NAMES = {
     "teacher": "Teacher",
     "control": "Control",
+    "equal_compute": "Control, equal compute",
     "pseudo_labels": "Pseudo-labels",
     "soft_targets": "Soft targets",
+    "off_policy": "Off-policy",
     "distilled": "Distilled",
 }
 Cell = tuple[str, str | None] | None  # value, spread
@@ -59,6 +61,11 @@ def headline(evidence: Evidence) -> tuple[str, str]:
         harmed = worse(evidence.difference, evidence.item_bootstrap)
         return ("No, the teacher made it worse." if harmed else "No, the teacher did not help."), "not"
     return "Cannot tell.", "open"
+
+
+def against(matched: Matched) -> str:
+    """The verdict's sentence, of the control that was given as much compute."""
+    return f"Against a control with as much compute: {matched.sentence[:1].lower()}{matched.sentence[1:]}"
 
 
 def compared(evidence: Evidence) -> str:
@@ -172,6 +179,8 @@ def quality_and_cost(evidence: Evidence) -> list[dict[str, Any]]:
     add("Latency, 95th percentile", lambda arm: _latency(arm, "p95_ms"))
     add("Examples per second", _throughput)
     add("Training time per seed", _training)
+    add("Training steps", _steps)
+    add("Training compute", lambda arm: (compute(arm.flops), None) if arm.flops is not None else None)
     return rows if rows[-1]["cells"] is not None else rows[:-1]
 
 
@@ -230,6 +239,18 @@ def _training(arm: Arm) -> Cell:
     return (f"{mean / 60:.1f}\N{NO-BREAK SPACE}min" if mean >= 120 else f"{mean:.1f}\N{NO-BREAK SPACE}s", None)
 
 
+def _steps(arm: Arm) -> Cell:
+    return (f"{sum(arm.steps) / len(arm.steps):,.0f}", None) if arm.steps else None
+
+
+def compute(flops: float) -> str:
+    """Floating-point operations: ``66.4 TFLOP``."""
+    for power, unit in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
+        if flops >= 10**power:
+            return f"{flops / 10**power:.3g}\N{NO-BREAK SPACE}{unit}FLOP"
+    return f"{flops:,.0f}\N{NO-BREAK SPACE}FLOP"
+
+
 def timed(evidence: Evidence) -> str:
     """How the times were taken."""
     cost = evidence.arms.distilled.efficiency
@@ -273,6 +294,47 @@ def fidelity(evidence: Evidence) -> dict[str, Any] | None:
 
 def _score(value: float | None, digits: int = 2) -> str | None:
     return None if value is None else number(value, digits)
+
+
+def writing(evidence: Evidence) -> dict[str, Any] | None:
+    """What language models write, in numbers: the reference first, then the arms in their order."""
+    found = evidence.samples
+    if found is None or not found.arms:
+        return None
+    names = [name for name in evidence.arms.present() if name in found.arms]
+    kinds = (
+        ("The likeliest token at every step", [found.arms[name].likeliest for name in names]),
+        (f"Drawn at temperature {found.temperature:g}", [found.arms[name].drawn for name in names]),
+    )
+    rows: list[dict[str, Any]] = []
+    for heading, several in kinds:
+        rows.append({"name": heading, "cells": None})
+        for title, cell in _WRITTEN:
+            cells = [cell(one) for one in (found.reference, *several)]
+            if any(one is not None for one in cells[1:]):
+                rows.append({"name": title, "cells": cells})
+    reasons = [f"{NAMES.get(name, name)} is left out: {why.rstrip('.')}." for name, why in found.left_out.items()]
+    note = (
+        f"{found.prompts:,} prompts of the test part, at most {found.new_tokens:,} tokens after each, first seed. Reference: "
+        "what stands there, cut at the same length. Higher is not better: compare with the reference. Different tokens become "
+        "rarer, and repetitions more frequent, as texts grow longer."
+    )
+    return {"names": names, "rows": rows, "note": " ".join([note, *reasons])}
+
+
+_WRITTEN: tuple[tuple[str, Callable[[Written], str | None]], ...] = (
+    ("Different tokens (distinct-1)", lambda one: _share_of(one.distinct_1)),
+    ("Different pairs (distinct-2)", lambda one: _share_of(one.distinct_2)),
+    ("Repeated 4-grams", lambda one: _share_of(one.repetition)),
+    ("Texts that go in a loop", lambda one: _share_of(one.looping)),
+    ("Mean length, tokens", lambda one: None if one.mean_length is None else number(one.mean_length, 1)),
+    ("Texts that end", lambda one: _share_of(one.ended)),
+    ("Exactly the reference", lambda one: _share_of(one.exact_match)),
+)
+
+
+def _share_of(value: float | None) -> str | None:
+    return None if value is None else percent(value)
 
 
 def facts(evidence: Evidence) -> list[tuple[str, str]]:

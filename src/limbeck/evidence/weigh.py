@@ -34,8 +34,10 @@ from limbeck.evidence.schema import (
     Evidence,
     Fidelity,
     GapClosed,
+    Matched,
     McNemar,
     Provenance,
+    Samples,
 )
 from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence
 
@@ -54,6 +56,8 @@ class ArmResult:
     ``logits``: one array [M, C] a seed over the same answers in the same order (the teacher: just one); see `Exam`.
     ``seeds``: the seeds; arms are paired by them. Empty for the teacher.
     ``curves``: one curve a seed, for the report and the number of steps. ``seconds``: training time, one a seed.
+    ``flops``: of one seed's training. ``truth``: labels and whose they are, of a teacher whose answers are at other places than
+    the students', as with a tokenizer of its own; None: as theirs.
     """
 
     logits: Sequence[Logits]
@@ -61,6 +65,8 @@ class ArmResult:
     curves: Sequence[Curve] = ()
     seconds: Sequence[float] = ()
     efficiency: Efficiency | None = None
+    flops: float | None = None
+    truth: tuple[Logits, Logits] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,10 @@ class ArmResults:
     distilled: ArmResult
     teacher: ArmResult | None = None
     control: ArmResult | None = None
+    equal_compute: ArmResult | None = None
     pseudo_labels: ArmResult | None = None
     soft_targets: ArmResult | None = None
+    off_policy: ArmResult | None = None
 
 
 def weigh(
@@ -92,6 +100,7 @@ def weigh(
     seed: int = 0,
     task: Task = CLASSES,
     example: Logits | None = None,
+    samples: Samples | None = None,
 ) -> Evidence:
     """Weighs all arms and says whether the teacher helped.
 
@@ -100,7 +109,7 @@ def weigh(
     ``smallest_effect`` and ``margin``: absolute differences of scores. ``why_no_control``: the regime's reason, if it has
     none. ``ingredients``: what the objective adds to hard answers, in words. ``notes``: honest remarks for the reader.
     ``resamples`` and ``seed``: of the bootstrap. ``example``: [M], whose answer each is, ascending; None if each example
-    has one.
+    has one. ``samples``: what language models write.
 
     Raises:
         LimbeckError: predictions that do not fit the labels or are not finite, an unknown metric, seeds that do not
@@ -109,9 +118,13 @@ def weigh(
     exam = Exam.of(labels, classes, task, example)
     check_names(metrics, task, classes)
     given = {one: arm for one in ARMS if (arm := getattr(arms, one)) is not None}
-    built = {one: _arm(one, arm, exam, metrics) for one, arm in given.items()}
+    exams = {
+        one: exam if arm.truth is None else Exam.of(arm.truth[0], classes, task, arm.truth[1])
+        for one, arm in given.items()
+    }
+    built = {one: _arm(one, arm, exams[one], metrics) for one, arm in given.items()}
     scores = {
-        one: {seed: exam.scores(z) for seed, z in zip(_seeds(one, arm), arm.logits, strict=True)}
+        one: {seed: exams[one].scores(z) for seed, z in zip(_seeds(one, arm), arm.logits, strict=True)}
         for one, arm in given.items()
     }
     bounded = task.gives not in ("numbers", "tokens")
@@ -151,6 +164,11 @@ def weigh(
         remarks.append(f"There is no control: {why_no_control.rstrip('.')}.")
     if len({_bytes(z) for z in arms.distilled.logits}) < len(arms.distilled.logits):
         remarks.append("Some seeds gave the very same distilled predictions: they are not independent runs.")
+    matched = None
+    if "equal_compute" in scores:
+        matched = _matched(
+            scores["equal_compute"], scores["distilled"], exam, bounded, smallest_effect, resamples, seed
+        )
     students = np.stack(list(scores["distilled"].values()))
     verdict, advised = decide(gap, items, smallest_effect), advice(gap, items, smallest_effect, exam.measure)
     if untaught := _untaught(exam, scores):
@@ -165,14 +183,40 @@ def weigh(
         arms=Arms(**built),
         difference=gap,
         item_bootstrap=items,
+        at_equal_compute=matched,
         mcnemar=tests,
         gap_closed=closed,
         keeps=keeps(teacher, students, margin, resamples, seed, bounded) if teacher is not None else None,
         fidelity=_fidelity(arms, exam),
+        samples=samples,
         attribution=attribution(scores, ingredients, resamples, seed, bounded),
         data=data or Counts(test=exam.examples, classes=len(classes), outputs=task.outputs),
         notes=tuple(remarks),
         provenance=provenance or Provenance(seeds=tuple(scores["distilled"])),
+    )
+
+
+def _matched(
+    control: Mapping[int, Scores],
+    distilled: Mapping[int, Scores],
+    exam: Exam,
+    bounded: bool,
+    smallest_effect: float,
+    resamples: int,
+    seed: int,
+) -> Matched | None:
+    """The distilled student against the control that was given as much compute, over the seeds that both have."""
+    low, high = paired(control, distilled)
+    if not len(low):
+        return None
+    gap = difference(high.mean(1).tolist(), low.mean(1).tolist(), resolution=1 / exam.examples)
+    items = item_bootstrap(high, low, resamples, seed, bounded)
+    pair = (float(low.mean()), float(high.mean()))
+    return Matched(
+        verdict=decide(gap, items, smallest_effect),
+        sentence=sentence(gap, items, pair, smallest_effect, None, exam.measure),
+        difference=gap,
+        item_bootstrap=items,
     )
 
 
@@ -223,13 +267,14 @@ def _arm(name: str, arm: ArmResult, exam: Exam, metrics: Sequence[str]) -> Arm:
         sd=sd,
         efficiency=arm.efficiency,
         training_seconds=tuple(arm.seconds) or None,
+        flops=arm.flops,
         steps=tuple(steps) if steps and len(steps) == len(arm.logits) else None,
     )
 
 
 def _fidelity(arms: ArmResults, exam: Exam) -> dict[str, Fidelity]:
     """Fidelity to the teacher, of the distilled student and, to compare it with, of the control."""
-    if arms.teacher is None:
+    if arms.teacher is None or arms.teacher.truth is not None:
         return {}
     target = arms.teacher.logits[0]
     students = {"distilled": arms.distilled, "control": arms.control}

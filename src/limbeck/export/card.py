@@ -62,6 +62,8 @@ def _header(student: Student, story: Story, columns: Sequence[str]) -> str:
         known["pipeline_tag"] = "image-classification"
     elif student.task.gives == "vectors":
         known["pipeline_tag"] = "sentence-similarity"
+    elif student.task.gives == "tokens":
+        known["pipeline_tag"] = "text2text-generation" if student.task.reads == "sources" else "text-generation"
     elif "ForSequenceClassification" in type(student.module).__name__:
         known["pipeline_tag"] = "text-classification"
     known["tags"] = ["limbeck", "knowledge-distillation"]
@@ -78,9 +80,12 @@ def _about(student: Student, story: Story) -> list[str]:
     vectors = student.task.gives == "vectors"
     kind = escaped(type(getattr(student.module, "encoder", student.module) if vectors else student.module).__name__)
     title = escaped(evidence.name) if evidence else "A distilled student"
-    said = f"{kind} with {parameters(student.module):,} parameters, a student distilled with limbeck. " + (
-        "It gives a vector for each text." if vectors else f"Its classes are {', '.join(names)}{more}."
-    )
+    gives = f"Its classes are {', '.join(names)}{more}."
+    if vectors:
+        gives = "It gives a vector for each text."
+    elif student.task.gives == "tokens":
+        gives = "It turns a text into another." if student.task.reads == "sources" else "It goes on with a text."
+    said = f"{kind} with {parameters(student.module):,} parameters, a student distilled with limbeck. {gives}"
     if evidence is None:
         return [
             f"# {title}",
@@ -112,7 +117,8 @@ vectors = model.encode(["one text", "another"])
 print(model.similarity(vectors, vectors))
 ```"""
         return [head, code]
-    auto = f"AutoModelFor{type(student.module).__name__.rpartition('For')[2]}"
+    own = f"AutoModelFor{type(student.module).__name__.rpartition('For')[2]}"
+    auto = student.task.auto if student.task.gives == "tokens" else own  # LlamaForCausalLM, but GPT2LMHeadModel
     if reader.get("reads", "texts") != "texts" or auto != "AutoModelForSequenceClassification":
         return [
             head,

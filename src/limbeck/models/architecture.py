@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from limbeck.config import digest
 from limbeck.data.tokenizers import library, quiet
 from limbeck.errors import LimbeckError
 from limbeck.models import factorised, identity
+from limbeck.models.adapters import merged
 from limbeck.models.depth import take_layers
 from limbeck.models.huggingface import forget_origin
 from limbeck.models.nets import NETS, again
@@ -18,6 +19,7 @@ from limbeck.models.python import Python
 from limbeck.models.spec import BuildContext, Spec
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 
 
 def is_transformers(module: nn.Module) -> bool:
@@ -35,6 +37,9 @@ def describe(module: nn.Module, spec: Spec | None, folder: Path) -> dict[str, An
         config._name_or_path = ""
         config.architectures = [type(module).__name__]
         config.save_pretrained(folder)
+        if getattr(module, "generation_config", None) is not None:  # how it writes is not all in the config
+            settings: Any = module.generation_config
+            settings.to_json_file(folder / GENERATION)
         return {"kind": "transformers", "class": type(module).__name__, "embedding-rank": factorised.rank_of(module)}
     if isinstance(module, Pooled):
         return {"kind": "pooled", "pool": module.pool, "encoder": describe(module.encoder, None, folder)}
@@ -50,6 +55,7 @@ def rebuild(told: dict[str, Any], folder: Path, module: nn.Module | None) -> nn.
         LimbeckError: it can only be built by its owner and no ``module`` was passed, or it is another architecture.
     """
     if module is not None:
+        module = merged(module)
         if told["kind"] == "given" and told["seen"] != _seen(module):
             raise LimbeckError(
                 f"The module passed for '{folder}' ({type(module).__qualname__}) is built otherwise than the saved one "
@@ -66,10 +72,12 @@ def rebuild(told: dict[str, Any], folder: Path, module: nn.Module | None) -> nn.
         if not (isinstance(kind, type) and issubclass(kind, library().PreTrainedModel)):
             raise LimbeckError(f"The installed transformers library has no model class {told['class']!r}.")
         with quiet():
-            model: nn.Module = kind(library().AutoConfig.from_pretrained(folder, trust_remote_code=False))
+            model: Any = kind(library().AutoConfig.from_pretrained(folder, trust_remote_code=False))
+            if (folder / GENERATION).is_file():
+                model.generation_config = library().GenerationConfig.from_pretrained(folder)
         forget_origin(model)
-        rank = told.get("embedding-rank")
-        return factorised.again(model, rank) if rank else model
+        rank, found = told.get("embedding-rank"), cast(nn.Module, model)
+        return factorised.again(found, rank) if rank else found
     if told["kind"] == "pooled":
         return Pooled(rebuild(told["encoder"], folder, None), told["pool"])
     if told["kind"] == "python":

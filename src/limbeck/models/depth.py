@@ -57,6 +57,23 @@ def stack_of(donor: nn.Module, at: str | None = None) -> Any:
     return _stack(donor, at if at is not None else longest(donor))
 
 
+def stack_path(donor: nn.Module, side: str) -> str:
+    """The path of the layers of a model's ``encoder`` or ``decoder``.
+
+    Raises:
+        LimbeckError: it has none.
+    """
+    whole: Any = bare(donor)
+    both = bool(getattr(getattr(whole, "config", None), "is_encoder_decoder", False))
+    part = getattr(whole, f"get_{side}", lambda: None)() if both else None
+    path = next((path for path, one in whole.named_modules() if one is part), None) if part is not None else None
+    if part is None or not path:
+        raise LimbeckError(
+            f"{type(whole).__name__} has no {side} of its own: write a number of 'layers', or their numbers."
+        )
+    return f"{path}.{longest(part)}"
+
+
 def take_layers(donor: nn.Module, layers: tuple[int, ...], at: str | None = None) -> nn.Module:
     """A new module with the ``layers`` of ``donor``; what it copies is bit-equal. ``donor`` is not altered.
 

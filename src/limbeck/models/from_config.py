@@ -1,10 +1,12 @@
 """Any architecture of the transformers library, with random weights."""
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
+from limbeck.data.batch import DECODED
 from limbeck.data.tokenizers import library, quiet
 from limbeck.errors import LimbeckError, nearest
 from limbeck.models.huggingface import auto_class, head_of
@@ -44,7 +46,8 @@ class FromConfig(Spec):
             able = sorted(one.model_type for one in auto._model_mapping)
             hint = nearest(self.model_type, able) or f"such as {', '.join(able[:6])}."
             what = "images" if "pixel_values" in context.sample else "texts"
-            verb = "go on with" if context.task.causal else "classify"
+            verb = {"sources": "turn", "sequences": "go on with"}.get(context.task.reads, "classify")
+            what = "texts into others" if context.task.reads == "sources" else what
             raise LimbeckError(f"The model type {self.model_type!r} does not {verb} {what}; others do: {hint}")
         usual = kind()
         names = {*usual.to_dict(), *kind.attribute_map}
@@ -79,7 +82,18 @@ def _of_data(usual: Any, context: BuildContext) -> dict[str, Any]:
         mask = context.sample.get("attention_mask")
         if mask is not None and (mask == 0).any():  # some models count positions by it
             found["pad_token_id"] = int(context.sample["input_ids"][mask == 0][0])
-    return {name: value for name, value in found.items() if hasattr(usual, name)}
+    own = {name: value for name, value in found.items() if hasattr(usual, name)}
+    if DECODED in context.sample:  # which not every config says anything of, though every model of the kind asks it
+        own["decoder_start_token_id"] = int(context.sample[DECODED][0, 0])
+        own["eos_token_id"] = own["forced_eos_token_id"] = _end_of(context.sample)
+    return own
+
+
+def _end_of(sample: Mapping[str, Tensor]) -> int | None:
+    """The token that every source ends with, if there is one."""
+    ids, mask = sample["input_ids"], sample["attention_mask"]
+    last = ids.gather(1, mask.sum(1, keepdim=True) - 1)
+    return int(last[0]) if bool((last == last[0]).all()) else None
 
 
 def _demand_room(name: str, config: Any, context: BuildContext) -> None:

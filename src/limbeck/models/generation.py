@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limbeck.data.sequences import end_of, prompted
-from limbeck.data.tokenizers import loaded, quiet
+from limbeck.data.tokenizers import begins_with, loaded, quiet
 from limbeck.errors import LimbeckError
 
 
@@ -17,8 +17,9 @@ def generated(
 ) -> list[str]:
     """What the model writes after each prompt, up to its end or ``most`` tokens.
 
-    A prompt is read as in training before its continuation; with a chat template it is a question of a chat. ``temperature``: of
-    sampling from the whole distribution, 0 for the likeliest token at every step. The global random state is left as it was.
+    A prompt is read as in training before its continuation; with a chat template it is a question of a chat. A model with encoder
+    and decoder writes what a prompt is to be turned into. ``temperature``: of sampling from the whole distribution, 0 for the
+    likeliest token at every step. The global random state is left as it was.
 
     Raises:
         LimbeckError: the model cannot write, or ``prompts`` is one text instead of several.
@@ -29,14 +30,19 @@ def generated(
     if write is None:
         raise LimbeckError(f"{type(module).__name__} has no generate(): only models of transformers write texts here.")
     known, device = loaded(tokenizer), next(module.parameters()).device
-    read = [prompted(known.tokenizer, prompt) for prompt in prompts]
+    turns = bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
+    read = [_source(known.tokenizer, one) if turns else prompted(known.tokenizer, one) for one in prompts]
     if not read:
         return []
     longest = max(map(len, read))
-    ids = torch.tensor([[known.pad] * (longest - len(one)) + one for one in read], device=device)
-    mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in read], device=device)
+    ids, mask = (torch.full((len(read), longest), fill, device=device) for fill in (known.pad, 0))
+    for row, one in enumerate(read):  # an encoder is padded as in training, what is gone on with on the left
+        place = slice(0, len(one)) if turns else slice(longest - len(one), longest)
+        ids[row, place], mask[row, place] = torch.tensor(one, device=device), 1
     end = end_of(known.tokenizer)
     sampled: dict[str, Any] = {"do_sample": temperature > 0}
+    if turns:  # a summariser may search with beams by its own settings
+        sampled |= {"decoder_start_token_id": begins_with(tokenizer), "num_beams": 1}
     if temperature:
         sampled |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     training = module.training
@@ -55,6 +61,11 @@ def generated(
     finally:
         module.train(training)
     texts: list[str] = known.tokenizer.batch_decode(
-        found[:, longest:], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        found if turns else found[:, longest:], skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return texts
+
+
+def _source(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text that is to be turned into another, as an encoder reads it."""
+    return list(tokenizer(text)["input_ids"])

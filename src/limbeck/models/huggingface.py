@@ -74,6 +74,11 @@ class HuggingFace(Spec):
                 options["local_files_only"] = True  # else the hub client waits for half a minute
             config = library().AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
             written = dict(getattr(config, "id2label", None) or {})
+            if context.task.reads == "sources" and type(config) not in auto._model_mapping:
+                raise LimbeckError(
+                    f"The model {self.path!r} cannot turn a text into another: a {config.model_type!r} is no encoder with a "
+                    "decoder, as bart, t5 and marian are. Write 'task: next-token' for a model that goes on with a text."
+                )
             demand_safetensors(self.path, place)
             module, info = auto.from_pretrained(
                 place,

@@ -70,7 +70,8 @@ def _settings(part: nn.Module) -> Mapping[str, Any]:
             isinstance(value, tuple | list) and all(isinstance(item, bool | int | float | str) for item in value)
         )
 
-    hidden = _ORIGIN | {"training"}
-    return {
-        key: repr(value) for key, value in vars(part).items() if key[0] != "_" and key not in hidden and plain(value)
-    }
+    hidden, own = _ORIGIN | {"training"}, vars(part)
+    found = {key: repr(value) for key, value in own.items() if key[0] != "_" and key not in hidden and plain(value)}
+    if isinstance(own.get("scaling"), dict):  # what an adapter's product is multiplied with, by the adapter's name
+        found["scaling"] = repr(own["scaling"])
+    return found

@@ -64,10 +64,18 @@ def shapes(donor: nn.Module, config: Any) -> dict[str, tuple[int, ...]]:
     Raises:
         LimbeckError: there is no such model.
     """
+    return {name: tuple(value.shape) for name, value in without_weights(donor, config).state_dict().items()}
+
+
+def without_weights(donor: nn.Module, config: Any) -> nn.Module:
+    """A model of the donor's class by ``config`` on the meta device: nothing is allocated.
+
+    Raises:
+        LimbeckError: there is no such model.
+    """
     try:
         with torch.device("meta"):
-            module = _by(donor, config)
+            return _by(donor, config)
     except Exception as error:  # a model may refuse a config in any way
         reason = " ".join(str(error).split())[:300]
         raise LimbeckError(f"{type(donor).__name__} cannot have these sizes: {reason}") from error
-    return {name: tuple(value.shape) for name, value in module.state_dict().items()}

@@ -16,6 +16,7 @@ from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES, TASKS
 from limbeck.errors import LimbeckError
 from limbeck.files import whole_folder, write_json
+from limbeck.models.adapters import merged
 from limbeck.models.architecture import describe, rebuild
 from limbeck.models.readers import load_reader, save_reader
 from limbeck.models.seeded import seeded
@@ -43,14 +44,14 @@ def save_student(
 
     Args:
         folder: where.
-        module: the student, wrapped or not; tied weights are written once.
+        module: the student, wrapped or not; tied weights are written once, adapters merged into the weights.
         spec: what it was built from, for the record; None leaves no trace of where it came from.
         reader: its preprocessing; a tokenizer is written into the folder.
         class_names: in the order of its logits.
         metadata: JSON values to keep with it, such as the recipe's hash and the results.
         task: what is asked of it.
     """
-    module = bare(module)
+    module = merged(bare(module))
     with whole_folder(folder) as draft:
         about = {
             "format": _FORMAT,

@@ -1,5 +1,6 @@
-"""Randomness that does not leak."""
+"""Randomness that does not leak, and weights that all processes read."""
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,3 +26,18 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def everything_loaded() -> Iterator[None]:
+    """Within the block every process loads all weights; with FSDP transformers would load them in the first one only."""
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -7,9 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from limbeck.config import Config
 from limbeck.data.tokenizers import TASK
 from limbeck.errors import LimbeckError
-from limbeck.models.depth import Choose, depth, important, take_layers, which
+from limbeck.models.adapters import merged
+from limbeck.models.depth import Choose, depth, important, stack_path, take_layers, which
 from limbeck.models.factorised import factorise, multiplied
 from limbeck.models.influence import influence
 from limbeck.models.narrow import narrow
@@ -22,6 +24,21 @@ from limbeck.signals.capture import bare
 Positive = Annotated[int, Field(gt=0)]
 
 
+class Stacks(Config):
+    """Layers of a model with encoder and decoder: how many of each, or which, counted from 0; all of one that is left out."""
+
+    encoder: Positive | Annotated[Integers, Field(min_length=1)] | None = None
+    """Those that read a text."""
+    decoder: Positive | Annotated[Integers, Field(min_length=1)] | None = None
+    """Those that tell another, which take most of the time (Shleifer and Rush 2020, arXiv:2010.13002)."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if self.encoder is None and self.decoder is None:
+            raise ValueError("say how many layers of the 'encoder', the 'decoder' or both are kept")
+        return self
+
+
 class Shrunk(Spec):
     """The trained teacher, made smaller; what is left out here is as it has it, weights included.
 
@@ -29,8 +46,9 @@ class Shrunk(Spec):
     """
 
     name: Literal["shrunk"] = "shrunk"
-    layers: Positive | Annotated[Integers, Field(min_length=1)] | None = None
-    """How many of the teacher's layers, or which, counted from 0, in this order; all if left out."""
+    layers: Positive | Annotated[Integers, Field(min_length=1)] | Stacks | None = None
+    """How many of the teacher's layers, or which, counted from 0, in this order; all if left out. Of a model with encoder and
+    decoder ``{decoder: 3}``, or ``{encoder: 6, decoder: 3}``."""
     choose: Choose = "uniform"
     """Which, for a number: ``uniform`` (evenly spaced, with the first and the last), the ``last`` ones, the ``first``, or the
     ``important`` ones, which change most what goes through them on some of the training data (ShortGPT, Men et al. 2024)."""
@@ -49,10 +67,13 @@ class Shrunk(Spec):
 
     @model_validator(mode="after")
     def _settings_have_a_meaning(self) -> Self:
-        if self.choose != "uniform" and not isinstance(self.layers, int):
+        counts = (self.layers.encoder, self.layers.decoder) if isinstance(self.layers, Stacks) else (self.layers,)
+        if self.choose != "uniform" and not any(isinstance(one, int) for one in counts):
             raise ValueError(f"'choose: {self.choose}' says which layers when 'layers' is a number")
         if self.at is not None and self.layers is None:
             raise ValueError("'at' says where the 'layers' are, and none are chosen")
+        if self.at is not None and isinstance(self.layers, Stacks):
+            raise ValueError("'at' says where the 'layers' are, as 'encoder' and 'decoder' do: leave it out")
         return self
 
     @property
@@ -76,27 +97,38 @@ class Shrunk(Spec):
                 "The student is made out of the teacher, but reads other tokens: set its 'vocabulary: task' if they are some "
                 "of the teacher's, or leave out 'data.tokenizer'."
             )
-        layers = self._layers(module, sample)  # of a model that still works
+        chosen = self._chosen(module, sample)  # of a model that still works
         if self.hidden or self.heads or self.intermediate:
             module = narrow(module, sample, self.hidden, self.heads, self.intermediate)
-        if layers is not None:
-            module = take_layers(module, layers, self.at)
+        for path, layers in chosen:
+            module = take_layers(module, layers, path)
         if self.embedding_rank is not None:
             module = factorise(module, self.embedding_rank)
         return module
 
-    def _layers(self, module: nn.Module, sample: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-        """Which of the layers; None for all."""
-        if not isinstance(self.layers, int):
-            return self.layers
+    def _chosen(self, module: nn.Module, sample: Mapping[str, Tensor]) -> list[tuple[str | None, tuple[int, ...]]]:
+        """Where layers are taken, and which."""
+        asked: list[tuple[str | None, int | tuple[int, ...]]]
+        if isinstance(self.layers, Stacks):
+            sides = {"encoder": self.layers.encoder, "decoder": self.layers.decoder}
+            asked = [(stack_path(module, side), one) for side, one in sides.items() if one is not None]
+        else:
+            asked = [] if self.layers is None else [(self.at, self.layers)]
+        return [(path, self._which(one, path, module, sample)) for path, one in asked]
+
+    def _which(
+        self, layers: int | tuple[int, ...], at: str | None, module: nn.Module, sample: Mapping[str, Tensor]
+    ) -> tuple[int, ...]:
+        if not isinstance(layers, int):
+            return layers
         if self.choose == "important":
-            return important(self.layers, influence(module, sample, self.at))
-        return which(self.layers, depth(module, self.at), self.choose)
+            return important(layers, influence(module, sample, at))
+        return which(layers, depth(module, at), self.choose)
 
 
 def _copied(donor: nn.Module) -> nn.Module:
     """A copy on the CPU, without hooks and with a plain table of tokens, where that can be had."""
-    donor = multiplied(bare(donor))
+    donor = multiplied(merged(bare(donor)))
     if hasattr(getattr(donor, "config", None), "num_hidden_layers"):
         return remade(donor, copy.deepcopy(donor.config), donor.state_dict())
     return copy.deepcopy(donor).requires_grad_(True)

@@ -85,6 +85,11 @@ class SmallTransformer(Spec):
         """A BERT over ``input_ids``."""
         if "input_ids" not in context.sample:
             raise LimbeckError(f"The model {self.name!r} reads text, but the data has {sorted(context.sample)}.")
+        if context.task.reads == "sources":
+            raise LimbeckError(
+                f"The model {self.name!r} is an encoder without a decoder, and cannot turn a text into another: choose a model "
+                "with both, such as {name: from-config, model-type: bart}."
+            )
         vocabulary = self.vocabulary or context.vocabulary
         if vocabulary is None:
             raise LimbeckError(f"The model {self.name!r} needs 'vocabulary', the number of the tokenizer's tokens.")

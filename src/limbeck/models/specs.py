@@ -6,16 +6,18 @@ import torch
 from torch import nn
 
 from limbeck.config import choice
+from limbeck.data.batch import DECODED
 from limbeck.data.tokenizers import resolve
 from limbeck.errors import LimbeckError
-from limbeck.models.causal import demand_causal
+from limbeck.models.causal import demand_causal, demand_decoder
 from limbeck.models.from_config import FromConfig
 from limbeck.models.given import Given
 from limbeck.models.huggingface import HuggingFace
+from limbeck.models.lora import Lora
 from limbeck.models.patches import MlpMixer, Vit
 from limbeck.models.python import Python, allow_code, code_allowed
 from limbeck.models.reach import demand_reach
-from limbeck.models.seeded import seeded
+from limbeck.models.seeded import everything_loaded, seeded
 from limbeck.models.shrink import Shrunk
 from limbeck.models.small import Mlp, SmallCnn, SmallResnet, SmallTransformer
 from limbeck.models.spec import BuildContext, Spec
@@ -27,6 +29,7 @@ __all__ = [
     "FromConfig",
     "Given",
     "HuggingFace",
+    "Lora",
     "Mlp",
     "MlpMixer",
     "ModelSpec",
@@ -54,6 +57,7 @@ SPECS: tuple[type[Spec], ...] = (
     HuggingFace,
     Shrunk,
     FromConfig,
+    Lora,
     Python,
 )
 """What a recipe can name; `Given` is for Python only."""
@@ -70,7 +74,7 @@ def build(spec: Spec, context: BuildContext, seed: int) -> nn.Module:
     Raises:
         LimbeckError: it cannot be built, does not take the data's columns, or gives another number of logits.
     """
-    with seeded(seed):
+    with seeded(seed), everything_loaded():
         module = spec.build(context)
         check(module, context, spec.name if hasattr(spec, "name") else type(spec).__name__)
     return module.train()
@@ -87,6 +91,8 @@ def check(module: nn.Module, context: BuildContext, name: str) -> None:
     shapes = {column: list(value.shape) for column, value in rows.items()}
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     try:
+        if context.task.reads == "sources":
+            demand_decoder(module, rows, name)
         if context.task.causal:
             demand_causal(module, rows, name)
         logits = show(module, {column: value.to(device) for column, value in rows.items()})["logits"]
@@ -102,7 +108,8 @@ def check(module: nn.Module, context: BuildContext, name: str) -> None:
         ) from error
     if context.reach:
         demand_reach(module, context.reach, rows, name)
-    length = rows["input_ids"].shape[1] if "input_ids" in rows else 0
+    told = rows.get(DECODED, rows.get("input_ids"))
+    length = 0 if told is None else told.shape[1]
     expected, outputs = context.task.shape(count, length, context.classes), context.task.outputs or "outputs"
     fits = len(logits.shape) == len(expected) and all(
         size in (-1, own) for size, own in zip(expected, logits.shape, strict=True)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from limbeck.data.batch import DECODED
 from limbeck.errors import LimbeckError
 from limbeck.models.remade import config_of, remade, shapes
 from limbeck.signals.call import call, logits_of
@@ -50,7 +51,8 @@ def cut_vocabulary(donor: nn.Module, ids: Tensor, columns: Mapping[str, Tensor])
     if getattr(module, "generation_config", None) is not None:
         _renumber(module.generation_config, place)
     rows = {name: value[:2] for name, value in columns.items()}
-    if not _same(donor, {**rows, _IDS: ids[rows[_IDS]]}, module, rows, ids):
+    theirs = {name: ids[value] if name in (_IDS, DECODED) else value for name, value in rows.items()}
+    if not _same(donor, theirs, module, rows, ids):
         raise LimbeckError(
             f"{type(donor).__name__} answers otherwise once its tokens are renumbered, so they mean more to it than their "
             "vectors: leave out 'vocabulary: task'."

@@ -9,6 +9,7 @@ from limbeck.config import Config, choice
 from limbeck.objective.answers import Decoupled, Dist, Nkd, Wsld
 from limbeck.objective.attention import AttentionMaps, MiniLm
 from limbeck.objective.contrast import Adversarial, Contrastive, Crd
+from limbeck.objective.crossed import Alm, SharedVocabulary, Uld
 from limbeck.objective.divergence import Diverging
 from limbeck.objective.features import AttentionTransfer, ChannelWise, Cosine, Jacobian
 from limbeck.objective.grams import Fsp, Gram, Nst
@@ -31,6 +32,7 @@ from limbeck.objective.vectors import MarginMse, Partners, untaught
 
 TERMS: tuple[type[Config], ...] = (
     *(Labels, SoftTargets, Diverging, Decoupled, Dist, Nkd, Wsld, Perturbed),
+    *(Uld, SharedVocabulary, Alm),
     *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, Jacobian),
     *(AttentionMaps, MiniLm),
     *(RkdDistance, RkdAngle, SimilarityPreserving, CorrelationCongruence, Pkt, Gram, Nst, Fsp, Contrastive, Crd),
@@ -44,6 +46,7 @@ PROGRESSIVE = "progressive"
 __all__ = [
     "TERMS",
     "Adversarial",
+    "Alm",
     "AttentionMaps",
     "AttentionTransfer",
     "ChannelWise",
@@ -74,11 +77,13 @@ __all__ = [
     "RkdAngle",
     "RkdDistance",
     "Scope",
+    "SharedVocabulary",
     "SimKd",
     "SimilarityPreserving",
     "SoftTargets",
     "Term",
     "Terms",
+    "Uld",
     "Vid",
     "Wsld",
     "matched",

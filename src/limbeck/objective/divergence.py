@@ -6,13 +6,15 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from limbeck.data.batch import Batch
+from limbeck.data.batch import GIVEN, REAL, WRITTEN, Batch
 from limbeck.data.task import Gives
 from limbeck.losses import divergences
-from limbeck.losses.divergences import Divergence, dense
+from limbeck.losses.divergences import Divergence, ForwardKl, dense
 from limbeck.losses.offer import Offer
+from limbeck.losses.sparse import Given
 from limbeck.losses.storages import Storage
 from limbeck.objective.pairs import Answers
+from limbeck.objective.returns import Returns
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Scheduled
 from limbeck.objective.term import About, Over
@@ -45,7 +47,9 @@ _MADE: Final[dict[Kind, Callable[..., Divergence]]] = {
 class Diverging(Answers):
     """A divergence between both sides' distributions, token by token where the task is ``next-token``.
 
-    The vocabulary is never held whole for all tokens, so it may be as large as it is.
+    The vocabulary is never held whole for all tokens, so it may be as large as it is. On the student's own texts, of the regime
+    ``on-policy``, it is GKD; ``skew-kl`` on given texts and ``skew-reverse-kl`` on written ones are DistiLLM-2; ``reverse-kl``
+    on written ones with ``returns`` is MiniLLM.
     """
 
     about: ClassVar[About] = About(
@@ -67,6 +71,11 @@ class Diverging(Answers):
     """Of ``adaptive-kl``: how much the teacher's likeliest tokens hold (0.5)."""
     temperature: Scheduled = Fixed(value=1.0)
     """T of both sides; the value carries the factor T^2."""
+    texts: Annotated[Literal["all", "written", "given"], Field(exclude_if=lambda texts: texts == "all")] = "all"
+    """Of the regime ``on-policy``: all texts of a step, those that the student ``written`` itself, or the others, which are
+    ``given`` by the data or the teacher."""
+    returns: Annotated[Returns | None, Field(exclude_if=lambda returns: returns is None)] = None
+    """Of ``reverse-kl`` on ``written`` texts: a token also answers for what it leads to, as in MiniLLM."""
 
     @model_validator(mode="after")
     def _settings_belong_to_the_kind(self) -> "Diverging":
@@ -77,6 +86,13 @@ class Diverging(Answers):
             own["beta"] = ("jensen-shannon", "continuous-jensen-shannon", "alpha-beta")
             wrong = next(name for name in self._given if self.kind not in own[name])
             raise ValueError(f"{wrong} is a setting of {', '.join(own[wrong])}, and kind is {self.kind}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _returns_are_of_written_texts(self) -> "Diverging":
+        plain = self.temperature.turns == (1.0,)
+        if self.returns is not None and (self.kind != "reverse-kl" or self.texts != "written" or not plain):
+            raise ValueError("returns belong to kind: reverse-kl with texts: written, at temperature 1")
         return self
 
     @property
@@ -90,14 +106,20 @@ class Diverging(Answers):
 
     @property
     def reads(self) -> Offer:  # type: ignore[override]
-        """As the definition says; at another temperature than 1 every class."""
+        """As the definition says; at another temperature than 1, and of any token that may be written, every class."""
         softened = any(turn != 1 for turn in self.temperature.turns)
-        return max(self.divergence.reads, Offer.ROWS if softened else Offer.EXPECTATIONS)
+        every = softened or self.returns is not None
+        return max(self.divergence.reads, Offer.ROWS if every else Offer.EXPECTATIONS)
+
+    @property
+    def mask(self) -> str:  # type: ignore[override]
+        """Real rows, or those that ``texts`` names."""
+        return {"all": REAL, "written": WRITTEN, "given": GIVEN}[self.texts]
 
     @property
     def takes(self) -> frozenset[Gives]:
-        """Choices, and tokens."""
-        return frozenset({"choices", "tokens"})
+        """Choices, and tokens; nothing else is written."""
+        return frozenset({"tokens"} if self.texts != "all" else {"choices", "tokens"})
 
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.divergences.dense`."""
@@ -108,4 +130,7 @@ class Diverging(Answers):
         """See `Weighted.over`."""
         assert teacher is not None
         t = self.temperature.at(place)
-        return (Over(self.divergence, teacher, t**2, t),)
+        now = Over(self.divergence, teacher, t**2, t)
+        if self.returns is None:
+            return (now,)
+        return now, Over(ForwardKl(), Given(labels, classes), credit=self.returns)

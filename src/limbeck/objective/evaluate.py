@@ -34,15 +34,16 @@ class Asked:
     temperature: float = 1.0
 
 
-def streamed(student: Chunked | Dense, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+def streamed(student: Chunked | Dense, asked: Sequence[Asked], again: bool = False) -> tuple[Tensor, Tensor]:
     """The sum of all that is asked, with a graph to the hidden states and the head; and each one's own mean, [len(asked)].
 
-    The student's rows and those of every teacher are [N]. A frozen head costs no gradient.
+    The student's rows and those of every teacher are [N]. A frozen head costs no gradient. ``again``: the graph is walked more
+    than once; otherwise its gradients are handed over, and a second walk raises a RuntimeError.
     """
     hidden, head = student.source
     weight, bias = (None, None) if head is None else (head.weight, head.bias)
     found: tuple[Tensor, Tensor] = _Streamed.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, head, tuple(asked)
+        hidden, weight, bias, head, tuple(asked), again
     )
     return found
 
@@ -80,6 +81,7 @@ class _Streamed(torch.autograd.Function):
         bias: Tensor | None,
         head: Head | None,
         asked: tuple[Asked, ...],
+        again: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `streamed`."""
         classes = hidden.shape[1]
@@ -114,15 +116,23 @@ class _Streamed(torch.autograd.Function):
             kept = logits.clone() if head is not None and head.softcap is not None else None
             _descend(logits, pieces, totals)
             _collect(made, part, logits if head is None else head.back(logits, kept), weight, start)
-        ctx.made = made
+        ctx.made, ctx.again = made, again
         ctx.mark_non_differentiable(totals)
         return (totals * totals.new_tensor([one.scale for one in asked])).sum(), totals
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
-        """Scales what the forward pass made; a copy of a head's gradient is made only where the scale is not 1."""
-        whole = float(grad) == 1
-        return (*(one if one is None or whole else one * grad.to(one.dtype) for one in ctx.made), None, None)
+        """Scales what the forward pass made. Autograd copies a gradient that somebody else holds: a head's is large."""
+        made, ctx.made = ctx.made, ctx.made if ctx.again else None
+        if made is None:
+            raise RuntimeError("these gradients were handed over already: ask for streamed(..., again=True)")
+        scale = float(grad)
+        for one in made if scale != 1 and not ctx.again else ():
+            if one is not None:
+                one.mul_(scale)
+        if scale != 1 and ctx.again:
+            made = [one if one is None else one * scale for one in made]
+        return (*made, None, None, None)
 
 
 def _copied(logits: Tensor, room: Tensor | None) -> Tensor:
@@ -165,7 +175,7 @@ def _soften(
 ) -> Tensor:
     """`_descend` for a few rows, [n, V], already divided by the temperature; their gradient takes the place of ``block``."""
     log_q = torch.log_softmax(block, -1)
-    q = log_q.exp()
+    q = torch.exp(log_q, out=block)  # fewer buffers, so that they stay in the cache
     log_q.clamp_min_(FLOOR)
     known: dict[int, Outcomes] = {}
     every: Tensor | None = None
@@ -184,10 +194,9 @@ def _soften(
             some.append((ids.clamp_min(0), slopes))
         else:
             every = slopes if every is None else every.add_(slopes)
-    if every is None:
-        torch.mul(q, -total, out=block)
-    else:
-        torch.addcmul(every, q, -total, out=block)
+    block.mul_(-total)
+    if every is not None:
+        block.add_(every)
     for ids, slopes in some:
         block.scatter_add_(1, ids, slopes)
     return block

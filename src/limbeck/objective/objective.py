@@ -11,9 +11,11 @@ from limbeck.data.task import Gives, Task, one_each
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import SignalError
 from limbeck.losses.storages import carrier
+from limbeck.objective.chunks import opened
 from limbeck.objective.evaluate import aligned
 from limbeck.objective.gates import Kept
 from limbeck.objective.large import passed
+from limbeck.objective.pairs import demand_one_tokenizer
 from limbeck.objective.schedules import Place
 from limbeck.objective.term import Needs, Owned, Term
 from limbeck.objective.together import processes, together
@@ -116,6 +118,11 @@ class Objective(nn.Module):
                 f"The term {name!r} reads {layers[0]!r}, but in the task {self.task.name!r} a model runs once for each text of "
                 "an example, and only the vectors are shown: name 'logits' on both sides."
             )
+        if self.task.reads == "sources" and any("decoder" in one for one in layers):
+            raise SignalError(
+                f"The term {name!r} reads a layer of the decoder, and which of its places are padding is not told to terms of "
+                "layers: compare layers of the encoder, or answers (divergence)."
+            )
         if self.task.single:
             return
         if term.gate and not self._by_answer(term):
@@ -141,6 +148,22 @@ class Objective(nn.Module):
         """Whether some term sees a row for each answer, so that the answers are taken apart."""
         return any(map(self._by_answer, self.terms))
 
+    def _answered(self, teacher: Signals) -> dict[str, Tensor]:
+        """The teacher's logits, if a term reads them answer by answer."""
+        read = any(term.needs().teacher for term in self.terms if self._by_answer(term))
+        return _logits(teacher) if read else {}
+
+    def _demand_answers(self, batch: Batch) -> None:
+        """Refuses terms that compare next tokens of two tokenizers.
+
+        Raises:
+            SignalError: there is one.
+        """
+        if self.task.gives == "tokens":
+            for name, term in zip(self.names, self.terms, strict=True):
+                if term.needs().teacher and self._by_answer(term):
+                    demand_one_tokenizer(batch, name)
+
     def build(
         self, student: Signals, teacher: Signals, seed: int = 0, examples: int = 0, batch: Batch | None = None
     ) -> None:
@@ -158,7 +181,8 @@ class Objective(nn.Module):
         """
         whole = _full(student), _full(teacher)
         if batch is not None and self._unrolled:
-            _, answers = one_each(self.task, batch, *map(_logits, whole))
+            self._demand_answers(batch)
+            _, answers = one_each(self.task, batch, _logits(whole[0]), self._answered(whole[1]))
             if self.task.gives == "tokens":
                 both = aligned(*(cast(Any, side.get("logits")) for side in answers))
                 answers = [{} if one is None else {"logits": cast(Tensor, one)} for one in both]
@@ -199,6 +223,8 @@ class Objective(nn.Module):
 
     def counted_as(self, term: Term) -> str:
         """The name of the term's denominator in `counts`."""
+        if term.scope == "token":
+            return f"{term.mask} chunks"
         return f"{term.mask} answers" if self._by_answer(term) else term.mask
 
     def total_counts(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -262,15 +288,23 @@ class Objective(nn.Module):
         shares: dict[str, Tensor] = {}
         asked, answers = (batch, [dict(student), dict(teacher)])
         if self._unrolled:
-            asked, answers = one_each(self.task, batch, _logits(student), _logits(teacher))
-        if self.task.gives == "tokens":
+            self._demand_answers(batch)
+            asked, answers = one_each(self.task, batch, _logits(student), self._answered(teacher))
+        if self.task.gives == "tokens" and self._unrolled:
             some = {name: term for name, term in zip(self.names, self.terms, strict=True) if self._by_answer(term)}
             totals = {name: counts[self.counted_as(term)].clamp_min(1) for name, term in some.items()}
             done = passed(some, {*self.balances}, answers, asked, totals, self.place, (means, parts, shares))
         for name, term in zip(self.names, self.terms, strict=True):
             if term.weight.at(self.place) == 0 or name in means or name in done:
                 continue
-            assert self.task.gives != "tokens" or not self._by_answer(term)  # they are in one of the two
+            if self.task.gives == "tokens" and self._by_answer(term):  # no row of its own is here
+                continue
+            if term.scope == "token":
+                values = term.values(student, teacher, batch, self.place, dict(self.parts.items()).get(name))
+                total = counts[self.counted_as(term)].clamp_min(1)
+                means[name], shares[name] = values.sum() / total, len(values) / total
+                parts[name] = means[name].detach()
+                continue
             shared = term.scope == "batch"
             needs = term.needs()
             rows, sides = (asked, answers) if self._by_answer(term) else (batch, [student, teacher])
@@ -337,7 +371,7 @@ class Objective(nn.Module):
 
 
 def _counted(term: Term, batch: Batch) -> Tensor:
-    return batch.masks[term.mask] & batch.masks[REAL]
+    return opened(batch) if term.scope == "token" else batch.masks[term.mask] & batch.masks[REAL]
 
 
 def _logits(signals: Signals) -> dict[str, Tensor]:

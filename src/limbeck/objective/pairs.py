@@ -146,6 +146,21 @@ def demand_the_same_tokens(batch: Batch, name: str) -> None:
     )
 
 
+def demand_one_tokenizer(batch: Batch, name: str) -> None:
+    """The term of this name compares what both sides say of each next token.
+
+    Raises:
+        SignalError: the teacher has a tokenizer of its own.
+    """
+    if "teacher.input_ids" not in batch.inputs:
+        return
+    raise SignalError(
+        f"The term {name!r} compares next tokens one by one, and student and teacher cut the texts into tokens with two "
+        "tokenizers: use uld, shared-vocabulary or alm, which are made for that; let the teacher write texts that the student "
+        "learns as its labels (regime: sequence-level); or give the student the teacher's tokenizer (leave out data.tokenizer)."
+    )
+
+
 def classes_of(batch: Batch, name: str) -> Tensor:
     """Labels as one class an example, int64 [B].
 

@@ -32,14 +32,26 @@ class Needs:
         return Needs(self.student | other.student, self.teacher | other.teacher)
 
 
+class Credit(Protocol):
+    """What each row of answers weighs beside its mask, by what both sides say of it."""
+
+    def __call__(self, student: Storage, teacher: Storage, rows: Batch) -> Tensor:
+        """Constants, [N], negative too."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Over:
-    """What a term asks of many classes at once: ``scale`` times a divergence from what ``teacher`` knows, softened by T."""
+    """What a term asks of many classes at once: ``scale`` times a divergence from what ``teacher`` knows, softened by T.
+
+    ``credit``: what each row weighs, if not all alike. Only the gradient means something then, so its value is not shown.
+    """
 
     divergence: Divergence
     teacher: Storage
     scale: float = 1.0
     temperature: float = 1.0
+    credit: Credit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +133,13 @@ class Term(Protocol):
     about: ClassVar[About]
     looks_at: ClassVar[str]
     scope: ClassVar[Scope]
-    mask: ClassVar[str]
     zero_at_match: ClassVar[bool]
     whole: ClassVar[bool]
+
+    @property
+    def mask(self) -> str:
+        """The batch's mask of rows that count."""
+        ...
 
     @property
     def reads(self) -> Offer:

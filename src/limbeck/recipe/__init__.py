@@ -1,67 +1,32 @@
 """A recipe: data, teacher, student, objective, training, regime and evidence, as typed values."""
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from limbeck.config import Config, choice, digest
 from limbeck.data.sources import Data
 from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.objective import Labels, SoftTargets, Terms
+from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.offline import Offline
+from limbeck.regimes.on_policy import OnPolicy
+from limbeck.regimes.sequence_level import SequenceLevel
 from limbeck.regimes.staged import Staged
 from limbeck.regimes.theseus import Theseus
-from limbeck.teachers.served.settings import Served
-from limbeck.teachers.store.codecs import CodecField, FullCodec
-from limbeck.teachers.store.hidden import HiddenCodec
-from limbeck.teachers.store.sampled import SampledCodec
-from limbeck.teachers.store.top_k import TopKCodec
 from limbeck.training.settings import Training
 
 if TYPE_CHECKING:
     ModelChoice = Spec
-    Regimes = Offline | Staged | Theseus
-    Stored = bool | FullCodec | TopKCodec | SampledCodec | HiddenCodec
+    Regimes = Offline | OnPolicy | SequenceLevel | Staged | Theseus
 else:
-    Stored = bool | CodecField
     ModelChoice = ModelSpec
-    Regimes = choice(Offline, Staged, Theseus)
+    Regimes = choice(Offline, OnPolicy, SequenceLevel, Staged, Theseus)
 
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"
 """What an experiment may be called."""
-
-
-class TeacherPart(Config):
-    """Who teaches."""
-
-    model: ModelChoice | None = None
-    """The teacher's model; its weights are as the model gives them, or trained here if ``training`` is given."""
-    training: Training | None = None
-    """How the teacher is trained on the labelled rows; null if it knows the classes already."""
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Label smoothing while the teacher is trained."""
-    stored: str | None = None
-    """A folder of stored teacher outputs (see ``limbeck label``), in place of a model."""
-    served: Served | None = None
-    """A language model behind the OpenAI-compatible protocol, in place of a model here: its likeliest tokens are learnt from."""
-    store: Stored = True
-    """How its outputs are kept in a store before the student is trained, and read from there. ``true``: exactly, and a language
-    model is asked live; ``top-k``, ``sampled`` or ``hidden``: that of a language model's logits; ``false``: asked live."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        given = [name for name in ("model", "stored", "served") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                "give model, stored or served" + (f", and one of them, not {' and '.join(given)}" if given else "")
-            )
-        if self.served is not None and self.training is not None:
-            raise ValueError("a served model is not trained here: leave training out")
-        if self.stored is not None and self.training is not None:
-            raise ValueError("stored outputs cannot be trained: leave training out")
-        return self
 
 
 class EvidencePart(Config):
@@ -73,6 +38,13 @@ class EvidencePart(Config):
     """The smallest gain in accuracy that would matter; a gain that is surely smaller counts as no help."""
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """How much accuracy the student may lose against the teacher and still be called as good."""
+    equal_compute: bool = False
+    """Whether there is a second control, trained for as many steps as take the compute of the distilled student's training, the
+    teacher's passes included."""
+    samples: Annotated[int, Field(ge=0, le=512)] = 32
+    """Of language models: after how many prompts of the test part the report tells what they write; 0 for none."""
+    new_tokens: Annotated[int, Field(ge=1, le=1024)] = 48
+    """Of language models: how many tokens they write after each at most."""
 
 
 class Recipe(Config):

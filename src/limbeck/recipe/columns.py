@@ -10,6 +10,11 @@ _LABEL: Final = ("label", "labels", "class", "category", "target", "sentiment", 
 _NUMBER: Final = ("label", "rating", "score", "value", "target", "stars", "price", "y")
 _NAMES: Final = ("labels", "tags", "topics", "categories", "genres", "classes", "label")
 _FIRST: Final = ("question", "query", "anchor", *_TEXT)
+_PROMPT: Final = ("prompt", "instruction", "question", "input", "source", "document", "article", "query", "user", "src")
+_TOLD: Final = (
+    *("completion", "response", "answer", "output", "continuation", "target", "summary", "translation", "highlights"),
+    *("assistant", "chosen", "headline", "tgt"),
+)
 _SEPARATORS: Final = "|;,"
 _FLAGS: Final = {"0", "1", "0.0", "1.0", "false", "true"}
 _MOST_CLASSES: Final = 200
@@ -28,6 +33,8 @@ def columns_for(task: Task, rows: Sequence[Row]) -> Found | None:
     table = {name: given for name in names if (given := [row[name] for row in rows if _there(row.get(name))])}
     if task.gives == "vectors":
         return _pairs(table)
+    if task.gives == "tokens":
+        return _told(table, alone=task.reads == "sequences")
     if task.gives == "numbers":
         return _numbers(table)
     return _classes(table, len(rows)) if task.single else _several(table)
@@ -79,6 +86,32 @@ def _pairs(table: Table) -> Found | None:
     first = _named(_FIRST, texts) or next(iter(texts), None)
     rest = [name for name in texts if name != first]
     return ({"text": first, "pair": rest[0]}, 2, "with another that belongs to it") if rest else None
+
+
+def _told(table: Table, alone: bool) -> Found | None:
+    """A column of texts and one of what follows from each; where no name says so, one of texts ``alone``, or the first two."""
+    texts = _texts(table)
+    first, second = _named(_PROMPT, texts), _named(_TOLD, texts)
+    if first is None and second is not None:
+        first = _text({name: given for name, given in table.items() if name != second})
+    if first is not None and second is None and not alone:
+        second = next((name for name in texts if name != first), None)
+    if first is not None and second is not None:
+        words = (
+            f"in {first!r}, with what is to follow in {second!r}"
+            if alone
+            else f"in {first!r}, to be turned into {second!r}"
+        )
+        return {"text": first, "pair": second}, 0, words
+    if alone:
+        text = _text(table)
+        return None if text is None else ({"text": text}, 0, f"in {text!r}")
+    both = list(texts)[:2]
+    return (
+        ({"text": both[0], "pair": both[1]}, 0, f"in {both[0]!r}, to be turned into {both[1]!r}")
+        if len(both) == 2
+        else None
+    )
 
 
 def _text(table: Table, label: str | None = None) -> str | None:

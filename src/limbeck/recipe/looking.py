@@ -14,6 +14,7 @@ from limbeck.data.hub import HuggingFace
 from limbeck.data.images import ImageFiles
 from limbeck.data.lines import JSON_LINES
 from limbeck.data.questions import Questions
+from limbeck.data.running import RunningText
 from limbeck.data.tagged import Tagged
 from limbeck.data.task import Task, at_tokens
 from limbeck.data.tasks import CLASSES
@@ -23,6 +24,7 @@ from limbeck.recipe.found import PARTS, TRAIN, Found
 from limbeck.recipe.pictures import idx, images
 
 _TABLES: Final = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_TEXT: Final = ".txt"
 _READ: Final = 32_000_000  # bytes of a table that are looked at
 _SAMPLE: Final = 2_000  # rows that the columns are judged by
 _WORDS: Final = ("words", "tokens")
@@ -35,6 +37,8 @@ WANTED: Final = {
     "or ; between them or of lists of names, or several columns of 0 and 1",
     "numbers": "a column of texts and one of different numbers",
     "vectors": "two columns of texts that belong together",
+    "next-token": "a column of texts, or of prompts and one of what follows them; or give files of running text (.txt)",
+    "text-to-text": "a column of texts and one of what they are to be turned into",
     "tags": "texts whose words have tags",
     "spans": "questions, texts and answers that stand in them",
 }
@@ -69,6 +73,8 @@ def look(path: Path, task: Task = CLASSES) -> Found:
 
 def _folder(path: Path, task: Task) -> Found | None:
     files = sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
+    if task.reads == "sequences" and any(item.suffix == _TEXT for item in files):
+        return _loaded(RunningText(path=str(path)), task)
     tables = [item for item in files if at_tokens(task) or item.suffix in _TABLES]
     first = [item for item in tables if item.stem in TRAIN] or (tables if len(tables) == 1 else [])
     pictures = (idx(files) or images(path)) if task == CLASSES else None
@@ -81,7 +87,8 @@ def _file(path: Path, task: Task) -> Found | None:
     if path.suffix == ".parquet":
         return _parquet(path, task)
     if path.suffix not in _TABLES:
-        return None
+        running = task.reads == "sequences" and path.suffix in ("", _TEXT)
+        return _loaded(RunningText(path=str(path)), task) if running else None
     with path.open("rb") as stream:
         content = stream.read(_READ)
     try:
@@ -144,7 +151,7 @@ def _table(path: Path, rows: Sequence[Row], count: int, extra: dict[str, Any], t
     return Found(source, "texts", max(1, count), outputs, f"{about}{count:,} texts {told}", own=own)
 
 
-def _loaded(source: Tagged | Questions | HuggingFace, task: Task) -> Found:
+def _loaded(source: Tagged | Questions | HuggingFace | RunningText, task: Task) -> Found:
     """What is asked of its own source, which refuses what cannot be learnt from."""
     raw = source.load(task)
     parts = {"validation": raw.validation, "test": raw.test}

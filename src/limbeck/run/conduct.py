@@ -24,16 +24,22 @@ from limbeck.evidence.verdict import outcome
 from limbeck.evidence.weigh import weigh
 from limbeck.export import Exported
 from limbeck.export.deliver import Format
-from limbeck.files import held, home, write_json
+from limbeck.files import held, home, whole_folder, write_json
+from limbeck.models.adapters import ADAPTERS, merged, write_adapters
 from limbeck.models.saved import load_student, save_student
+from limbeck.regimes.budget import Arm, Compute
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime, train
 from limbeck.regimes.walk import walk
 from limbeck.run import folder as runs
+from limbeck.run.arms import arms_of, compute_of
 from limbeck.run.delivered import Delivered
-from limbeck.run.experiment import TEACHER_SEED, Experiment
+from limbeck.run.experiment import Experiment
 from limbeck.run.measure import counts, curve, measure, notes, said
 from limbeck.run.preflight import Preflight, preflight
+from limbeck.run.samples import samples_of
+from limbeck.run.teachers import TEACHER_SEED
+from limbeck.training import launch
 from limbeck.training.loop import Watch
 from limbeck.training.moments import Curve
 from limbeck.training.progress import Tracker, Watcher
@@ -102,6 +108,7 @@ def conduct(
         LimbeckError: ``out`` belongs to another recipe; preflight or training failed.
         Interrupted: the user stopped it; the same call goes on.
     """
+    launch.join()
     state = PartialState()
     with runs.writable(out), ExitStack() as stack:
         if state.is_main_process:
@@ -115,9 +122,10 @@ def conduct(
         if check:
             _announce(watcher, preflight(experiment, home()))
         plan, teacher = ready(experiment, workshop, out, watcher)
-        trained = _train(experiment, plan, workshop, out, watcher)
+        compute = compute_of(experiment, plan)
+        trained = _train(experiment, plan, arms_of(experiment, plan, compute), workshop, out, watcher)
         if state.is_main_process:
-            _weigh(experiment, plan, trained, teacher, out, recipe_text, command)
+            _weigh(experiment, plan, trained, teacher, compute, out, recipe_text, command)
         state.wait_for_everyone()
     best = max(trained["distilled"], key=lambda one: rank(experiment.splits.task, one.metrics))
     reader = experiment.splits.reader
@@ -163,9 +171,8 @@ def _check_teacher(experiment: Experiment, plan: Plan) -> None:
 
 
 def _train(
-    experiment: Experiment, plan: Plan, workshop: Workshop, out: Path, watcher: Watcher
+    experiment: Experiment, plan: Plan, chosen: Mapping[str, Arm], workshop: Workshop, out: Path, watcher: Watcher
 ) -> dict[str, list[Trained]]:
-    chosen = experiment.regime.arms(plan)
     trained: dict[str, list[Trained]] = {name: [] for name in chosen}
     for seed in experiment.seeds:
         for name, arm in chosen.items():
@@ -223,6 +230,7 @@ def _weigh(
     plan: Plan,
     trained: Mapping[str, Sequence[Trained]],
     teacher: Trained | None,
+    compute: Compute | None,
     out: Path,
     recipe_text: str,
     command: str | None,
@@ -241,7 +249,8 @@ def _weigh(
         counts={"steps": plan.training.total, "batch size": plan.training.batch_size, "teacher seed": TEACHER_SEED},
     )
     before = _before(out, source, trained, teacher)
-    measured = measure(experiment, plan, trained, teacher, before)
+    measured = measure(experiment, plan, trained, teacher, compute, before)
+    samples, texts = samples_of(experiment, plan, trained)
     evidence = weigh(
         measured.arms,
         measured.labels,
@@ -251,17 +260,22 @@ def _weigh(
         data=counts(experiment),
         smallest_effect=experiment.smallest_effect,
         margin=experiment.margin,
-        notes=[*experiment.remarks, *notes(experiment, plan, trained, teacher)],
+        notes=[*experiment.remarks, *notes(experiment, plan, trained, teacher, compute)],
         provenance=before.provenance if before else source,
         task=splits.task,
         example=measured.example,
+        samples=samples,
     )
     curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
     if teacher:
         curves["teacher"] = [curve(teacher)]
     best = max(trained["distilled"], key=lambda one: rank(experiment.splits.task, one.metrics))
     about = {"recipe_hash": experiment.hash, "name": experiment.name, "validation": best.metrics}
-    save_student(out / runs.STUDENT, best.module(), None, splits.reader, splits.classes, about, splits.task)
+    delivered = merged(best.module(), experiment.sample().columns("student"))
+    if getattr(experiment.student, "keep_adapters", False):
+        with whole_folder(out / ADAPTERS) as draft:
+            write_adapters(best.module(), draft)
+    save_student(out / runs.STUDENT, delivered, None, splits.reader, splits.classes, about, splits.task)
     test = splits.test
     examples = disagreements(
         evidence,
@@ -274,9 +288,10 @@ def _weigh(
         lambda position, answers: said(test, position, answers),
     )
     shown = [{**vars(one), "content": tensor(one.content)} for one in examples]
-    runs.keep(out, runs.SHOWN, {"curves": curves, "examples": shown, "recipe": recipe_text})
+    written = [vars(one) for one in texts]
+    runs.keep(out, runs.SHOWN, {"curves": curves, "examples": shown, "samples": written, "recipe": recipe_text})
     runs.keep(out, runs.INPUTS, [test.table.raw(row) for row in test.rows[:_PROOFS].tolist()])
-    write_report(evidence, curves, examples, recipe_text, out / runs.REPORT)
+    write_report(evidence, curves, examples, recipe_text, out / runs.REPORT, texts)
     write_json(out / runs.EVIDENCE, evidence.plain())  # last: a run with evidence is finished
 
 

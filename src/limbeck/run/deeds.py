@@ -11,7 +11,7 @@ from limbeck.data.batch import NO_LABEL
 from limbeck.data.raw import Raw
 from limbeck.data.sources import Data
 from limbeck.errors import LimbeckError
-from limbeck.evidence.report import Example, write_report
+from limbeck.evidence.report import Example, Sample, write_report
 from limbeck.evidence.schema import Evidence, Quality
 from limbeck.export import Exported
 from limbeck.files import home
@@ -19,18 +19,17 @@ from limbeck.models.python import allow_code as code_is_allowed
 from limbeck.models.saved import load_student
 from limbeck.recipe import Recipe
 from limbeck.recipe.reading import dump
-from limbeck.regimes.walk import walk
 from limbeck.run import folder as runs
-from limbeck.run.conduct import Result, conduct, ready
+from limbeck.run.conduct import Result, conduct
 from limbeck.run.delivered import Delivered, judged
 from limbeck.run.experiment import from_recipe
+from limbeck.run.labelling import Labelling
 from limbeck.run.measure import answers_of
 from limbeck.run.preflight import Preflight, preflight
-from limbeck.teachers.cached import CachedTeacher
-from limbeck.teachers.store import StoreInfo, describe
+from limbeck.teachers.part import WHOLE, Part
+from limbeck.teachers.store import StoreInfo
 from limbeck.training.progress import Watcher
 from limbeck.training.settings import Training
-from limbeck.training.workshop import Workshop
 
 _SHARE_OF_BUDGET = 0.85  # an estimate from a few steps may be that much too low
 CUT = "Budgets were cut"
@@ -138,24 +137,25 @@ def check(recipe: Recipe, *, allow_code: bool = False) -> Preflight:
         return preflight(from_recipe(recipe, allow_code), home())
 
 
-def label(recipe: Recipe, *, allow_code: bool = False) -> StoreInfo:
-    """Trains the teacher if it has to be, and stores its outputs for every training row and view.
+def label(recipe: Recipe, *, allow_code: bool = False, part: Part = WHOLE, reuse: bool = False) -> StoreInfo:
+    """Trains the teacher if it has to be, and stores its outputs for every training row and view, or for a part of them.
+
+    ``reuse``: whether rows that an earlier store holds of the same teacher, for the same input, are taken over: a data set that
+    grew is asked for its new rows. They were computed in other batches, and may differ in their last bits.
 
     Raises:
         LimbeckError: the recipe asks its teacher live, or replays a store.
     """
-    experiment = from_recipe(recipe, allow_code)
-    if not experiment.store:
-        raise LimbeckError(
-            "This recipe stores nothing: it has teacher.store: false, or replays outputs with teacher.stored."
-        )
-    place = home() / "labelling" / experiment.hash
-    with code_is_allowed(allow_code), Watcher() as watcher:
-        workshop = Workshop(home(), watcher.watch)
-        plan, _ = ready(experiment, workshop, place, watcher)
-        teacher = walk(plan.labelled(), workshop, place / "journal" / "label.json")
-        assert isinstance(teacher, CachedTeacher)
-        return describe(teacher.store)
+    with Watcher() as watcher, Labelling(recipe, watcher, allow_code, reuse) as labelling:
+        left = labelling.do(part)
+        if reuse:
+            watcher.say(f"{labelling.reused:,} rows were taken over from earlier stores")
+        if part != WHOLE:
+            watcher.say(
+                f"part {part.number}/{part.of} is done; "
+                + (f"{left:,} rows of other parts are not stored yet" if left else "all rows are stored")
+            )
+        return labelling.info()
 
 
 def load(folder: Path | str, module: torch.nn.Module | None = None) -> Delivered:
@@ -245,8 +245,9 @@ def report(folder: Path) -> Path:
     evidence = Evidence.read(folder)
     kept = runs.kept(folder, runs.SHOWN)
     examples = [Example(**{**one, "content": runs.image(one["content"])}) for one in kept["examples"]]
+    texts = [Sample(**one) for one in kept.get("samples", ())]  # older runs kept none
     path = folder / runs.REPORT
-    write_report(evidence, kept["curves"], examples, kept["recipe"], path)
+    write_report(evidence, kept["curves"], examples, kept["recipe"], path, texts)
     return path
 
 

@@ -15,23 +15,20 @@ from limbeck.data.tokenizers import TASK
 from limbeck.errors import DataError
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.verdict import SMALLEST_EFFECT
-from limbeck.files import home
-from limbeck.models.identity import of_module
-from limbeck.models.specs import BuildContext, Spec, allow_code, build
+from limbeck.models.specs import BuildContext, Spec, allow_code
 from limbeck.objective import Term, untaught
-from limbeck.recipe import Recipe, TeacherPart
+from limbeck.recipe import Recipe
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Teaching
-from limbeck.teachers.cached import StoredTeacher
-from limbeck.teachers.local import LocalTeacher
-from limbeck.teachers.served.teacher import ServedTeacher
+from limbeck.run.teachers import TEACHER_SEED, teacher_of
+from limbeck.teachers.precision import Asking
 from limbeck.teachers.store.codecs import Coding
 from limbeck.teachers.teacher import Teacher
+from limbeck.training import launch
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage, Start
 
-TEACHER_SEED = 0
 _SAMPLE = 64  # training rows that a model may be fitted to when it is built
 
 
@@ -40,8 +37,8 @@ class Experiment:
     """What a run consists of.
 
     ``settings``: what names the run and is shown in its report. ``teacher``: if it knows the classes already; otherwise
-    ``teacher_spec`` is trained as ``teacher_training`` says. ``remarks``: what a reader of the report must know of how the
-    experiment came about.
+    ``teacher_spec`` is trained as ``teacher_training`` says, and run as ``asking`` does. ``remarks``: what a reader of the report
+    must know of how the experiment came about.
     """
 
     name: str
@@ -54,6 +51,7 @@ class Experiment:
     teacher_spec: Spec | None = None
     teacher_training: Training | None = None
     teacher_smoothing: float = 0.0
+    asking: Asking | None = None
     store: bool = True
     codec: Coding | None = None
     views: int | None = 0
@@ -63,6 +61,9 @@ class Experiment:
     metrics: tuple[str, ...] = ()
     smallest_effect: float = SMALLEST_EFFECT
     margin: float = 0.02
+    equal_compute: bool = False
+    samples: int = 32
+    new_tokens: int = 48
     trackers: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -104,6 +105,7 @@ class Experiment:
             training=self.training.resolved(len(self.splits.train)),
             teacher=self.teacher,
             teacher_stage=self.teacher_stage(),
+            asking=self.asking,
             views=self.views,
             seed=seed,
             context=self.context("student"),
@@ -117,13 +119,13 @@ class Experiment:
         """How the teacher is trained; None if it knows the classes already."""
         if self.teacher_spec is None or self.teacher_training is None:
             return None
-        labelled = self.splits.train.labelled()
+        labelled = self.splits.train.labelled().as_read_by("teacher")
         return Stage(
             name="teacher",
             start=Start(self.teacher_spec, TEACHER_SEED, self.context("teacher")),
             terms=untaught(self.splits.task, self.teacher_smoothing),
             examples=labelled,
-            validation=self.splits.validation,
+            validation=self.splits.validation.as_read_by("teacher"),
             training=self.teacher_training.resolved(len(labelled)),
             teacher=None,
             views=self.views,
@@ -138,9 +140,10 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
     Raises:
         LimbeckError: data or a model cannot be loaded.
     """
+    launch.join()
     with allow_code(code):
         part = recipe.teacher
-        theirs = part.model.tokenizer if part.model else None
+        theirs, kept = part.tokenizer, part.stored is not None or part.served is not None
         codec = None if isinstance(part.store, bool) else part.store
         if part.served and not (recipe.student.tokenizer or recipe.data.tokenizer):
             raise DataError("Name the served model's tokenizer in data.tokenizer: it reads token ids as they are.")
@@ -158,8 +161,8 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             teacher_spec=part.model,
             teacher_training=part.training,
             teacher_smoothing=part.smoothing,
-            teacher=_elsewhere(part, splits),
-            store=bool(part.store) and part.model is not None and (bool(codec) or splits.task.gives != "tokens"),
+            asking=part.asking,
+            store=bool(part.store) and not kept and (bool(codec) or splits.task.gives != "tokens"),
             codec=codec,
             views=recipe.data.looks,
             vocabulary=getattr(splits.reader, "vocabulary", None),
@@ -168,28 +171,9 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             metrics=recipe.evidence.metrics,
             smallest_effect=recipe.evidence.smallest_effect,
             margin=recipe.evidence.margin,
+            equal_compute=recipe.evidence.equal_compute,
+            samples=recipe.evidence.samples,
+            new_tokens=recipe.evidence.new_tokens,
             trackers=recipe.trackers,
         )
-        if part.model is None or part.training is not None:
-            return found
-        module = build(part.model.finished(splits.task), found.context("teacher"), TEACHER_SEED)
-        return replace(found, teacher=LocalTeacher(module.requires_grad_(False), of_module(module)))
-
-
-def _elsewhere(part: TeacherPart, splits: Splits) -> Teacher | None:
-    """A teacher that is no model here: stored outputs, or a served model, whose answers and cost are kept.
-
-    Raises:
-        LimbeckError: it is not there, or does not suit the task.
-    """
-    if part.stored is not None:
-        return StoredTeacher(Path(part.stored))
-    if part.served is None:
-        return None
-    if splits.task.gives != "tokens":
-        raise DataError(
-            f"A served model says which token is next, and the task here is {splits.task.name!r}: write 'task: next-token', or "
-            "load the teacher here."
-        )
-    vocabulary = getattr(splits.reader, "vocabulary", 0)
-    return ServedTeacher(part.served, vocabulary, home() / "served" / digest([part.served.url, part.served.model])[:16])
+        return replace(found, teacher=teacher_of(part, splits, found.context("teacher")))

@@ -21,7 +21,9 @@ from limbeck.evidence.schema import Counts, Efficiency, Evidence
 from limbeck.evidence.weigh import ArmResult, ArmResults
 from limbeck.losses.divergences import ForwardKl
 from limbeck.losses.storages import stored
+from limbeck.models.adapters import merged
 from limbeck.objective.evaluate import distances
+from limbeck.regimes.budget import EQUAL_COMPUTE, Compute
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.run.preflight import paired
@@ -70,26 +72,30 @@ def measure(
     plan: Plan,
     trained: Mapping[str, Sequence[Trained]],
     teacher: Trained | None,
+    compute: Compute | None = None,
     before: Evidence | None = None,
 ) -> Measured:
     """Asks every arm about the test part, and times the first students and the teacher in turns.
 
     ``trained``: by arm, one a seed. ``teacher``: how the teacher was trained, if it was trained here; ``plan`` has it.
-    ``before``: evidence of these very models, which are not timed again.
+    ``compute``: what their trainings took, if that was counted. ``before``: evidence of these very models, which are not timed
+    again.
     """
     test, device = experiment.splits.test, plan.device
     if before is None:
-        costs = _costs(experiment, plan, {name: one[0].module() for name, one in trained.items()})
+        costs = _costs(experiment, plan, {name: _delivered(one[0]) for name, one in trained.items()})
     else:
         costs = {name: arm.efficiency for name, arm in before.arms.present().items() if arm.efficiency}
     given = {
-        name: [answers_of(one.module(), test, "student", device) for one in arms] for name, arms in trained.items()
+        name: [answers_of(_delivered(one), test, "student", device) for one in arms] for name, arms in trained.items()
     }
     told = {name: [one.logits for one in answers] for name, answers in given.items()}
-    if test.task.gives == "tokens" and plan.teacher is not None and plan.teacher.provides.unseen:
+    apart_read = test.as_read_by("teacher") is not test
+    if test.task.gives == "tokens" and plan.teacher is not None and plan.teacher.provides.unseen and not apart_read:
         for name, arms in trained.items():
-            far = [apart(one.module(), plan.teacher, test, device) for one in arms]
+            far = [apart(_delivered(one), plan.teacher, test, device) for one in arms]
             told[name] = [torch.cat([own, one[:, None]], 1) for own, one in zip(told[name], far, strict=True)]
+    spent = _spent(compute)
     results = {
         name: ArmResult(
             logits=[one.numpy() for one in told[name]],
@@ -97,18 +103,26 @@ def measure(
             curves=[curve(one) for one in arms],
             seconds=[one.seconds for one in arms],
             efficiency=costs.get(name),
+            flops=spent.get(name),
         )
         for name, arms in trained.items()
     }
     if plan.teacher is not None and plan.teacher.provides.unseen:
+        theirs = answers_by(plan.teacher, test, device)
         results["teacher"] = ArmResult(
-            logits=[answers_by(plan.teacher, test, device).logits.numpy()],
+            logits=[theirs.logits.numpy()],
+            truth=(theirs.labels.numpy(), theirs.example.numpy()) if apart_read else None,
             curves=[curve(teacher)] if teacher else (),
             seconds=[teacher.seconds] if teacher else (),
             efficiency=costs.get("teacher"),
         )
     truth = given["distilled"][0]
     return Measured(ArmResults(**results), truth.labels.numpy(), truth.example.numpy())
+
+
+def _delivered(trained: Trained) -> nn.Module:
+    """The model as it would be delivered: with its adapters merged, if it has any."""
+    return merged(trained.module())
 
 
 def said(test: Examples, position: int, answers: NDArray[Any]) -> Any:
@@ -124,6 +138,14 @@ def said(test: Examples, position: int, answers: NDArray[Any]) -> Any:
     known = flat.isfinite() if task.gives == "numbers" else flat >= 0
     flat[known.nonzero()[: answers.size, 0]] = torch.from_numpy(answers).flatten().to(flat)
     return task.said(flat.view_as(labels), [item], places, test.classes)[0]
+
+
+def _spent(compute: Compute | None) -> dict[str, float]:
+    """FLOPs of one training by arm, where they were counted."""
+    if compute is None:
+        return {}
+    longer = compute.control_step * compute.matched_steps
+    return {"control": compute.control, EQUAL_COMPUTE: longer, "distilled": compute.distilled}
 
 
 def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -> dict[str, Efficiency]:
@@ -165,7 +187,11 @@ def counts(experiment: Experiment) -> Counts:
 
 
 def notes(
-    experiment: Experiment, plan: Plan, trained: Mapping[str, Sequence[Trained]], teacher: Trained | None
+    experiment: Experiment,
+    plan: Plan,
+    trained: Mapping[str, Sequence[Trained]],
+    teacher: Trained | None,
+    compute: Compute | None = None,
 ) -> list[str]:
     """What a reader must know to read the figures rightly."""
     splits = experiment.splits
@@ -196,9 +222,17 @@ def notes(
                 f"The teacher is no better than the control on validation ({measure.value(theirs)} against "
                 f"{measure.value(best)}): there may be nothing to learn from it."
             )
+    if compute is not None:
+        told.append(_computed(compute, EQUAL_COMPUTE in trained))
     if len(splits.train.labelled()) < experiment.training.batch_size:
         told.append(
             "The control has fewer labelled examples than a batch, so each of its batches repeats some of them."
+        )
+    if splits.test.as_read_by("teacher") is not splits.test:
+        told.append(
+            "Student and teacher have two tokenizers, so each is scored on the tokens that it reads: compression and bits per "
+            "byte compare, perplexity and the accuracy of tokens do not, and their answers are not set against each other "
+            "token by token."
         )
     if layers := paired(plan.terms, experiment.terms):
         told.append(f"The recipe's rules found these layers, the student's first: {layers}.")
@@ -210,6 +244,21 @@ def notes(
     ):
         told.append("Some seeds gave the same weights: nothing in this training depends on the seed.")
     return told
+
+
+def _computed(compute: Compute, matched: bool) -> str:
+    """What the teacher's passes cost, and whether a control was given as much."""
+    said = (
+        f"By the floating-point operations of its steps, training the distilled student took {compute.ratio:.2g} times the "
+        "compute of its control, the teacher's passes included and the teacher's own training not."
+    )
+    if not matched:
+        return (
+            f"{said} That control had as many steps; 'evidence: {{equal-compute: true}}' adds one with as much compute."
+        )
+    if compute.matched_steps == compute.steps:
+        return f"{said} So the control at equal compute has no more steps than the other, and is the same."
+    return f"{said} The control at equal compute had {compute.matched_steps:,} steps in place of {compute.steps:,}."
 
 
 def _kept(name: str, shares: Sequence[float | None], classes: Sequence[str]) -> str:

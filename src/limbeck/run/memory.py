@@ -57,6 +57,7 @@ def distill(
     name: str = "distilled",
     out: Path | str | None = None,
     store: bool = True,
+    equal_compute: bool = False,
     quiet: bool = False,
 ) -> Result:
     """Distils ``teacher`` into ``student`` and says, against the same student without it, whether the teacher helped.
@@ -83,6 +84,7 @@ def distill(
         name: what the report calls it.
         out: the run folder; by default ``runs/<name>-<hash>``.
         store: whether the teacher's outputs are stored first, and read from there.
+        equal_compute: whether there is a second control, with as much compute as the distilled student.
         quiet: no progress, and no results on the error stream at the end; ``print(result)`` shows them.
 
     Raises:
@@ -107,6 +109,7 @@ def distill(
         "training": settings.plain(),
         "seeds": seeds,
         "metrics": list(metrics),
+        **({"equal-compute": True} if equal_compute else {}),
     }
     experiment = Experiment(
         name=name,
@@ -122,6 +125,7 @@ def distill(
         views=None if isinstance(table, MapTable) and table.varies else 0,
         seeds=tuple(range(seeds)),
         metrics=tuple(metrics),
+        equal_compute=equal_compute,
     )
     folder = Path(out) if out else Path("runs") / f"{name}-{digest(given)[:8]}"
     result = conduct(experiment, folder, _described(teacher, student, given), quiet=quiet)

@@ -7,13 +7,20 @@ from math import ceil
 from pathlib import Path
 from typing import Final
 
+from limbeck.advice.memory import Memory
 from limbeck.advice.preflight import Dry, check_labels, dry_run
 from limbeck.errors import PreflightError
 from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
+from limbeck.evidence.tables import compute as flop
 from limbeck.models.identity import of_module
 from limbeck.objective import Term
+from limbeck.regimes.budget import EQUAL_COMPUTE, Compute
 from limbeck.regimes.plan import Plan
+from limbeck.run.arms import arms_of, compute_of
+from limbeck.run.cheaper import agreement
 from limbeck.run.experiment import Experiment
+from limbeck.run.language import exact_bytes, expense, logits_bytes, tokens
+from limbeck.run.samples import writing_passes
 from limbeck.signals.gradient import GRADIENT
 from limbeck.teachers.coded import CodedTeacher
 from limbeck.teachers.local import LocalTeacher
@@ -52,6 +59,7 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
     splits = experiment.splits
     for part in (splits.train, splits.validation, splits.test):
         check_labels(part)
+    cost = expense(experiment)
     plan = replace(experiment.plan(home, experiment.seeds[0]), store=None)
     teaching: Dry | None = None
     if plan.teacher_stage is not None:
@@ -68,11 +76,15 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
             f"set it to {len(splits.train)} or less."
         )
     plan, coded = plan.matched(), None
+    asked = tokens(experiment, plan, teaching is not None)
+    compute = compute_of(experiment, plan)
     if experiment.store and plan.teacher and (codec := plan.coded):
         coded = CodedTeacher(plan.teacher, codec)
         plan = replace(plan, teacher=coded)
     tried = [(stage, dry_run(stage, plan.device)) for stage in experiment.regime.stages(plan)]
-    return _budget(experiment, plan, tried, teaching, labelled, coded)
+    found = _budget(experiment, plan, tried, teaching, labelled, compute, coded)
+    first, *rest = found.found
+    return replace(found, found=(first, *asked.found, *rest, *cost.found), warnings=[*asked.warnings, *found.warnings])
 
 
 def _budget(
@@ -81,21 +93,26 @@ def _budget(
     tried: Sequence[tuple[Stage, Dry]],
     teaching: Dry | None,
     labelled: int,
+    compute: Compute | None,
     coded: CodedTeacher | None = None,
 ) -> Preflight:
     splits, (*before, (_, dry)) = experiment.splits, tried
     earlier = sum(stage.training.total for stage, _ in before)
     steps, task = earlier + plan.training.total, splits.task
-    names, seeds = list(experiment.regime.arms(plan)), len(experiment.seeds)
+    names, seeds = list(arms_of(experiment, plan, compute)), len(experiment.seeds)
     students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
     alone = dry.seconds - dry.teacher_seconds  # each arm has as many steps in all
     training = alone * (steps * students - earlier * seeds)
     training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
+    longer = compute.matched_steps - compute.steps if compute is not None and EQUAL_COMPUTE in names else 0
+    training += alone * longer * seeds
     per_row = dry.teacher_seconds / plan.training.batch_size
     fixed = _REST + _looks(plan.training) * len(splits.validation) * dry.row_seconds * students
     fixed += len(splits.test) * (dry.row_seconds * students + per_row) + len(splits.validation) * per_row
     fixed += _timing(dry.row_seconds) + _timing(per_row)
+    if task.gives == "tokens":
+        fixed += writing_passes(experiment) * (dry.row_seconds * len(names) + per_row)
     if experiment.store:
         fixed += per_row * rows
     else:
@@ -117,16 +134,27 @@ def _budget(
             f"{len(splits.test):,} test; " + (f"{len(splits.classes)} {task.outputs}" if task.outputs else task.name),
         ),
         ("student", f"{dry.parameters:,} parameters" + (f", the teacher {teaching.parameters:,}" if teaching else "")),
+        *agreement(experiment, plan.device),
         *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
         *((f"first batch, {_bare(stage)}", _parts(one)) for stage, one in before),
         ("first batch", _parts(dry)),
-        ("training", f"{steps:,} steps for each of {told}: about {duration(seconds)} with all that comes after"),
-        ("teacher's outputs", _outputs(plan, rows, store) if experiment.store else "asked live, nothing stored"),
+        (
+            "training",
+            f"{steps:,} steps for each of {told}{f', {steps + longer:,} for the one of equal compute' * bool(longer)}: about "
+            f"{duration(seconds)} with all that comes after",
+        ),
+        *([("compute", _computed(compute))] if compute is not None else []),
+        ("teacher's outputs", _outputs(experiment, plan, rows, store)),
     ]
     peaks = (*(one.peak for _, one in tried), teaching.peak if teaching else None)
     peak = max(filter(None, peaks), default=None)
     if peak is not None:
-        found.append(("memory", f"{size(peak)} more than now for a training step"))
+        found.append(
+            (
+                "memory",
+                f"{_memory(dry.memory, logits_bytes(experiment, plan))}; {size(peak)} more than now for a training step",
+            )
+        )
     warnings = []
     if dry.silent:
         warnings.append(
@@ -148,10 +176,36 @@ def _budget(
     return Preflight(tuple(found), seconds, store, fixed, warnings)
 
 
-def _outputs(plan: Plan, rows: int, store: int) -> str:
+def _outputs(experiment: Experiment, plan: Plan, rows: int, store: int) -> str:
+    exact = exact_bytes(experiment, plan)
+    whole = f"; every logit would take {size(exact)}" if exact else ""
+    if not experiment.store:
+        return f"asked live, nothing stored{whole}"
     if not any(term.needs().teacher for term in plan.terms):
         return "none are read"
-    return f"{rows:,} rows, {size(store)}"
+    how = f" ({experiment.codec.plain()['name']})" if experiment.codec else ""
+    return f"{rows:,} rows, {size(store)}{how}{whole}"
+
+
+def _memory(found: Memory, logits: int) -> str:
+    """Its parts, the largest ones first; ``logits``: bytes of those that are made at a time, of a large vocabulary."""
+    parts = {
+        "the student": found.student,
+        "the teacher": found.teacher,
+        "gradients": found.gradients,
+        "the optimiser": found.optimiser,
+        "kept for the backward pass": found.activations,
+        "parts of the logits": logits,
+    }
+    shown = sorted(((value, name) for name, value in parts.items() if value), reverse=True)
+    return f"about {size(sum(parts.values()))}: {', '.join(f'{name} {size(value)}' for value, name in shown)}"
+
+
+def _computed(compute: Compute) -> str:
+    return (
+        f"{flop(compute.distilled)} for a distilled student, {compute.ratio:.2g} times its control's; the teacher's passes are "
+        "counted, and its own training is not"
+    )
 
 
 def _parts(dry: Dry) -> str:

@@ -46,7 +46,7 @@ def _divided(module: nn.Module) -> bool:
     return False
 
 
-def _named(module: nn.Module) -> nn.Module:
+def named(module: nn.Module) -> nn.Module:
     """The module whose names are meant: a PEFT model hangs its adapters on the modules of the model inside it."""
     inner = getattr(module, "get_base_model", None)
     return inner() if callable(inner) else module
@@ -73,7 +73,7 @@ class Capture:
     def __init__(self, module: nn.Module, names: Collection[str]) -> None:
         self.module = module
         self.names = frozenset(names)
-        self._bare = _named(bare(module))
+        self._bare = named(bare(module))
         self._seen: dict[str, tuple[Tensor, int]] = {}
         shows, modules = shows_hidden(self._bare), dict(self._bare.named_modules())
         self._hidden = {  # a model that shows none may have a module of that name: a list of layers called `hidden`

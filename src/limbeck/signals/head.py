@@ -14,32 +14,51 @@ _CLOSE = 1e-2  # of the largest logit: heads that do something else are wrong by
 
 
 class HeadReader:
-    """Reads what the last layer gives to the head of a causal language model, and leaves the head out.
+    """Reads what the last layer gives to the head of a language model, and leaves the head out.
 
-    What it takes for the head is compared with the model's own logits on the first batch.
+    A causal model is told which positions' logits are wanted; of a model with encoder and decoder the head is given none but
+    these. What is taken for the head is compared with the model's own logits on the first batch.
+
+    Args:
+        module: the bare model.
+        body: what the head reads from; None: the head itself is watched.
+        head: the head.
     """
 
-    def __init__(self, module: nn.Module, body: nn.Module) -> None:
+    def __init__(self, module: nn.Module, body: nn.Module | None, head: nn.Module) -> None:
         self._module = module
         self._seen: Tensor | None = None
         self._tried = False
-        self._hook = body.register_forward_hook(self._keep)
+        self._asks, self._awaited = body is not None, False
+        watched = body.register_forward_hook(self._keep) if body else head.register_forward_pre_hook(self._spare)
+        self._hook = watched
 
     @classmethod
     def of(cls, module: nn.Module) -> Self | None:
         """The reader of a model; None if the model cannot leave its head out."""
         body, find = getattr(module, "base_model", None), getattr(module, "get_output_embeddings", None)
-        if not callable(find) or body is None or body is module or not accepts(module, _KEEP):
+        turns = bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
+        leaves = turns or (body is not None and body is not module and accepts(module, _KEEP))
+        if not callable(find) or not leaves:
             return None
         found = find()
-        return None if found is None or not hasattr(found, "weight") else cls(module, body)
+        return None if found is None or not hasattr(found, "weight") else cls(module, None if turns else body, found)
 
     def _keep(self, _: nn.Module, __: Any, output: Any) -> None:
         self._seen = output[0]
 
+    def _spare(self, _: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not self._awaited:  # somebody else runs the model
+            return given
+        self._seen, self._awaited = given[0], False
+        return (given[0][:, :0] if self._tried else given[0][:, -1:], *given[1:])
+
     @property
     def options(self) -> dict[str, Any]:
         """What the model is called with: the last position's logits at first, to compare, then none."""
+        if not self._asks:
+            self._awaited = True
+            return {}
         if not self._tried:
             return {_KEEP: 1}
         device = next(self._module.parameters()).device
@@ -88,6 +107,10 @@ def _head(module: nn.Module) -> Head:
     scale = float(getattr(text, "logit_scale", None) or 1.0) / float(getattr(text, "logits_scaling", None) or 1.0)
     softcap = getattr(text, "final_logit_softcapping", None)
     weight, bias = _weight(layer), getattr(layer, "bias", None)
+    if isinstance(
+        more := getattr(module, "final_logits_bias", None), Tensor
+    ):  # BART's and Marian's stands beside the head
+        bias = more[0] if bias is None else bias + more[0]
     if not torch.is_grad_enabled():  # parameters would carry a graph into whatever is made of them later
         weight, bias = weight.detach(), None if bias is None else bias.detach()
     return Head(weight, bias, None if softcap is None else float(softcap), scale)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.data.aligned import CHUNKS
 from limbeck.data.batch import CLASS, NO_LABEL, REAL, TOKENS, Batch
 from limbeck.errors import SignalError
 from limbeck.losses.offer import Offer
@@ -49,7 +50,7 @@ def whole(logits: Storage) -> Tensor:
 @torch.no_grad()
 def encoded(codec: Codec, logits: Storage, batch: Batch) -> Tensor:
     """The rows of a batch as bytes, uint8 [B, longest] on the CPU; of the tokens of real rows alone, where there are tokens."""
-    labels = batch.labels.get(CLASS)
+    labels = _labels(batch)
     told = labels is not None and labels.dtype == torch.int64 and labels.shape == logits.rows
     counted = _counted(batch)
     masked = counted is not None and counted.shape == logits.rows
@@ -75,11 +76,19 @@ def empty(rows: Tensor) -> Tensor:
     return torch.from_numpy(sizes(rows) == 0)
 
 
+def _labels(batch: Batch) -> Tensor | None:
+    """The labels at the positions that the teacher reads: of a tokenizer of its own, its next tokens in the aligned text."""
+    chunks, ids = batch.inputs.get(f"{CHUNKS}teacher"), batch.inputs.get("teacher.input_ids")
+    if chunks is None or ids is None:
+        return batch.labels.get(CLASS)
+    return ids.roll(-1, 1).where(chunks >= 0, NO_LABEL)
+
+
 def _counted(batch: Batch) -> Tensor | None:
     """The tokens of real rows that something is to be learnt of: not those of a prompt, nor a text's last one."""
     if length_of(batch) is None:
         return None
-    counted, labels = tokens(batch) & batch.masks[REAL][:, None], batch.labels.get(CLASS)
+    counted, labels = tokens(batch) & batch.masks[REAL][:, None], _labels(batch)
     if labels is not None and labels.dtype == torch.int64 and labels.shape == counted.shape:
         counted = counted & (labels != NO_LABEL)
     return counted.cpu()

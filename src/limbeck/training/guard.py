@@ -38,7 +38,7 @@ class Interrupt:
 
 @contextmanager
 def explained(training: Training) -> Iterator[None]:
-    """Says what to do when memory runs out.
+    """Says what to do when memory runs out, or weights that were divided among processes are not there.
 
     Raises:
         LimbeckError: in place of the library's own error.
@@ -46,6 +46,11 @@ def explained(training: Training) -> Iterator[None]:
     try:
         yield
     except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if "mixed torch.Tensor and DTensor" in str(error):
+            raise LimbeckError(
+                "With FSDP a module of the student is used without being called, so its weights are not there: name layers in "
+                "fsdp_transformer_layer_cls_to_wrap, or set fsdp_auto_wrap_policy: NO_WRAP, which gathers all weights at once."
+            ) from error
         said = any(words in str(error) for words in ("out of memory", "can't allocate memory"))
         if said or isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
             raise LimbeckError(

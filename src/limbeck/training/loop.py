@@ -4,30 +4,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from limbeck.data.batch import Batch
+from limbeck.data.batch import WRITTEN, Batch
 from limbeck.data.examples import Examples
 from limbeck.data.task import Answered, answered, joined
 from limbeck.errors import Interrupted, LimbeckError, SignalError
 from limbeck.models.seeded import seeded
 from limbeck.objective import Objective
+from limbeck.objective.crossed import VOCABULARY
 from limbeck.objective.schedules import Place
 from limbeck.signals.capture import Capture, Signals, bare, show
+from limbeck.training import launch, pieces, sharding
 from limbeck.training.guard import Interrupt, explained
+from limbeck.training.memory import keep_freed
 from limbeck.training.moments import MOMENTS, Best, Curve, tell
 from limbeck.training.optimizers import clip, groups, optimizer, rate
 from limbeck.training.order import Order, Steps, derived
 from limbeck.training.resumable import Resumable, agreed
 from limbeck.training.silence import Silence
 from limbeck.training.stage import Stage
+
+T = TypeVar("T")
 
 
 class Engine(nn.Module):
@@ -47,6 +52,10 @@ class Engine(nn.Module):
         return self.objective(  # type: ignore[no-any-return]
             self.capture(batch.columns(self.side), keys=batch.keys), teacher, batch, counts
         )
+
+    def during(self, work: Callable[[], T]) -> T:
+        """Does something with the student while its weights are here: they may be divided among processes."""
+        return work()
 
 
 Watch = Callable[[Stage, Curve], Sequence[object]]
@@ -73,12 +82,20 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
             f"The term {comparing[0]!r} compares the examples of a batch with each other, and with accumulate: "
             f"{stage.training.accumulate} it would only see a part of them at a time: leave accumulate out."
         )
+    if stage.writing is None and any(term.mask == WRITTEN for term in stage.terms):
+        raise SignalError(
+            f"A term of {stage.name} learns from texts that the student writes (texts: written), and nobody writes any: set "
+            "'regime: on-policy', or leave 'texts' out."
+        )
     few = stage.examples.rows[:rows]
     view = Order(few, rows, stage.seed, stage.views).view(0)  # a store may hold none but the views of the training
     batch = stage.examples.batch(few, torch.full_like(few, view))
     needs = objective.needs()
     seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
     ours = show(student, batch.columns(stage.side), needs.student, batch.keys)
+    if (texts := stage.examples.table.texts) and texts.aligned and any(term.scope == "token" for term in stage.terms):
+        texts.aligned.demand()
+        seen = {**seen, VOCABULARY: texts.aligned.vocabulary}
     objective.build(ours, seen, derived(stage.seed, "objective"), len(stage.examples.labels), batch)
     return objective
 
@@ -92,8 +109,8 @@ def train(stage: Stage, folder: Path, watch: Watch = lambda stage, curve: ()) ->
         Interrupted: the user asked to stop; the last step is in a checkpoint.
         LimbeckError: a loss or gradient is not finite, or memory or disk ran out.
     """
-    AcceleratorState._reset_state()  # another stage of this process may have used another precision
-    accelerator = Accelerator(mixed_precision=stage.training.precision)
+    keep_freed()
+    accelerator = launch.accelerator(stage.training.precision)
     with seeded(derived(stage.seed, "training", accelerator.process_index)), explained(stage.training):
         return _train(stage, folder, accelerator, watch)
 
@@ -103,14 +120,21 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
     student = stage.model()
     objective = build_objective(stage, student)
     engine = Engine(student, objective, stage.side)
-    best, curve = Best(student, settings.keep, settings.patience, stage.validation.task), Curve(objective.shares)
+    pen = stage.writing.pen(stage, student) if stage.writing else None
+    best = Best(student, settings.keep, settings.patience, stage.validation.task)
+    curve = Curve(objective.shares, pen.told if pen else dict)
     silence = Silence(stage, objective.names, accelerator)
     moving = getattr(student, MOMENTS, None)
-    parts = [moving, objective, silence, best, curve, *(watch(stage, curve) if accelerator.is_main_process else ())]
-    model, optimiser = accelerator.prepare(
-        engine.train(),
-        optimizer(settings.optimizer, groups(student, objective.owned(), settings.optimizer.weight_decay)),
-    )
+    parts = [
+        moving,
+        objective,
+        silence,
+        best,
+        curve,
+        pen,
+        *(watch(stage, curve) if accelerator.is_main_process else ()),
+    ]
+    model, optimiser = _prepared(accelerator, engine.train(), stage)
     resumable = Resumable(folder, accelerator, engine, optimiser, parts)
     first, spent = resumable.load()
     order = Order(stage.examples.rows, settings.batch_size, derived(stage.seed, "data"), stage.views)
@@ -121,6 +145,9 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
             for group in optimiser.param_groups:
                 group["lr"] = group["factor"] * rate(settings, step)
             batches = [batch.to(accelerator.device) for batch in micros]
+            if pen:
+                with accelerator.autocast():
+                    batches = pen.written(student, batches, Place(step, settings.total))
             loss, shown = _step(stage, accelerator, model, optimiser, batches, parts)
             silence.add(shown)
             curve.add(loss, shown)
@@ -128,13 +155,14 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
             tell(parts, "stepped", student, place)
             done = place.step == settings.total
             if done or place.step % settings.between_evaluations == 0:
-                _check_weights(engine, stage, place)
-                metrics = evaluate(student, stage.validation, accelerator, stage.side)
+                _check_weights(accelerator, engine, stage, place)
+                measured = partial(evaluate, student, stage.validation, accelerator, stage.side)
+                metrics = cast(Engine, bare(model)).during(measured)
                 if tell(parts, "evaluated", metrics, place) or done:
                     break
             asked = agreed(accelerator, interrupt.asked)
             if asked or resumable.due(place, settings.checkpoint_every):
-                _check_weights(engine, stage, place)
+                _check_weights(accelerator, engine, stage, place)
                 resumable.save(place, spent + time.monotonic() - began)
             if asked:
                 raise Interrupted(
@@ -142,6 +170,20 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
                 )
     engine.capture.close()
     return Outcome(best.weights, best.metrics, curve.points, spent + time.monotonic() - began)
+
+
+def _prepared(accelerator: Accelerator, engine: Engine, stage: Stage) -> tuple[nn.Module, Any]:
+    """The engine and its optimiser, wrapped for one process or several."""
+    settings = stage.training.optimizer
+
+    def made() -> torch.optim.Optimizer:
+        owned = engine.objective.owned()
+        return optimizer(settings, groups(engine.student, owned, settings.weight_decay))
+
+    if launch.asked():
+        sharding.demand(engine.student, engine.objective, stage.writing is not None)
+        return sharding.divided(accelerator, engine, made)
+    return accelerator.prepare(engine, made())  # type: ignore[no-any-return]
 
 
 def _step(
@@ -158,15 +200,18 @@ def _step(
     counts = objective.total_counts(batches)
     if accelerator.num_processes > 1:
         counts = {mask: accelerator.reduce(count, "sum") for mask, count in counts.items()}
-    total, shown = 0.0, dict[str, float]()
+    total, shown, divided = 0.0, dict[str, float](), sharding.is_divided(model)
     for batch in batches:
         with nullcontext() if batch is batches[-1] else accelerator.no_sync(model):
             seen = stage.teacher.observe(batch, wanted) if stage.teacher and wanted else None
-            loss, values = model(batch, seen, counts)
+            with accelerator.autocast() if divided else nullcontext():  # else a part of the wrapper
+                loss, values = model(batch, seen, counts)
             accelerator.backward(loss * accelerator.num_processes)  # processes are averaged, denominators are global
         total += float(loss.detach())
         for name, value in values.items():
             shown[name] = shown.get(name, 0.0) + float(value)
+    if divided:
+        sharding.settle(model)
     accelerator.unscale_gradients(optimiser)
     tell(parts, "gradients", model)
     norm = clip(optimiser.param_groups, stage.training.clip)
@@ -181,9 +226,10 @@ def _step(
     return total, shown
 
 
-def _check_weights(engine: nn.Module, stage: Stage, place: Place) -> None:
+def _check_weights(accelerator: Accelerator, engine: nn.Module, stage: Stage, place: Place) -> None:
     """A finite gradient can still make an update that is not; such weights are neither saved nor delivered."""
-    if not all(bool(parameter.isfinite().all()) for parameter in engine.parameters()):
+    finite = all(bool(pieces.local(parameter).isfinite().all()) for parameter in engine.parameters())
+    if agreed(accelerator, not finite):
         raise LimbeckError(
             f"After step {place.step} the weights of {stage.name} are not finite; they were not saved. "
             "A lower learning rate or a longer warm-up usually helps."
@@ -200,12 +246,16 @@ def evaluate(
     sums = torch.zeros(4, dtype=torch.float64)
     task, spread = examples.task, examples.spread
     mine = examples.rows[accelerator.process_index :: accelerator.num_processes]
+    turns = -(-len(examples) // (rows * accelerator.num_processes))  # the same in all processes
 
     def answers() -> Iterator[Answered]:
-        for ids in torch.split(mine, rows) if len(mine) else ():
-            batch = examples.batch(ids, torch.zeros_like(ids)).to(accelerator.device)
+        for turn in range(turns):
+            ids = mine[turn * rows : (turn + 1) * rows]
+            asked = ids if len(ids) else examples.rows[:1]  # the others may need this process for their weights
+            batch = examples.batch(asked, torch.zeros_like(asked)).to(accelerator.device)
             logits = show(student, batch.columns(side))["logits"]
-            yield answered(task, logits, batch, spread)
+            if len(ids):
+                yield answered(task, logits, batch, spread)
 
     every = list(answers()) if task.gives == "vectors" else []
     for found in [joined(every)] if every else answers():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from limbeck.data.task import Task, rank
 from limbeck.data.tasks import CLASSES
 from limbeck.objective.schedules import Place
+from limbeck.training.pieces import whole
 
 Metrics = Mapping[str, float]
 MOMENTS = "training_moments"
@@ -40,7 +41,8 @@ class Best:
         better = not self.metrics or rank(self.task, metrics) > rank(self.task, self.metrics)
         if better or self.keep == "last":
             self.metrics = {**metrics, "step": float(place.step)}
-            self.weights = {name: value.detach().cpu().clone() for name, value in self.student.state_dict().items()}
+            kept = self.student.state_dict().items()
+            self.weights = {name: whole(value.detach()).cpu().clone() for name, value in kept}
         self.waited = 0 if better else self.waited + 1
         return self.patience is not None and self.waited >= self.patience
 
@@ -56,10 +58,12 @@ class Best:
 class Curve:
     """The record of training: the loss and its parts, averaged between evaluations, and what each evaluation found."""
 
-    def __init__(self, kept: Callable[[], Mapping[str, Any]] = dict) -> None:
-        """``kept``: what the gates kept so far."""
+    def __init__(
+        self, kept: Callable[[], Mapping[str, Any]] = dict, told: Callable[[], Mapping[str, float]] = dict
+    ) -> None:
+        """``kept``: what the gates kept so far. ``told``: further parts, of all steps since it was last asked."""
         self.points: list[dict[str, Any]] = []
-        self._kept = kept
+        self._kept, self._told = kept, told
         self.latest: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._steps = 0
@@ -75,6 +79,7 @@ class Curve:
         """Closes a point of the curve."""
         means = {name: value / max(1, self._steps) for name, value in self._sums.items()}
         loss = means.pop("loss", None)
+        means |= self._told()
         self.points.append({"step": place.step, "loss": loss, "parts": means, "kept": dict(self._kept()), **metrics})
         self._sums, self._steps = {}, 0
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from math import cos, pi
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
 from limbeck.objective.term import Owned
+from limbeck.training.pieces import whole
 from limbeck.training.settings import AdamW, Sgd, Training
 
 
@@ -67,5 +68,12 @@ def clip(parameter_groups: Sequence[dict[str, object]], largest: float | None) -
     for group in parameter_groups:
         by_name.setdefault(group["clip"], []).extend(group["params"])  # type: ignore[arg-type]
     limit = float("inf") if largest is None else largest
-    norms = [torch.nn.utils.clip_grad_norm_(parameters, limit) for parameters in by_name.values()]
+    norms = [_clip(parameters, limit) for parameters in by_name.values()]
     return float(torch.stack(norms).square().sum().sqrt())
+
+
+def _clip(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    """Clips one group by its norm over all processes, and returns that."""
+    norm = whole(torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None]))
+    torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm

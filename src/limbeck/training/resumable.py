@@ -12,6 +12,7 @@ from torch import nn
 
 from limbeck.objective.schedules import Place
 from limbeck.training import checkpoint
+from limbeck.training.pieces import gathered, parted_optimiser, parted_weights
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
@@ -44,13 +45,14 @@ class Resumable:
     def save(self, place: Place, seconds: float) -> None:
         """Writes a checkpoint after ``place.step`` steps."""
         randomness = gather_object([checkpoint.random_state()])
+        engine, optimiser = gathered(dict(self._engine.state_dict())), gathered(self._optimiser.state_dict())
         if self._accelerator.is_main_process:
             scaler = getattr(self._accelerator, "scaler", None)
             tree = {
                 "step": place.step,
                 "seconds": seconds,
-                "engine": dict(self._engine.state_dict()),
-                "optimizer": self._optimiser.state_dict(),
+                "engine": engine,
+                "optimizer": optimiser,
                 "scaler": scaler.state_dict() if scaler else None,
                 "randomness": randomness,
                 "parts": [part.state_dict() for part in self._parts],
@@ -64,8 +66,8 @@ class Resumable:
         tree = checkpoint.latest(self._folder)
         if tree is None:
             return 0, 0.0
-        self._engine.load_state_dict(tree["engine"])
-        self._optimiser.load_state_dict(tree["optimizer"])
+        self._engine.load_state_dict(parted_weights(tree["engine"], self._engine))
+        self._optimiser.load_state_dict(parted_optimiser(tree["optimizer"], self._optimiser.param_groups))
         if tree["scaler"]:
             self._accelerator.scaler.load_state_dict(tree["scaler"])
         main = self._accelerator.is_main_process

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from limbeck.errors import LimbeckError
+from limbeck.models.adapters import merged
 from limbeck.models.identity import of_module
 from limbeck.training.stage import Stage
 
@@ -58,7 +59,7 @@ class Silence:
     def _same(self) -> bool:
         """Whether the student started as the teacher; looked at only when a term is silent."""
         teacher = self._stage.teacher
-        return teacher is not None and of_module(self._stage.start.module()) == teacher.fingerprint
+        return teacher is not None and of_module(merged(self._stage.start.module())) == teacher.fingerprint
 
     def state_dict(self) -> dict[str, Any]:
         """The open epoch."""

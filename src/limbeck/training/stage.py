@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
@@ -9,12 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from limbeck.data.batch import Batch
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
 from limbeck.models.identity import of_module
 from limbeck.models.specs import BuildContext, Spec, build
 from limbeck.objective import Term
+from limbeck.objective.schedules import Place
 from limbeck.teachers.teacher import Teacher
+from limbeck.training.launch import asked
 from limbeck.training.settings import Training
 
 FORMAT = 2
@@ -42,12 +46,44 @@ class Start:
         return build(self.spec, self.context, self.seed)
 
 
+class Pen(Protocol):
+    """What writes the texts of a step anew. One that remembers also has ``state_dict`` and ``load_state_dict``."""
+
+    def written(self, student: nn.Module, micros: Sequence[Batch], place: Place) -> list[Batch]:
+        """The micro-batches of one step, some rows replaced by what the student, as it is now, or the teacher writes.
+
+        The student's mode and global random state are left as they were.
+        """
+        ...
+
+    def told(self) -> dict[str, float]:
+        """What was written since this was last asked, in numbers for the curve."""
+        ...
+
+
+class Writing(Protocol):
+    """How texts are written anew while a model trains; settings alone."""
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON types."""
+        ...
+
+    def pen(self, stage: "Stage", student: nn.Module) -> Pen:
+        """What writes for one training of ``stage``.
+
+        Raises:
+            LimbeckError: student, teacher or data cannot be written with.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Stage:
     """One training of one model.
 
     ``views``: see `Order`. ``teacher``: who is observed while training, None if no term needs one. ``side``: whose input
     columns the model reads. ``frozen``: patterns of parameters that stay as they are, such as ``bert.embeddings.*``.
+    ``writing``: how its texts are written anew; None: they are read.
     """
 
     name: str
@@ -61,6 +97,7 @@ class Stage:
     seed: int
     side: str = "student"
     frozen: tuple[str, ...] = ()
+    writing: Writing | None = None
 
     def model(self) -> nn.Module:
         """The model as its training begins: what is frozen has no gradient.
@@ -81,22 +118,28 @@ class Stage:
 
     def identity(self, initial: nn.Module) -> dict[str, Any]:
         """All that determines the trained weights, no names and no paths; its digest is the arm's key."""
-        return ({"frozen": list(self.frozen)} if self.frozen else {}) | {
-            "format": FORMAT,
-            "initial": of_module(initial),
-            "terms": [term.plain() for term in self.terms],
-            "examples": self.examples.fingerprint,
-            "validation": self.validation.fingerprint,
-            "training": self.training.identity(),
-            "teacher": self.teacher.fingerprint if self.teacher else None,
-            "views": self.views,
-            "side": self.side,
-            "seed": self.seed,
-            "device": device_kind(),
-            "threads": torch.get_num_threads(),
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        }
+        writing = {"writing": self.writing.plain()} if self.writing else {}
+        return (
+            ({"frozen": list(self.frozen)} if self.frozen else {})
+            | writing
+            | {
+                "format": FORMAT,
+                "initial": of_module(initial),
+                "terms": [term.plain() for term in self.terms],
+                "examples": self.examples.fingerprint,
+                "validation": self.validation.fingerprint,
+                "training": self.training.identity(),
+                "teacher": self.teacher.fingerprint if self.teacher else None,
+                "views": self.views,
+                "side": self.side,
+                "seed": self.seed,
+                "device": device_kind(),
+                "threads": torch.get_num_threads(),
+                "processes": int(os.environ.get("WORLD_SIZE", "1")),
+                **({"divided": True} if asked() else {}),
+                "versions": {"torch": torch.__version__, "python": platform.python_version()},
+            }
+        )
 
 
 def device_kind() -> str:

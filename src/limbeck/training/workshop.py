@@ -17,6 +17,7 @@ from limbeck.data.fingerprint import file
 from limbeck.errors import LimbeckError
 from limbeck.files import held, whole_folder
 from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.precision import Asking
 from limbeck.training.loop import Watch, train
 from limbeck.training.stage import Origin, Stage
 
@@ -47,9 +48,9 @@ class Trained:
         module.load_state_dict(safetensors.torch.load_file(self.weights))
         return module.eval()
 
-    def as_teacher(self) -> LocalTeacher:
-        """A frozen copy that teaches."""
-        return LocalTeacher(self.module().requires_grad_(False), self.fingerprint)
+    def as_teacher(self, asking: Asking | None = None) -> LocalTeacher:
+        """A frozen copy that teaches, run as ``asking`` says."""
+        return LocalTeacher(self.module().requires_grad_(False), self.fingerprint, asking)
 
 
 class Workshop:

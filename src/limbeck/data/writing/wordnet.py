@@ -53,6 +53,39 @@ class WordNet:
             self._answers[word] = tuple(other for other in found if other != word and other.islower())
         return self._answers[word]
 
+    def meanings(self) -> dict[str, str]:
+        """The definition of the commonest sense of each word of small letters that WordNet's own counts met in a text.
+
+        Where a word is of several parts of speech, of the one that it is mostly used in.
+
+        Raises:
+            DataError: the files are damaged.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        for part, lines in self._index.items():
+            for lemma, rest in lines.items():
+                word = lemma.decode()
+                if not word.isalpha():
+                    continue
+                try:
+                    fields = rest.split()
+                    counted = int(fields[-1 - int(fields[1])])
+                    if counted > found.get(word, (0, ""))[0]:
+                        found[word] = (counted, self._gloss(part, word, int(fields[-int(fields[1])])))
+                except (ValueError, IndexError) as error:
+                    raise DataError(
+                        f"{self.folder} is damaged: its entry of {word!r} cannot be read ({error})."
+                    ) from error
+        return {word: gloss for word, (_, gloss) in found.items() if gloss}
+
+    def _gloss(self, part: str, word: str, place: int) -> str:
+        """The definition at ``place`` without its examples; empty if the word there has large letters."""
+        if word not in self._synset(part, place):
+            return ""
+        content = self._data[part]
+        _, _, told = content[place : content.find(b"\n", place)].decode().partition(" | ")
+        return told.partition('; "')[0].strip()
+
     def _synonyms(self, lemma: str) -> list[str]:
         key = lemma.encode()
         entries = [(part, lines[key].split()) for part, lines in self._index.items() if key in lines]

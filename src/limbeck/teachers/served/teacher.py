@@ -1,7 +1,8 @@
 """A teacher behind HTTP: the likeliest tokens at every position of given texts, by vLLM's prompt log-probabilities."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self, cast
@@ -26,6 +27,22 @@ _ENTRY, _ROOM = 256, 2**20  # bytes of one log-probability at most, and of the r
 _log = logging.getLogger(__name__)
 # Neutral, whatever the model's own generation settings are: older servers apply them to the prompt's logits too.
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+@dataclass(frozen=True)
+class Outstanding:
+    """What is still to be asked, and what that takes. ``beyond``: what the limit leaves, if that is less; else empty.
+
+    Money is 0 where no price was given (``priced``).
+    """
+
+    requests: int
+    input: int
+    output: int
+    money: float
+    priced: bool
+    spent_money: float
+    beyond: str
 
 
 class ServedTeacher:
@@ -110,6 +127,31 @@ class ServedTeacher:
         storage = TopK(torch.from_numpy(shown[0]).to(device), torch.from_numpy(shown[1]).to(device), self.classes)
         return cast(Signals, {"logits": storage})
 
+    def outstanding(self, prompts: Iterable[tuple[int, ...]]) -> Outstanding:
+        """What `observe` would still send for these texts: each once, and none whose answer is kept. Nothing is sent."""
+        missing = [
+            prompt
+            for prompt in dict.fromkeys(prompts)
+            if len(prompt) > 1 and self._answers.find(self._key(prompt)) is None
+        ]
+        ledger, limit = self.client.ledger, self.served.limit
+        tokens = Tokens(sum(map(len, missing)), len(missing))
+        cost, spent = ledger.cost(tokens), ledger.spent
+        left = []
+        if limit.money is not None and spent.money + cost.money > limit.money:
+            left.append(f"{max(0.0, limit.money - spent.money):.4g} of {limit.money:.4g} in money")
+        if limit.tokens is not None and spent.tokens + cost.tokens > limit.tokens:
+            left.append(f"{max(0, limit.tokens - spent.tokens):,} of {limit.tokens:,} tokens")
+        return Outstanding(
+            requests=len(missing),
+            input=tokens.input,
+            output=tokens.output,
+            money=cost.money,
+            priced=self.served.prices is not None,
+            spent_money=spent.money,
+            beyond=" and ".join(left),
+        )
+
     def close(self) -> None:
         """Ends what it opened."""
         self._answers.close()
@@ -123,7 +165,7 @@ class ServedTeacher:
         self.close()
 
     def _row(self, prompt: tuple[int, ...]) -> Row:
-        key = digest([self._fingerprint, prompt])
+        key = self._key(prompt)
         if (kept := self._answers.find(key)) is not None:
             return self._demand_enough(Row.unpacked(kept))
         top = min(self.served.top, self.classes)
@@ -143,6 +185,9 @@ class ServedTeacher:
 
         most = _ROOM + len(prompt) * (top + 1) * _ENTRY
         return self.client.post("/completions", body, Tokens(len(prompt), 1), accept, most)
+
+    def _key(self, prompt: tuple[int, ...]) -> str:
+        return digest([self._fingerprint, prompt])
 
     def _demand_readable(self, prompt: Sequence[int], row: int) -> None:
         if prompt and not (min(prompt) >= 0 and max(prompt) < self.classes):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.teachers.store.shard import ASIDE
-from limbeck.teachers.store.store import Store
+from limbeck.teachers.store.store import OWN, Store
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ def describe(store: Store) -> StoreInfo:
     kinds: dict[str, set[str]] = {}
     for shard in shards:
         for name, column in shard.columns.items():
+            if name.startswith(OWN):
+                continue
             dtype, dimensions, _ = column.kind
             shape = column.shape if column.shape is not None else ("*",) * dimensions
             kinds.setdefault(name, set()).add(f"{dtype} [{', '.join(map(str, shape))}]")

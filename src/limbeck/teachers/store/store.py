@@ -28,6 +28,10 @@ def store_key(
     return key if logits is None else key | {"logits": dict(logits), "frame": frame.VERSION}
 
 
+OWN = "#"
+"""What the names of columns begin with that are no signals."""
+
+
 class Store:
     """Teacher outputs by (id, view) and signal name, in ``root/<digest of key>``.
 
@@ -69,7 +73,7 @@ class Store:
     def names(self) -> frozenset[str]:
         """The signals that some row has."""
         self._list_once()
-        return self._index.names | self._pending_index.names
+        return frozenset(name for name in self._index.names | self._pending_index.names if not name.startswith(OWN))
 
     def refresh(self) -> bool:
         """Takes in the shards that others committed meanwhile; whether there were any."""

@@ -1,0 +1,47 @@
+"""What language models write after the prompts of the test part, in numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from limbeck.evidence.generations import distinct_n, ended_share, exact_match, lengths, longest_loop, repetition
+from limbeck.evidence.schema import Written
+
+
+@dataclass(frozen=True)
+class Wrote:
+    """What stands after each prompt, in the order of the prompts: ``tokens`` without their end, and the same as ``texts``.
+
+    ``ended``: whether the end came within the tokens that there was room for.
+    """
+
+    tokens: Sequence[Sequence[int]]
+    texts: Sequence[str]
+    ended: Sequence[bool]
+
+
+def told(wrote: Wrote, references: Sequence[str | None] = ()) -> Written:
+    """The numbers of it. ``references``: the only right text after each prompt, None where there is no such; all if empty."""
+    known = [
+        (said, right) for said, right in zip(wrote.texts, references, strict=bool(references)) if right is not None
+    ]
+    repeated = [share for one in wrote.tokens if (share := repetition(one)) is not None]
+    size = lengths(wrote.tokens)
+    return Written(
+        texts=len(wrote.texts),
+        distinct_1=distinct_n(wrote.tokens, 1),
+        distinct_2=distinct_n(wrote.tokens, 2),
+        repetition=float(np.mean(repeated)) if repeated else None,
+        looping=float(np.mean([longest_loop(one) > 0 for one in wrote.tokens])) if wrote.tokens else None,
+        mean_length=size.mean if size else None,
+        ended=ended_share([[flag] for flag in wrote.ended], [True]),
+        exact_match=float(exact_match([said for said, _ in known], [right for _, right in known], plain).mean())
+        if known
+        else None,
+    )
+
+
+def plain(text: str) -> str:
+    """With single spaces, and none at the ends."""
+    return " ".join(text.split())

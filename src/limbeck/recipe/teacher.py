@@ -1,0 +1,155 @@
+"""What a recipe says of its teacher: one model or several, here or elsewhere."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from limbeck.config import Config
+from limbeck.losses.mixed import Combine
+from limbeck.models.spec import Tuple
+from limbeck.models.specs import ModelSpec, Spec
+from limbeck.teachers.onnx.settings import Onnx
+from limbeck.teachers.precision import Asking, Precision
+from limbeck.teachers.served.settings import Served
+from limbeck.teachers.store.codecs import CodecField, FullCodec
+from limbeck.teachers.store.hidden import HiddenCodec
+from limbeck.teachers.store.sampled import SampledCodec
+from limbeck.teachers.store.top_k import TopKCodec
+from limbeck.training.settings import Training
+
+if TYPE_CHECKING:
+    ModelChoice = Spec
+    Stored = bool | FullCodec | TopKCodec | SampledCodec | HiddenCodec
+else:
+    Stored = bool | CodecField
+    ModelChoice = ModelSpec
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weights = Annotated[tuple[Weight, ...], Tuple]
+OnnxFile = Annotated[Onnx, BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value)]
+
+
+class Member(Config):
+    """One of several teachers. It knows these answers already."""
+
+    model: ModelChoice | None = None
+    """A model with its weights."""
+    onnx: OnnxFile | None = None
+    """An ONNX file, or a mapping with its settings."""
+    served: Served | None = None
+    """A language model behind the OpenAI-compatible protocol."""
+    stored: str | None = None
+    """A folder of stored teacher outputs."""
+    precision: Precision = None
+    """Of a model's weights, see ``teacher.precision``."""
+    compile: bool = False
+    """Whether torch.compile makes code for a model."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _demand_one(self, ("model", "onnx", "served", "stored"))
+        return self
+
+    @property
+    def asking(self) -> Asking:
+        """How a model is run."""
+        return Asking(precision=self.precision, compile=self.compile)
+
+
+class Ensemble(Config):
+    """Several teachers as one: the mean of what they say."""
+
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    """The teachers; all know the same classes in the same order, and language models have one tokenizer."""
+    weights: Weights | dict[str, Weights] | None = None
+    """What each teacher counts: a list, or one for each domain, by its name (see ``domain`` of the source); null: all alike."""
+    combine: Combine = "probabilities"
+    """What the mean is of. That of ``logits`` favours what all find likely."""
+
+    @model_validator(mode="after")
+    def _a_weight_each(self) -> Self:
+        named = self.weights if isinstance(self.weights, dict) else {"": self.weights}
+        for name, weights in named.items():
+            if weights is None:
+                continue
+            where = f" for {name!r}" if name else ""
+            if len(weights) != len(self.members):
+                raise ValueError(
+                    f"there are {len(self.members)} teachers and {len(weights)} weights{where}: give each its own"
+                )
+            if not sum(weights):
+                raise ValueError(f"all weights{where} are 0: some teacher must count")
+        return self
+
+
+def _ensemble(value: Any) -> Any:
+    return {"members": value} if isinstance(value, list | tuple) else value
+
+
+class TeacherPart(Config):
+    """Who teaches."""
+
+    model: ModelChoice | None = None
+    """The teacher's model; its weights are as the model gives them, or trained here if ``training`` is given."""
+    training: Training | None = None
+    """How the teacher is trained on the labelled rows; null if it knows the classes already."""
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing while the teacher is trained."""
+    stored: str | None = None
+    """A folder of stored teacher outputs (see ``limbeck label``), in place of a model."""
+    served: Served | None = None
+    """A language model behind the OpenAI-compatible protocol, in place of a model here: its likeliest tokens are learnt from."""
+    onnx: OnnxFile | None = None
+    """An ONNX file in place of a model, whoever made it, or a mapping with its settings: its logits are learnt from."""
+    ensemble: Annotated[Ensemble, BeforeValidator(_ensemble)] | None = None
+    """Several teachers in place of one: their list, or a mapping with ``members`` and weights. Their mean is learnt from."""
+    precision: Precision = None
+    """Of the model's weights when it is asked: ``bf16``; ``int8``, those of linear layers, by torchao; ``fp32``; null: as they
+    are. A student made of its layers takes them as they are."""
+    compile: bool = False
+    """Whether torch.compile makes code for the model: where it is asked often."""
+    store: Stored = True
+    """How its outputs are kept in a store before the student is trained, and read from there. ``true``: exactly, and a language
+    model is asked live; ``top-k``, ``sampled`` or ``hidden``: that of a language model's logits; ``false``: asked live."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _demand_one(self, ("model", "stored", "served", "onnx", "ensemble"))
+        if self.served is not None and self.training is not None:
+            raise ValueError("a served model is not trained here: leave training out")
+        if self.stored is not None and self.training is not None:
+            raise ValueError("stored outputs cannot be trained: leave training out")
+        if self.onnx is not None and self.training is not None:
+            raise ValueError("an ONNX file is not trained here: leave training out")
+        if self.ensemble is not None and self.training is not None:
+            raise ValueError(
+                "the teachers of an ensemble know these answers already: train each by itself, leave training out"
+            )
+        return self
+
+    @property
+    def asking(self) -> Asking:
+        """How the model is run."""
+        return Asking(precision=self.precision, compile=self.compile)
+
+    @property
+    def tokenizer(self) -> str | None:
+        """That of the model, the ONNX file, or the first member that brings one."""
+        several = self.ensemble.members if self.ensemble else (self,)
+        return next((found for one in several if (found := tokenizer_of(one)) is not None), None)
+
+
+def tokenizer_of(one: Member | TeacherPart) -> str | None:
+    """The tokenizer that one teacher brings; None if any will do."""
+    if one.model is not None:
+        return one.model.tokenizer
+    return one.onnx.tokenizer if one.onnx is not None else None
+
+
+def _demand_one(part: Member | TeacherPart, names: tuple[str, ...]) -> None:
+    given = [name for name in names if getattr(part, name) is not None]
+    if len(given) != 1:
+        choices = f"{', '.join(names[:-1])} or {names[-1]}"
+        raise ValueError(f"give {choices}" + (f", and one of them, not {' and '.join(given)}" if given else ""))
+    if part.model is None and (part.precision is not None or part.compile):
+        raise ValueError("precision and compile say how a model here is run: give a model, or leave them out")

@@ -1,0 +1,211 @@
+"""Sequence-level distillation: what the teacher writes are the student's labels (Kim & Rush 2016, arXiv:1606.07947)."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from limbeck.config import Config, digest
+from limbeck.data.examples import Examples
+from limbeck.data.sequences import end_of, prompted
+from limbeck.data.tokenizers import loaded, quiet
+from limbeck.errors import LimbeckError
+from limbeck.files import home, write_json
+from limbeck.models.sampling import Ends, continued, drawn
+from limbeck.regimes.offline import Offline
+from limbeck.regimes.plan import Plan
+from limbeck.regimes.regime import Regime, make, train
+from limbeck.teachers.teacher import Teacher
+from limbeck.training.order import derived
+from limbeck.training.settings import Training
+from limbeck.training.stage import Stage
+from limbeck.training.workshop import Trained
+
+log = logging.getLogger(__name__)
+_BATCH: Final = 32  # prompts that are gone on with at once; so many are kept at a time
+
+
+class SequenceLevel(Config):
+    """The teacher goes on with the prompts of the training rows, and the student learns that in place of what stands there.
+
+    Tokenizers may differ: it is the text that is handed over. What is learnt from it is the objective's: ``labels``, and whatever
+    else it has, of which the teacher is asked as in the offline regime. Texts are written once and kept; one that did not end
+    by itself is left out, for it would teach a wrong end.
+    """
+
+    name: Literal["sequence-level"] = "sequence-level"
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    """How many of the teacher's tokens a text may have."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """Of drawing from the whole distribution; 0 takes the likeliest token each time."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Texts for each prompt; more than one are drawn, at a temperature above 0."""
+
+    def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
+        """The control, on what stands in the data, and the distilled student, on what the teacher wrote."""
+        return {"control": self.control, "distilled": self.distilled}
+
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """Itself: it names none."""
+        return self
+
+    def stages(self, plan: Plan) -> tuple[Stage, ...]:
+        """The one training, on the texts of the data: nothing is written yet.
+
+        Raises:
+            LimbeckError: rows are no prompts with continuations, or the teacher cannot write.
+        """
+        demand(plan.splits.train, plan.teacher, self)
+        return (plan.stage("student", teacher=plan.teacher),)
+
+    def control(self, plan: Plan) -> Regime[Trained]:
+        """The offline regime's: labels of the data, as many steps."""
+        return (yield from Offline().control(plan))
+
+    def distilled(self, plan: Plan) -> Regime[Trained]:
+        """The student that the recipe is about."""
+        plan = yield from plan.taught()
+        examples = yield from make(
+            "write",
+            written,
+            examples=plan.splits.train,
+            teacher=plan.teacher,
+            settings=self,
+            root=home() / "written",
+            device=plan.device,
+            on_progress=plan.on_label,
+        )
+        plan = replace(plan, splits=replace(plan.splits, train=examples))
+        asked = any(term.needs().teacher for term in plan.terms)
+        teacher = (yield from plan.labelled()) if asked else None
+        return (yield from train(plan.stage("distilled", teacher=teacher)))
+
+
+def demand(examples: Examples, teacher: Teacher | None, settings: SequenceLevel) -> None:
+    """The rows can be gone on with, by this teacher.
+
+    Raises:
+        LimbeckError: they cannot.
+    """
+    texts = examples.table.texts
+    if examples.task.reads != "sequences" or texts is None:
+        raise LimbeckError(
+            f"In the regime 'sequence-level' the teacher goes on with texts, and the task here is {examples.task.name!r}: write "
+            "'task: next-token', or choose another regime."
+        )
+    whole = [row for row in examples.rows.tolist() if isinstance(texts.raw(row), str)]
+    if whole:
+        raise LimbeckError(
+            f"In the regime 'sequence-level' rows are prompts with what follows them, and {len(whole)} of {len(examples)} "
+            f"training rows are running text (row {whole[0]}): give prompts by a table ('text' and 'pair'), or choose 'regime: "
+            "on-policy' with teacher-share: 1, which goes on with the first tokens of any text."
+        )
+    if settings.samples > 1 and settings.temperature == 0:
+        raise LimbeckError(
+            "'samples' of the regime 'sequence-level' is above 1, and at temperature 0 all are the same: raise "
+            "regime.temperature, or leave samples out."
+        )
+    if teacher is not None and (teacher.module is None or not hasattr(teacher.module, "generate")):
+        raise LimbeckError(
+            "In the regime 'sequence-level' the teacher writes texts, and this one cannot: only a transformers model that is "
+            "here writes; stored and served answers do not."
+        )
+
+
+def written(
+    examples: Examples,
+    teacher: Teacher,
+    settings: SequenceLevel,
+    root: Path,
+    device: str = "cpu",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Examples:
+    """The examples with what the teacher wrote after each prompt, every one supervised. What was written before is read.
+
+    Texts are kept under ``root`` by the teacher's fingerprint, the prompts and the settings, some at a time.
+
+    Raises:
+        LimbeckError: see `demand`; or no text ended by itself.
+    """
+    demand(examples, teacher, settings)
+    texts, module = examples.table.texts, teacher.module
+    assert texts is not None
+    assert module is not None
+    reader = texts.teacher or texts.reader
+    tokenizer = str(getattr(reader, "tokenizer", ""))
+    prompts = [str(texts.raw(row)[0]) for row in examples.rows.tolist()]
+    key = digest([teacher.fingerprint, reader.fingerprint, prompts, settings])
+    folder = root / key[:2] / key
+    rows: list[tuple[str, str]] = []
+    origins: list[int] = []
+    for start in range(0, len(prompts), _BATCH):
+        some = prompts[start : start + _BATCH]
+        said = _kept(folder / f"{start}.json", len(some) * settings.samples)
+        if said is None:
+            said = _wrote(module.to(device), tokenizer, some, settings, start)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / f"{start}.json", said)
+        for place, (text, ended) in enumerate(said):
+            if text.strip() and ended:
+                rows.append((some[place % len(some)], text))
+                origins.append(start + place % len(some))
+        on_progress(min(start + _BATCH, len(prompts)), len(prompts))
+    lost = len(prompts) * settings.samples - len(rows)
+    if not rows:
+        raise LimbeckError(
+            f"None of the {lost} texts that the teacher wrote has letters and an end within regime.max-new-tokens: "
+            f"{settings.max_new_tokens}: raise it, or take a teacher that was trained to end its answers."
+        )
+    if lost:
+        log.warning(
+            "%d of %d texts that the teacher wrote are left out: they are empty, or have no end within %d tokens.",
+            *(lost, lost + len(rows), settings.max_new_tokens),
+        )
+    table, count = texts.over(rows), len(rows)
+    domains = examples.domains
+    return replace(
+        examples,
+        table=table,
+        rows=torch.arange(count),
+        labels=table.placed(torch.zeros(count, dtype=torch.int64), examples.task),
+        supervised=torch.ones(count, dtype=torch.bool),
+        domains=None if domains is None else replace(domains, rows=domains.rows[examples.rows[torch.tensor(origins)]]),
+    )
+
+
+def _kept(path: Path, count: int) -> list[tuple[str, bool]] | None:
+    """What an earlier call wrote there, if it is whole."""
+    try:
+        found = [(str(text), bool(ended)) for text, ended in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if len(found) == count else None
+
+
+def _wrote(
+    module: nn.Module, tokenizer: str, prompts: Sequence[str], settings: SequenceLevel, start: int
+) -> list[tuple[str, bool]]:
+    """What the model writes after each prompt, as often as the settings say, and whether it ended by itself."""
+    known = loaded(tokenizer)
+    end = end_of(known.tokenizer)
+    ends = Ends(len(known.tokenizer), tuple(end), known.pad)
+    with quiet():
+        heads = [torch.tensor(prompted(known.tokenizer, one)) for one in prompts]
+    found = []
+    for sample in range(settings.samples):
+        seeds = [derived(sample, "sequence-level", start + place) for place in range(len(heads))]
+        draws = drawn(seeds, settings.max_new_tokens) if settings.temperature else None
+        for tokens, _ in continued(module, heads, ends, settings.max_new_tokens, draws, settings.temperature or 1.0):
+            own = tokens.tolist()
+            ended = bool(end) and own[-1:] == end
+            text = known.tokenizer.decode(
+                own[: len(own) - ended], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            found.append((str(text), ended))
+    return found

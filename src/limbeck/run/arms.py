@@ -1,0 +1,65 @@
+"""The arms of an experiment: its regime's, and a control that is given as much compute."""
+
+from dataclasses import replace
+
+from limbeck.advice.compute import step_cost
+from limbeck.errors import LimbeckError
+from limbeck.regimes.budget import EQUAL_COMPUTE, Arm, Compute, at_equal_compute, control_stage
+from limbeck.regimes.plan import Plan
+from limbeck.run.experiment import Experiment
+from limbeck.teachers.coded import CodedTeacher
+
+
+def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict[str, Arm]:
+    """The arms by name, in the order in which they are trained; ``plan`` has its teacher."""
+    arms = experiment.regime.arms(plan)
+    if not experiment.equal_compute or compute is None:
+        return arms
+    found: dict[str, Arm] = {}
+    for name, arm in arms.items():
+        found[name] = arm
+        if name == "control":
+            found[EQUAL_COMPUTE] = at_equal_compute(arm, compute)
+    return found
+
+
+def compute_of(experiment: Experiment, plan: Plan) -> Compute | None:
+    """What the distilled student's training costs against its control's; None where nobody asks.
+
+    A teacher whose answers are stored is counted once a row and view; of stages before the last, whenever it is asked.
+
+    Raises:
+        LimbeckError: the recipe asks for a control at equal compute, and what is done cannot be counted here.
+    """
+    control = experiment.regime.arms(plan).get("control")
+    countable = plan.teacher is not None and plan.teacher.module is not None
+    if control is None or not (experiment.equal_compute or (experiment.splits.task.gives == "tokens" and countable)):
+        return None
+    if experiment.store and plan.teacher is not None and (codec := plan.coded):
+        plan = replace(plan, teacher=CodedTeacher(plan.teacher, codec))  # so that its head's work is counted once, too
+    stages = experiment.regime.stages(plan)
+    costs = [step_cost(stage, plan.device) for stage in stages]
+    own = control_stage(control, plan)
+    step = step_cost(own, plan.device).student
+    asked = any(term.needs().teacher for stage in stages for term in stage.terms)
+    if asked and not any(cost.teacher for cost in costs):
+        _refuse("the teacher multiplies no matrices here (is it served, or stored outputs?)", experiment)
+        return None
+    if not step:
+        _refuse("the student has no product of matrices and no convolution", experiment)
+        return None
+    spent = sum(stage.training.total * cost.whole for stage, cost in zip(stages, costs, strict=True))
+    if experiment.store:
+        last, views = costs[-1], [view for view in plan.needed_views if view or plan.views == 0]
+        row = last.teacher / plan.training.batch_size
+        spent += row * len(experiment.splits.train) * len(views) - last.teacher * plan.training.total
+    return Compute(spent, step, own.training.total)
+
+
+def _refuse(why: str, experiment: Experiment) -> None:
+    """Says so if the recipe asked for it."""
+    if experiment.equal_compute:
+        raise LimbeckError(
+            f"'evidence.equal-compute' needs to know what a step costs, and here it cannot be counted: {why}. Leave it out; the "
+            "control with as many steps stays."
+        )

@@ -1,0 +1,1 @@
+"""A teacher in an ONNX file, whoever made it."""

@@ -1,0 +1,133 @@
+"""Sequence-level distillation: the student's labels are what the teacher writes, in the student's own tokens."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.fakes import causal, two
+from tests.laws.test_crossed_terms import batch_of, examples, folders
+from torch import nn
+
+from limbeck.data.batch import CLASS, NO_LABEL
+from limbeck.data.tasks import CLASSES
+from limbeck.data.tokenizers import loaded
+from limbeck.errors import LimbeckError
+from limbeck.models.generation import generated
+from limbeck.regimes.sequence_level import SequenceLevel, _wrote, written
+from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.teacher import Provides
+
+assert folders
+PROMPTS = [(f"what did the {one} do", "it sat") for one in ("cat", "dog", "bird", "mat", "roof", "tree")]
+SOME = SequenceLevel(max_new_tokens=40, temperature=1.0, samples=2)
+
+
+@pytest.fixture(scope="module")
+def sides(folders):
+    """Prompts, and a teacher of another tokenizer that ends every twentieth token or so."""
+    found = examples(folders, "short", "long", PROMPTS)
+    known = loaded(folders["long"]).tokenizer
+    module = causal.made("llama", vocab_size=len(known))
+    head = nn.Linear(24, len(known))
+    head.weight.data.copy_(0.1 * module.lm_head.weight.data)
+    head.bias.data.zero_()[known.eos_token_id] = 3.0
+    module.lm_head = head
+    return found, module, folders["long"]
+
+
+def texts_of(found):
+    return [found.table.raw(row) for row in found.rows.tolist()]
+
+
+def test_labels_are_what_the_teacher_writes_and_nothing_of_the_data(sides, tmp_path):
+    found, module, tokenizer = sides
+    before = torch.random.get_rng_state()
+    new = written(found, LocalTeacher(module, "t"), SOME, tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    rows = texts_of(new)
+    prompts = [prompt for prompt, _ in PROMPTS]
+    said = _wrote(module, tokenizer, prompts, SOME, 0)  # by the teacher's own tokens
+    expected = [(prompt, text) for prompt, (text, ended) in zip(prompts * 2, said, strict=True) if ended]
+    assert rows == expected
+    assert 4 < len(rows) <= 12
+    assert all(text != "it sat" for _, text in rows)
+    assert len({text for _, text in rows}) > len(rows) / 2  # draws differ
+    assert new.supervised.all()
+    known, batch = loaded(found.table.reader.tokenizer).tokenizer, batch_of(new)
+    for row, (_, text) in enumerate(rows):
+        labels = batch.labels[CLASS][row]
+        own = labels[labels != NO_LABEL].tolist()
+        assert own == [*known(text)["input_ids"], known.eos_token_id][: len(own)]
+    assert not new.table.aligned.lost  # what is written can be compared as well
+    assert new.table.teacher is not None
+
+
+def test_what_was_written_is_kept_and_read_again(sides, tmp_path, monkeypatch):
+    found, module, _ = sides
+    told = []
+    first = written(found, LocalTeacher(module, "t"), SOME, tmp_path, on_progress=lambda *one: told.append(one))
+    assert told == [(6, 6)]
+
+    def never(*_, **__):
+        raise AssertionError("it was written before")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(module), "generate", never)
+        again = written(found, LocalTeacher(module, "t"), SOME, tmp_path)
+        with pytest.raises(AssertionError, match="before"):
+            written(found, LocalTeacher(module, "another"), SOME, tmp_path)
+        (path,) = tmp_path.rglob("0.json")
+        path.write_text(path.read_text()[:-9])
+        with pytest.raises(AssertionError, match="before"):  # what is damaged is written anew
+            written(found, LocalTeacher(module, "t"), SOME, tmp_path)
+    anew = written(found, LocalTeacher(module, "t"), SOME, tmp_path)
+    assert texts_of(first) == texts_of(again) == texts_of(anew)
+    assert first.fingerprint == again.fingerprint == anew.fingerprint != found.fingerprint
+
+
+def test_the_likeliest_text_is_the_models_own(sides):
+    _, _, tokenizer = sides
+    module, prompts = causal.made("llama", vocab_size=len(loaded(tokenizer).tokenizer)), [one for one, _ in PROMPTS]
+    said = _wrote(module, tokenizer, prompts, SequenceLevel(max_new_tokens=8), 0)
+    assert [text for text, _ in said] == generated(module, tokenizer, prompts, 8)
+    assert len({text for text, _ in said}) > 1
+
+
+def test_a_text_without_an_end_or_a_letter_teaches_nothing(sides, tmp_path, caplog):
+    found, module, _ = sides
+    few = written(found, LocalTeacher(module, "t"), SOME.model_copy(update={"max_new_tokens": 8}), tmp_path)
+    every = written(found, LocalTeacher(module, "t"), SOME, tmp_path)
+    assert 0 < len(few) < len(every)
+    assert "are left out: they are empty, or have no end within 8 tokens" in caplog.text
+    assert {text for _, text in texts_of(few)} <= {text for _, text in texts_of(every)}  # draws hang on nothing else
+    with pytest.raises(LimbeckError, match=r"None of the 6 texts .* has letters and an end within .*: 1: raise it"):
+        written(found, LocalTeacher(module, "t"), SequenceLevel(max_new_tokens=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "why"),
+    [
+        (SequenceLevel(samples=2), {}, "at temperature 0 all are the same"),
+        (SequenceLevel(), {"task": None}, "write 'task: next-token'"),
+        (SequenceLevel(), {"texts": two.TEXTS}, "5 of 5 training rows are running text"),
+        (SequenceLevel(), {"teacher": "stored"}, "only a transformers model that is here writes"),
+    ],
+)
+def test_what_cannot_be_is_told(settings, change, why, folders, sides, tmp_path):
+    found, module, _ = sides
+    teacher = LocalTeacher(module, "t")
+    if "texts" in change:
+        found = examples(folders, items=change["texts"])
+    if "task" in change:
+        found = replace(found, task=CLASSES)
+    if "teacher" in change:
+        teacher = Mute()
+    with pytest.raises(LimbeckError, match=why):
+        written(found, teacher, settings, tmp_path)
+
+
+class Mute:
+    fingerprint, module, provides = "m", None, Provides()
+
+    def observe(self, batch, needs):
+        raise AssertionError("it is not asked")
