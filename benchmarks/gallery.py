@@ -23,6 +23,7 @@ first seed. Test accuracy is the mean ± standard deviation over seeds; differen
 paired seeds. *Gap closed* is the share of the way from control to teacher. p is the larger of that over seeds (paired t-test) and
 that over test images (z-test), corrected for the number of methods (Holm): with three seeds only large effects can pass. *CKA* is
 how alike the last layer is to the teacher's last stage (debiased linear CKA, validation images, no projector).
+A method that a table lacks has not been run there yet.
 """
 TEXTS = """## Students of text
 

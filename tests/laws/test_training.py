@@ -205,7 +205,7 @@ def test_two_processes_are_one(tmp_path):
         for rank in range(2)
     ]
     try:
-        told = [one.communicate(timeout=60)[1] for one in both]
+        told = [one.communicate(timeout=300)[1] for one in both]
     finally:
         for one in both:
             one.kill()
