@@ -4,7 +4,7 @@ BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: install demo test check bench faults scale gallery docs lint clean
+.PHONY: install demo test check coverage bench faults scale gallery docs lint clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,9 @@ lint: .venv/.dev ## style, types and the one-way imports
 
 # One thread a process: tests run side by side, and torch processes with two threads ruin each other.
 test: lint ## lint, types, import contracts and the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+coverage: .venv/.dev ## the tests again, and which lines no test runs (half as long again)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 check: lint ## lint, then the quick tests only

@@ -392,7 +392,8 @@ def test_the_gradient_is_the_values_slope(case):
     def values(*given):
         return case.values(dict(zip(names, given, strict=False)))
 
-    assert torch.autograd.gradcheck(values, (*ours.values(), *parameters))
+    # of many weights a random direction: every slope is in it
+    assert torch.autograd.gradcheck(values, (*ours.values(), *parameters), fast_mode=bool(parameters))
 
 
 def test_the_teachers_side_gets_no_gradient(case):

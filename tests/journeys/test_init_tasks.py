@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from tests.fakes import asked
+from tests.fakes.commands import call
 
-from limbeck.cli.main import main
 from limbeck.errors import DataError
 from limbeck.recipe.looking import look
 from limbeck.recipe.reading import parse, read
@@ -17,12 +17,6 @@ TASKS = (*asked.NAMES[1:], "vectors")  # classes: test_texts_offline.py
 SMALLER = [
     f"--set={one}" for one in ("teacher.model.layers=1", "teacher.model.hidden=16", "student.hidden=16", "seeds=1")
 ]
-
-
-def call(*words):
-    with pytest.raises(SystemExit) as end:
-        main(list(words))
-    return end.value.code
 
 
 @pytest.mark.parametrize("task", TASKS)

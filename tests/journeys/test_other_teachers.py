@@ -10,11 +10,11 @@ import safetensors.torch
 import torch
 import yaml
 from sklearn.linear_model import LogisticRegression
+from tests.fakes.commands import call
 from tests.fakes.onnx import linear
 from tests.journeys.test_language_recipe import made, recipe, run  # noqa: F401 - a fixture
 
 import limbeck
-from limbeck.cli.main import main
 from limbeck.data.sources import Data
 from limbeck.models.specs import SmallTransformer, build
 from limbeck.recipe import Recipe
@@ -28,12 +28,6 @@ BERT = {"name": "small-transformer", "hidden": 16, "layers": 1, "heads": 1}
 def _here(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-
-
-def call(*words):
-    with pytest.raises(SystemExit) as end:
-        main(list(words))
-    return end.value.code
 
 
 def write(teacher, data=None, **parts):

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 from tests.fakes import asked
+from tests.fakes.commands import call
 
 from limbeck.cli.evaluate import _data
-from limbeck.cli.main import main
 from limbeck.data.sources import Data
 from limbeck.export import export
 from limbeck.models.spec import BuildContext
@@ -24,12 +24,6 @@ TRAINING = {"batch-size": 16, "steps": 8}
 def _here(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-
-
-def call(*words):
-    with pytest.raises(SystemExit) as end:
-        main(list(words))
-    return end.value.code
 
 
 def write(data, **parts):

@@ -4,18 +4,11 @@ import json
 import shutil
 
 import numpy as np
-import pytest
 import yaml
 from tests.fakes import asked
+from tests.fakes.commands import call
 
 import limbeck
-from limbeck.cli.main import main
-
-
-def call(*words):
-    with pytest.raises(SystemExit) as end:
-        main(list(words))
-    return end.value.code
 
 
 def recipe(folder):

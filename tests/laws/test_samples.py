@@ -64,7 +64,7 @@ def test_the_likeliest_token_is_what_a_model_says_step_by_step():
         if int(ids[0, -1]) == 2:
             break
     own = ids[0, len(one.ids) :].tolist()
-    assert written([one], False).tokens[0] == [token for token in own if token != 2]
+    assert list(written([one], False).tokens[0]) == [token for token in own if token != 2]
     assert written(prompts(6), True).texts != written(prompts(6), False).texts
 
 

@@ -367,7 +367,7 @@ def test_a_lookup_is_fast(tmp_path):
         for ids in torch.randperm(20_000).split(500):
             cached.observe(Batch.of(ids[:, None], ids=ids), LOGITS)
         batches = [Batch.of(ids[:, None], ids=ids) for ids in torch.randperm(20_000).split(128)]
-        start = time.perf_counter()
+        start = time.process_time()
         for batch in batches:
             cached.observe(batch, LOGITS)
-    assert 20_000 / (time.perf_counter() - start) > 50_000
+    assert 20_000 / (time.process_time() - start) > 50_000

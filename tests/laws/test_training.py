@@ -1,10 +1,6 @@
 """Laws of the loop: what must not change a training does not, and what must be seen is seen."""
 
-import os
 import random
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from math import inf, isfinite
@@ -37,6 +33,7 @@ from tests.fakes.experiments import (
     stage,
     teacher,
 )
+from tests.fakes.processes import in_two_processes
 from tests.fakes.served import serving
 from torch import nn
 
@@ -192,24 +189,7 @@ def test_what_a_term_trains_and_remembers_survives_a_stop(tmp_path, kind):
 
 
 def test_two_processes_are_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "tests.fakes.experiments", str(tmp_path)]
-    both = [
-        subprocess.Popen(
-            command, env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        told = [one.communicate(timeout=300)[1] for one in both]
-    finally:
-        for one in both:
-            one.kill()
-    assert [one.returncode for one in both] == [0, 0], told
+    in_two_processes("tests.fakes.experiments", tmp_path)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name in (*SHARED, *LANGUAGE):
         alone = train(shared(name), tmp_path / "alone" / name).weights

@@ -9,6 +9,7 @@ from limbeck.data.raw import Raw, images_of, rows_of, whole_texts
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, nearest
+from limbeck.extras import imported
 
 
 def raw_of(
@@ -161,9 +162,6 @@ def library() -> Any:
     Raises:
         DataError: it is not installed.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(f'This needs the library datasets ({error}): pip install "limbeck[datasets]"') from error
+    datasets = imported("datasets", "This needs the library datasets", "datasets", DataError)
     logging.getLogger("datasets").setLevel(logging.ERROR)
     return datasets

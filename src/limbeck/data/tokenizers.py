@@ -21,6 +21,7 @@ from limbeck.data.task import Reads
 from limbeck.data.trust import own_code
 from limbeck.data.words import WORDS, fit, made
 from limbeck.errors import DataError
+from limbeck.extras import imported
 
 PACKAGE: Final = "package:"
 TASK: Final = "task"
@@ -197,11 +198,7 @@ def library() -> Any:
     Raises:
         DataError: it is not installed.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise DataError(f'This needs transformers ({error}): pip install "limbeck[text]"') from error
-    return transformers
+    return imported("transformers", "This needs transformers", "text", DataError)
 
 
 def unreachable() -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limbeck.data import items
 from limbeck.data.items import Item
+from limbeck.data.packed import Packed
 from limbeck.data.sequences import Sequences
 from limbeck.data.tokenizers import loaded, quiet
 from limbeck.data.turned import Turned
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from limbeck.data.text import TextReader
 
 PAIR: Final = "pair_"  # before the names of columns of the second of two texts that are read each by itself
-_STEP: Final = 8  # lengths are multiples of it, which suits the kernels
 CHUNK: Final = 4096  # texts tokenised at once: bounds the memory that lists of Python numbers take
 
 
@@ -92,7 +92,7 @@ class Tokens:
                 f"The tokenizer {reader.tokenizer!r} does not tell where in a text its tokens stand, which labels of words "
                 "and spans need: choose one of the tokenizers library."
             )
-        ids, types, lengths = [torch.empty(0, dtype=torch.int32)], [torch.empty(0, dtype=torch.uint8)], [0]
+        ids, types, lengths = [torch.empty(0, dtype=torch.int32)], [torch.empty(0, dtype=torch.uint8)], list[int]()
         places = [torch.empty(0, 2, dtype=torch.int32)]
         for start in range(0, len(texts), CHUNK):
             chunk = [items.checked(text, row, reads) for row, text in enumerate(texts[start : start + CHUNK], start)]
@@ -109,8 +109,8 @@ class Tokens:
                 spots = [place for row in range(len(chunk)) for place in items.places(found, row, reads)]
                 places.append(torch.tensor(spots, dtype=torch.int32))
         self._ids, self._types, self._places = torch.cat(ids), torch.cat(types), torch.cat(places)
-        self._ends = torch.tensor(lengths, dtype=torch.int64).cumsum(0)
-        self.longest = self._length(max(lengths))
+        self._rows = Packed(lengths, self._longest)
+        self.longest = self._rows.longest
         self.largest = int(self._ids.max()) if len(self._ids) else 0
 
     def _asked(self, chunk: Sequence[Item], first: int) -> Any:
@@ -139,33 +139,18 @@ class Tokens:
     @property
     def lengths(self) -> Tensor:
         """The tokens of each row, int64 [N]."""
-        return self._ends.diff()
-
-    def _length(self, tokens: int) -> int:
-        return min(-(-tokens // _STEP) * _STEP, self._longest)
+        return self._rows.lengths
 
     def padded(self, rows: Tensor) -> dict[str, Tensor]:
         """The columns for ``rows``, int64 [B]; see `TextReader.encode`."""
-        index, mask = self._slots(rows)
-        columns = {
-            "input_ids": self._ids[index].long().where(mask, self._known.pad),
-            "attention_mask": mask.long(),
-        }
+        ids, mask = self._rows.spread(self._ids, rows, self._known.pad)
+        columns = {"input_ids": ids.long(), "attention_mask": mask.long()}
         if self._known.types:
-            columns["token_type_ids"] = self._types[index].long().where(mask, self._known.pad_type)
+            columns["token_type_ids"] = self._rows.spread(self._types, rows, self._known.pad_type)[0].long()
         return columns
 
     def places(self, rows: Tensor, length: int | None = None) -> Tensor:
         """See `TextReader.places`; at ``length`` tokens, by default as many as the longest of ``rows`` has."""
         if self.reader.reads == "texts":
             raise DataError("Where tokens stand is known of words and questions only.")
-        index, mask = self._slots(rows, length)
-        return self._places[index].long().where(mask[..., None], -1)
-
-    def _slots(self, rows: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
-        """Where the tokens of ``rows`` lie in the flat row, int64 [B, length], and which of them there are."""
-        starts = self._ends[rows]
-        lengths = self._ends[rows + 1] - starts
-        place = torch.arange(length or self._length(int(lengths.max()) if len(rows) else 1))
-        mask = place < lengths[:, None]
-        return (starts[:, None] + place).where(mask, 0), mask
+        return self._rows.spread(self._places, rows, -1, length)[0].long()

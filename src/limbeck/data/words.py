@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from limbeck.errors import DataError
+from limbeck.extras import imported
 
 WORDS: Final = "words"
 """What a recipe calls it."""
@@ -73,8 +74,4 @@ def library() -> Any:
     Raises:
         DataError: it is not installed.
     """
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise DataError(f'Texts need tokenizers ({error}): pip install "limbeck[text]"') from error
-    return tokenizers
+    return imported("tokenizers", "Texts need tokenizers", "text", DataError)

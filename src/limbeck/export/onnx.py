@@ -16,12 +16,14 @@ from limbeck.errors import LimbeckError
 from limbeck.evidence.efficiency import compare_latency
 from limbeck.export.about import write_sidecar
 from limbeck.export.proof import Proof, difference
+from limbeck.extras import imported
 from limbeck.models.readers import load_reader
 from limbeck.models.student import Student
 from limbeck.signals.call import call, logits_of
 
 FILE: Final = "model.onnx"
 BATCHES: Final = (1, 3, 8)
+_NEEDED: Final = ("onnx", "onnxscript", "onnxruntime")
 _ONE_FILE = 1_800_000_000  # bytes; a protobuf ends at 2 GB
 _RELATIVE = 1e-4
 
@@ -82,13 +84,7 @@ def write(student: Student, folder: Path, samples: Sequence[Any], seconds: float
 
 
 def _library() -> Any:
-    try:
-        import onnx  # noqa: F401 - the exporter needs it
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise LimbeckError(f'The export to ONNX needs {error.name}: pip install "limbeck[onnx]"') from error
-    return onnxruntime
+    return [imported(name, f"The export to ONNX needs {name}", "onnx") for name in _NEEDED][-1]
 
 
 def _free(columns: Mapping[str, Tensor]) -> Free:

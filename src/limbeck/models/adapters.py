@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from limbeck.data.tokenizers import quiet
 from limbeck.errors import LimbeckError
+from limbeck.extras import imported
 from limbeck.losses.storages import whole
 from limbeck.signals.capture import bare, show
 
@@ -23,11 +24,7 @@ def library() -> Any:
     Raises:
         LimbeckError: it is not installed.
     """
-    try:
-        import peft
-    except ImportError as error:
-        raise LimbeckError(f'Adapters need peft ({error}): pip install "limbeck[lora]"') from error
-    return peft
+    return imported("peft", "Adapters need peft", "lora")
 
 
 def adapted(module: nn.Module) -> bool:

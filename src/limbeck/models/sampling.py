@@ -8,19 +8,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.data.tokenizers import library, quiet
+from limbeck.data.sequences import end_of
+from limbeck.data.tokenizers import Tokenizer, begins_with, library, quiet
 from limbeck.errors import LimbeckError
 from limbeck.losses.onpolicy import mixed_log_probs, until_end
 from limbeck.signals.call import accepts, logits_of
+from limbeck.signals.capture import bare, named
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What texts are made of: tokens below ``vocabulary``, ``end`` after the last one (empty: no text ends), ``pad`` nowhere."""
+    """What texts are made of: tokens below ``vocabulary``, ``end`` after the last one (empty: no text ends), ``pad`` nowhere.
+
+    ``begin``: what a decoder with an encoder is told first; None: a model goes on with its prompt.
+    """
 
     vocabulary: int
     end: tuple[int, ...]
     pad: int
+    begin: int | None = None
+
+    @classmethod
+    def of(cls, known: Tokenizer, begin: int | None = None) -> "Ends":
+        """Those of a tokenizer."""
+        return cls(len(known.tokenizer), tuple(end_of(known.tokenizer)), known.pad, begin)
+
+
+def begin_of(module: nn.Module, tokenizer: str) -> int | None:
+    """What a model with encoder and decoder, which turns a prompt into another text, is told first; None of all others."""
+    turns = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
+    return begins_with(tokenizer) if turns else None
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,7 @@ def continued(
     temperature: float = 1.0,
     mixed: Mixed | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
-    """What the model writes after each prompt, in evaluation mode, up to its end or ``most`` tokens.
+    """What the model writes after each prompt, or turns it into, in evaluation mode, up to its end or ``most`` tokens.
 
     Tokens are drawn from the whole distribution: top-k and top-p would bias whatever is learnt from them. What the model's own
     generation settings say is not heeded. Its mode is put back.
@@ -78,11 +95,14 @@ def continued(
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), ends.pad, device=device)
     mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):  # on the left, so that all go on at the same place
-        ids[row, longest - len(prompt) :] = prompt.to(device)
-        mask[row, longest - len(prompt) :] = 1
+    for row, prompt in enumerate(
+        prompts
+    ):  # on the left, so that all go on at the same place; an encoder as in training
+        place = slice(longest - len(prompt), longest) if ends.begin is None else slice(0, len(prompt))
+        ids[row, place], mask[row, place] = prompt.to(device), 1
+    start = longest if ends.begin is None else 1
     lots, voice = None if draws is None else draws.to(device), _Voice(mixed, mask) if mixed else None
-    hand = _Hand(ends, longest, lots, temperature, voice)
+    hand = _Hand(ends, start, lots, temperature, voice)
     with _plain(module), _plain(mixed.module) if mixed else quiet():
         found = write(
             input_ids=ids,
@@ -92,8 +112,9 @@ def continued(
             use_cache=True,
             pad_token_id=ends.pad,
             eos_token_id=list(ends.end) or None,
+            decoder_start_token_id=ends.begin,
             logits_processor=library().LogitsProcessorList([hand]),
-        )[:, longest:]
+        )[:, start:]
     logs, kept = torch.stack(hand.logs, 1), until_end(found, ends.end)
     return [(own[there], log[there]) for own, log, there in zip(found, logs, kept, strict=True)]
 
@@ -164,15 +185,16 @@ class _Voice:
 @contextmanager
 def _plain(module: nn.Module) -> Iterator[None]:
     """The model in evaluation mode and without generation settings of its own, both put back; and no chatter."""
-    training, own = [part for part in module.modules() if part.training], getattr(module, "generation_config", None)
+    inner = named(bare(module))  # of an adapter's wrapper the model inside writes
+    training, own = [part for part in module.modules() if part.training], getattr(inner, "generation_config", None)
     module.eval()
     if own is not None:
-        module.generation_config = library().GenerationConfig()
+        inner.generation_config = library().GenerationConfig()
     try:
         with quiet():
             yield
     finally:
         if own is not None:
-            module.generation_config = own
+            inner.generation_config = own
         for part in training:
             part.training = True

@@ -1,5 +1,6 @@
 """Learning from a teacher with another tokenizer: of sorted probabilities, of the tokens that both have, of chunks of text."""
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Final, Literal, cast
 
 import torch
@@ -7,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limbeck.data.batch import REAL, Batch
+from limbeck.data.examples import Examples
 from limbeck.data.task import Gives
 from limbeck.errors import SignalError
 from limbeck.losses.crossed import alm, binary_kl_limit, chunk_log_likelihoods, overlap, uld
@@ -19,12 +21,25 @@ from limbeck.objective.chunks import SIDES, Side, chunks_of, openings, places
 from limbeck.objective.divergence import Diverging, Kind
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Scheduled
-from limbeck.objective.term import About, Needs, Scope, Weighted
+from limbeck.objective.term import About, Needs, Scope, Term, Weighted
 from limbeck.signals.capture import Signals
 
 VOCABULARY: Final = "vocabulary"
 """What `Objective.build` may be given beside the teacher's signals: its token that spells the same, for each of the student's,
 int64 [V], -1: none. Without it both have one vocabulary."""
+
+
+def vocabularies(terms: Sequence[Term], examples: Examples) -> Signals:
+    """What terms between two tokenizers are told of them beside the teacher's signals; nothing where there are none of either.
+
+    Raises:
+        DataError: the two do not suit the texts.
+    """
+    texts = examples.table.texts
+    if texts is None or texts.aligned is None or all(term.scope != "token" for term in terms):
+        return {}
+    texts.aligned.demand()
+    return {VOCABULARY: texts.aligned.vocabulary}
 
 
 class Crossed(Weighted):

@@ -1,36 +1,28 @@
 """`Objective`: the sum of terms, and the owner of every trainable part that is not delivered."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.data.batch import REAL, Batch
-from limbeck.data.task import Gives, Task, one_each
+from limbeck.data.batch import Batch
+from limbeck.data.task import Task, one_each
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import SignalError
 from limbeck.losses.storages import carrier
-from limbeck.objective.chunks import opened
 from limbeck.objective.evaluate import aligned
 from limbeck.objective.gates import Kept
+from limbeck.objective.grain import Grain, counted, counted_as, grain
 from limbeck.objective.large import passed
+from limbeck.objective.means import Mean, Seen, mean_of
 from limbeck.objective.pairs import demand_one_tokenizer
 from limbeck.objective.schedules import Place
+from limbeck.objective.suits import demand_known, demand_suited, demand_taught
 from limbeck.objective.term import Needs, Owned, Term
-from limbeck.objective.together import processes, together
 from limbeck.signals.capture import Signals
-from limbeck.signals.logits import Offer
 from limbeck.signals.perturbed import is_logits
 from limbeck.teachers.teacher import Provides
-
-_INSTEAD: Final[dict[Gives, str]] = {
-    "choices": "use labels, soft-targets or another term between probabilities",
-    "numbers": "use soft-targets with loss: logit-mse, which compares the numbers, or terms between layers",
-    "tokens": "use labels, divergence or soft-targets of loss: kl, or terms between layers",
-    "vectors": "use partners, which needs no teacher, margin-mse, or cosine with student: logits and teacher: logits",
-}
-"""What suits a task instead, by what its answers are."""
 
 
 class Objective(nn.Module):
@@ -58,6 +50,7 @@ class Objective(nn.Module):
         self.terms = tuple(terms)
         self.task = task
         self.names = _unique([term.name for term in terms])
+        self._named = dict(zip(self.names, self.terms, strict=True))
         self.parts = nn.ModuleDict()
         self.balances = nn.ModuleDict()
         self.kept = nn.ModuleDict()
@@ -79,90 +72,26 @@ class Objective(nn.Module):
         Raises:
             SignalError: there is no teacher, or it lacks a signal, or its logits are stored too coarsely for a term.
         """
-        for name, term in zip(self.names, self.terms, strict=True):
-            other = getattr(term.weight, "against", None)
-            if other is not None and (other not in self.names or other == name):
-                known = ", ".join(repr(one) for one in self.names if one != name) or "none beside it"
-                raise SignalError(
-                    f"The weight of {name!r} is set against {other!r}; the objective's terms are {known}."
-                )
-            self._suits(name, term)
-            gated = term.gate.teacher if term.gate else frozenset[str]()
-            wanted = term.needs().teacher | gated
-            if not wanted:
-                continue
-            if provides is None:
-                raise SignalError(f"The term {name!r} needs a teacher, and there is none.")
-            if lacking := provides.lacking(wanted):
-                raise SignalError(f"The term {name!r} needs {sorted(lacking)} of the teacher, which does not show it.")
-            reads = max(term.reads, Offer.MATRIX) if gated else term.reads
-            if "logits" in wanted and reads > provides.offers:
-                raise SignalError(
-                    f"The term {name!r} reads {reads.name.lower()} of the teacher's logits, "
-                    f"but they are stored as {provides.offers.name.lower()}."
-                )
+        demand_known(self._named)
+        for name, term in self._named.items():
+            demand_suited(name, term, self.task)
+            demand_taught(name, term, provides)
 
-    def _suits(self, name: str, term: Term) -> None:
-        needs, gives = term.needs(), self.task.gives
-        reads = needs.student | needs.teacher
-        suits = "logits" not in reads or gives in term.takes
-        if not suits or (term.gate and gives != "choices"):
-            who = "The term" if not suits else "The gate of"
-            what = "probabilities" if suits or "choices" in term.takes else "vectors"
-            raise SignalError(
-                f"{who} {name!r} compares {what}, and the task {self.task.name!r} has none: {_INSTEAD[gives]}."
-            )
-        layers = sorted(one for one in reads if not is_logits(one))
-        if gives == "vectors" and layers:
-            raise SignalError(
-                f"The term {name!r} reads {layers[0]!r}, but in the task {self.task.name!r} a model runs once for each text of "
-                "an example, and only the vectors are shown: name 'logits' on both sides."
-            )
-        if self.task.reads == "sources" and any("decoder" in one for one in layers):
-            raise SignalError(
-                f"The term {name!r} reads a layer of the decoder, and which of its places are padding is not told to terms of "
-                "layers: compare layers of the encoder, or answers (divergence)."
-            )
-        if self.task.single:
-            return
-        if term.gate and not self._by_answer(term):
-            raise SignalError(
-                f"The term {name!r} compares layers and takes no gate in the task {self.task.name!r}: its examples have "
-                "several answers, and a gate weighs answers."
-            )
-        if term.scope == "batch" and self._by_answer(term) and processes() > 1:
-            raise SignalError(
-                f"The term {name!r} compares the answers of a batch with each other; in the task {self.task.name!r} that "
-                "works with one process alone."
-            )
+    def _of(self, kind: Grain) -> dict[str, Term]:
+        """The terms whose values stand for that."""
+        return {name: term for name, term in self._named.items() if grain(term, self.task) == kind}
 
-    def _by_answer(self, term: Term) -> bool:
-        """Whether the term sees a row for each answer of an example, and not for each example."""
-        reads = term.needs()
-        return (
-            not self.task.single and not term.whole and all(is_logits(name) for name in reads.student | reads.teacher)
-        )
-
-    @property
-    def _unrolled(self) -> bool:
-        """Whether some term sees a row for each answer, so that the answers are taken apart."""
-        return any(map(self._by_answer, self.terms))
-
-    def _answered(self, teacher: Signals) -> dict[str, Tensor]:
-        """The teacher's logits, if a term reads them answer by answer."""
-        read = any(term.needs().teacher for term in self.terms if self._by_answer(term))
-        return _logits(teacher) if read else {}
-
-    def _demand_answers(self, batch: Batch) -> None:
-        """Refuses terms that compare next tokens of two tokenizers.
+    def _answers(self, batch: Batch, student: Signals, teacher: Signals) -> Seen:
+        """The batch with a row for each answer, and what terms read answer by answer.
 
         Raises:
-            SignalError: there is one.
+            SignalError: they compare next tokens of two tokenizers.
         """
-        if self.task.gives == "tokens":
-            for name, term in zip(self.names, self.terms, strict=True):
-                if term.needs().teacher and self._by_answer(term):
-                    demand_one_tokenizer(batch, name)
+        read = {name for name, term in self._of("answer").items() if term.needs().teacher}
+        if self.task.gives == "tokens" and read:
+            demand_one_tokenizer(batch, min(read))
+        rows, (ours, theirs) = one_each(self.task, batch, _logits(student), _logits(teacher) if read else {})
+        return Seen(rows, ours, theirs)
 
     def build(
         self, student: Signals, teacher: Signals, seed: int = 0, examples: int = 0, batch: Batch | None = None
@@ -179,17 +108,17 @@ class Objective(nn.Module):
         Raises:
             SignalError: two sides cannot be joined.
         """
-        whole = _full(student), _full(teacher)
-        if batch is not None and self._unrolled:
-            self._demand_answers(batch)
-            _, answers = one_each(self.task, batch, _logits(whole[0]), self._answered(whole[1]))
+        whole = answers = _full(student), _full(teacher)
+        if batch is not None and self._of("answer"):
+            seen = self._answers(batch, *whole)
+            answers = {**seen.student}, {**seen.teacher}
             if self.task.gives == "tokens":
                 both = aligned(*(cast(Any, side.get("logits")) for side in answers))
-                answers = [{} if one is None else {"logits": cast(Tensor, one)} for one in both]
+                answers = cast(Any, tuple({} if one is None else {"logits": one} for one in both))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: parts are made there, and moved
-            for name, term in zip(self.names, self.terms, strict=True):
-                ours, theirs = answers if batch is not None and self._by_answer(term) else whole
+            for name, term in self._named.items():
+                ours, theirs = answers if grain(term, self.task) == "answer" else whole
                 device = carrier(ours[min(term.needs().student)]).device
                 made = (
                     (self.parts, term.build(ours, theirs, examples)),
@@ -206,8 +135,7 @@ class Objective(nn.Module):
 
     def owned(self) -> list[tuple[str, nn.Module, Owned]]:
         """Every part that it trains, by its term's name, and how it is optimised."""
-        terms = dict(zip(self.names, self.terms, strict=True))
-        found = [(name, part, terms[name].owned) for name, part in self.parts.items()]
+        found = [(name, part, self._named[name].owned) for name, part in self.parts.items()]
         return found + [(f"{name}.weight", part, Owned(weight_decay=0.0)) for name, part in self.balances.items()]
 
     def at(self, place: Place) -> None:
@@ -216,16 +144,15 @@ class Objective(nn.Module):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many rows count for each mask; summed over micro-batches and processes they are the denominators."""
-        rows = self.task.rows(batch)[0] if self._unrolled else batch
+        rows = self.task.rows(batch)[0] if self._of("answer") else batch
         return {
-            self.counted_as(term): _counted(term, rows if self._by_answer(term) else batch).sum() for term in self.terms
+            self.counted_as(term): counted(term, rows if grain(term, self.task) == "answer" else batch).sum()
+            for term in self.terms
         }
 
     def counted_as(self, term: Term) -> str:
         """The name of the term's denominator in `counts`."""
-        if term.scope == "token":
-            return f"{term.mask} chunks"
-        return f"{term.mask} answers" if self._by_answer(term) else term.mask
+        return counted_as(term, self.task)
 
     def total_counts(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """`counts` over several micro-batches."""
@@ -254,86 +181,42 @@ class Objective(nn.Module):
         counts = self.counts(batch) if counts is None else counts
         with torch.autocast(batch.ids.device.type, enabled=False):
             ours, theirs = _full(student), _full(teacher or {})
-            loss = torch.zeros((), device=batch.ids.device)
-            means, parts, shares, done = self._means(ours, theirs, batch, counts)
-            named = dict(zip(self.names, self.terms, strict=True))
-            for name, term in named.items():
-                if name in done:
-                    continue
-                if name not in means:  # it rests, yet its parameters must be seen by every process
+            loss, means = self._means(Seen(batch, ours, theirs), counts)
+            for name, term in self._named.items():
+                one = means.get(name)
+                if one is None:  # it rests, yet its parameters must be seen by every process
                     loss = loss + sum((p.sum() * 0.0 for p in self._trained(name)), start=loss.new_zeros(()))
                     continue
-                weighted = means[name]
+                if (value := one.value) is None:
+                    continue
                 if name in self.balances:
                     other = means.get(getattr(term.weight, "against", ""))
                     signal = carrier(student[min(term.needs().student)])
-                    weighted = self.balances[name](means[name], other, signal, self.place, shares[name])
-                loss = loss + term.weight.at(self.place) * weighted
-            loss = loss + sum(done.values(), start=loss.new_zeros(()))
-            if len(means) + len(done) < len(
-                named
-            ):  # every process must reach what the others do; a zero has a gradient too
+                    value = self.balances[name](value, other and other.value, signal, self.place, one.share)
+                loss = loss + term.weight.at(self.place) * value
+            if len(means) < len(self.terms):  # every process must reach what the others do; a zero has a gradient too
                 loss = loss + sum((carrier(one).flatten()[:0].sum() for one in ours.values()), start=loss.new_zeros(()))
-        return loss, parts
+        parts = {name: one.plain for name, one in means.items()}
+        return loss, parts | {f"{name}.kept": one.kept for name, one in means.items() if one.kept is not None}
 
-    def _means(
-        self, student: Signals, teacher: Signals, batch: Batch, counts: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """The mean of every term that does not rest and has examples; the same without graphs, beside the shares kept; the
-        share of the whole step's examples that each mean is of; and the means that are weighted already, by their terms.
-        """
-        done: dict[str, Tensor] = {}
-        means: dict[str, Tensor] = {}
-        parts: dict[str, Tensor] = {}
-        shares: dict[str, Tensor] = {}
-        asked, answers = (batch, [dict(student), dict(teacher)])
-        if self._unrolled:
-            self._demand_answers(batch)
-            asked, answers = one_each(self.task, batch, _logits(student), self._answered(teacher))
-        if self.task.gives == "tokens" and self._unrolled:
-            some = {name: term for name, term in zip(self.names, self.terms, strict=True) if self._by_answer(term)}
-            totals = {name: counts[self.counted_as(term)].clamp_min(1) for name, term in some.items()}
-            done = passed(some, {*self.balances}, answers, asked, totals, self.place, (means, parts, shares))
-        for name, term in zip(self.names, self.terms, strict=True):
-            if term.weight.at(self.place) == 0 or name in means or name in done:
+    def _means(self, examples: Seen, counts: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Mean]]:
+        """What every term says that does not rest and has rows, and a weighted sum of those that have no value of their own."""
+        loss, means = torch.zeros((), device=examples.rows.ids.device), dict[str, Mean]()
+        totals = {name: counts[self.counted_as(term)].clamp_min(1) for name, term in self._named.items()}
+        answer = self._of("answer")
+        answers = self._answers(examples.rows, examples.student, examples.teacher) if answer else examples
+        if self.task.gives == "tokens" and answer:
+            done = passed(answer, {*self.balances}, answers, totals, self.place)
+            loss, means = done.loss, done.means
+        for name, term in self._named.items():
+            if term.weight.at(self.place) == 0 or (self.task.gives == "tokens" and name in answer):
                 continue
-            if self.task.gives == "tokens" and self._by_answer(term):  # no row of its own is here
-                continue
-            if term.scope == "token":
-                values = term.values(student, teacher, batch, self.place, dict(self.parts.items()).get(name))
-                total = counts[self.counted_as(term)].clamp_min(1)
-                means[name], shares[name] = values.sum() / total, len(values) / total
-                parts[name] = means[name].detach()
-                continue
-            shared = term.scope == "batch"
-            needs = term.needs()
-            rows, sides = (asked, answers) if self._by_answer(term) else (batch, [student, teacher])
-            ours = {one: sides[0][one] for one in needs.student | (term.gate.student if term.gate else set())}
-            theirs = {one: sides[1][one] for one in needs.teacher | (term.gate.teacher if term.gate else set())}
-            if shared:
-                rows, (ours, theirs) = together(batch, ours, theirs)
-            counted = _counted(term, rows)
-            if not bool(counted.all()):
-                rows = rows.select(counted)
-                ours, theirs = ({one: value[counted] for one, value in side.items()} for side in (ours, theirs))
-            if not len(rows):
-                continue
-            values = term.values(ours, theirs, rows, self.place, dict(self.parts.items()).get(name))
-            if shared:
-                parts[name] = values.detach().mean() / processes()
-                means[name] = values.mean() / processes()  # every process computes it whole
-                shares[name] = torch.ones_like(means[name]).detach() / processes()
-                continue
-            total = counts[self.counted_as(term)].clamp_min(1)
-            shares[name] = len(rows) / total
-            if term.gate:
-                weights = term.gate.weights(ours, theirs, rows)
-                self.kept[name](weights, rows)
-                parts[f"{name}.kept"] = weights.sum() / total
-                values = torch.where(weights > 0, weights * values, 0.0)
-            means[name] = values.sum() / total
-            parts[name] = means[name].detach()
-        return means, parts, shares, done
+            seen = answers if name in answer else examples
+            parts, kept = dict(self.parts.items()), dict(self.kept.items())
+            found = mean_of(term, seen, self.place, parts.get(name), kept.get(name), totals[name])
+            if found is not None:
+                means[name] = found
+        return loss, means
 
     def shares(self) -> dict[str, list[float | None]]:
         """What the gates kept so far, by term: of each class, then of the examples without a label."""
@@ -368,10 +251,6 @@ class Objective(nn.Module):
                 home.clear()
             self._built = False
             raise SignalError("This objective trains a projector: call objective.build(...) before the optimiser.")
-
-
-def _counted(term: Term, batch: Batch) -> Tensor:
-    return opened(batch) if term.scope == "token" else batch.masks[term.mask] & batch.masks[REAL]
 
 
 def _logits(signals: Signals) -> dict[str, Tensor]:

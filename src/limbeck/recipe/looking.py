@@ -15,6 +15,7 @@ from limbeck.data.images import ImageFiles
 from limbeck.data.lines import JSON_LINES
 from limbeck.data.questions import Questions
 from limbeck.data.running import RunningText
+from limbeck.data.tabular import pyarrow
 from limbeck.data.tagged import Tagged
 from limbeck.data.task import Task, at_tokens
 from limbeck.data.tasks import CLASSES
@@ -125,15 +126,12 @@ def _json(line: str) -> Any:
 
 
 def _parquet(path: Path, task: Task) -> Found:
+    arrow = pyarrow()
     try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise DataError(f"Parquet files need pyarrow ({error}): pip install 'limbeck[datasets]'") from error
-    try:
-        with parquet.ParquetFile(path) as file:
+        with arrow.parquet.ParquetFile(path) as file:
             rows = next(file.iter_batches(_SAMPLE)).to_pylist() if file.metadata.num_rows else []
             return _table(path, rows, file.metadata.num_rows, {}, task)
-    except ArrowException as error:
+    except arrow.ArrowException as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.data.batch import CLASS, GIVEN, NO_LABEL, REAL, SUPERVISED, TOKENS, WRITTEN, Batch
 from limbeck.data.language import BYTES, SAMPLED
-from limbeck.data.sequences import end_of
+from limbeck.data.packed import padded_length
 from limbeck.data.text import TextReader
 from limbeck.data.tokenizers import loaded
 from limbeck.errors import LimbeckError, SignalError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 READ, STUDENT, TEACHER = 0, 1, 2
 """Who wrote a row: it is read from the data, or one of the two wrote it."""
 _GRAM: Final = 4
-_STEP: Final = 8  # lengths are multiples of it, as those of texts that are read
 _COLUMNS: Final = {"input_ids", "attention_mask"}
 
 
@@ -65,8 +64,7 @@ class TextPen:
         self._settings, self._seed, self._teacher = settings, stage.seed, stage.teacher
         _demand_texts(stage)
         reader = cast(TextReader, stage.examples.table.reader)
-        known = loaded(reader.tokenizer)
-        self._ends = Ends(len(known.tokenizer), tuple(end_of(known.tokenizer)), known.pad)
+        self._ends = Ends.of(loaded(reader.tokenizer))
         if stage.teacher is not None and not stage.teacher.provides.unseen:
             raise SignalError(
                 "In the regime 'on-policy' the teacher is asked about texts that the student has just written, and stored "
@@ -155,7 +153,7 @@ class TextPen:
         kept = [row for row in range(len(batch)) if row not in texts]
         lengths = batch.inputs["attention_mask"].sum(1)
         longest = max([int(lengths[row]) for row in kept] + [len(one) for one in whole.values()])
-        width = -(-longest // _STEP) * _STEP
+        width = padded_length(longest)
 
         def fitted(column: Tensor, fill: float) -> Tensor:
             """As wide as is needed now, and empty where a row is new."""

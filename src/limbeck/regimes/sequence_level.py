@@ -13,10 +13,11 @@ from torch import nn
 
 from limbeck.config import Config, digest
 from limbeck.data.examples import Examples
-from limbeck.data.sequences import end_of, prompted
+from limbeck.data.sequences import prompted
 from limbeck.data.tokenizers import loaded, quiet
 from limbeck.errors import LimbeckError
 from limbeck.files import home, write_json
+from limbeck.models.generation import Text
 from limbeck.models.sampling import Ends, continued, drawn
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
@@ -193,8 +194,7 @@ def _wrote(
 ) -> list[tuple[str, bool]]:
     """What the model writes after each prompt, as often as the settings say, and whether it ended by itself."""
     known = loaded(tokenizer)
-    end = end_of(known.tokenizer)
-    ends = Ends(len(known.tokenizer), tuple(end), known.pad)
+    ends = Ends.of(known)
     with quiet():
         heads = [torch.tensor(prompted(known.tokenizer, one)) for one in prompts]
     found = []
@@ -202,10 +202,6 @@ def _wrote(
         seeds = [derived(sample, "sequence-level", start + place) for place in range(len(heads))]
         draws = drawn(seeds, settings.max_new_tokens) if settings.temperature else None
         for tokens, _ in continued(module, heads, ends, settings.max_new_tokens, draws, settings.temperature or 1.0):
-            own = tokens.tolist()
-            ended = bool(end) and own[-1:] == end
-            text = known.tokenizer.decode(
-                own[: len(own) - ended], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            found.append((str(text), ended))
+            wrote = Text.of(tokens, known, ends)
+            found.append((wrote.text, wrote.ended))
     return found

@@ -15,8 +15,8 @@ from limbeck.errors import LimbeckError
 from limbeck.evidence.report import Sample
 from limbeck.evidence.samples import Wrote, told
 from limbeck.evidence.schema import Samples, Writing
-from limbeck.models.generation import generated
-from limbeck.models.sampling import Ends, continued, drawn
+from limbeck.models.generation import Text
+from limbeck.models.sampling import Ends, begin_of, continued, drawn
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.training.order import derived
@@ -54,7 +54,6 @@ def samples_of(
         modules["teacher"] = plan.teacher.module
     reader: Any = experiment.splits.reader
     known = loaded(reader.tokenizer)
-    other = loaded(texts.teacher.tokenizer) if texts.teacher is not None else None
     most = min([experiment.new_tokens, *(room // 2 for room in _rooms(modules.values()))])
     prompts = prompts_of(test, experiment.samples, most, min(_rooms(modules.values()), default=None))
     if not prompts:
@@ -63,24 +62,19 @@ def samples_of(
     if plan.teacher is not None and plan.teacher.module is None:
         left["teacher"] = "it is no model here"
     for name, module in modules.items():
-        own = other if name == "teacher" else None
+        reads: Any = texts.teacher if name == "teacher" and texts.teacher is not None else reader
+        own, begin = loaded(reads.tokenizer), begin_of(module, reads.tokenizer)
         module.to(plan.device)
-        heads = [_read(own, known, test, one) for one in prompts] if own else [one.ids for one in prompts]
-        name_of = texts.teacher.tokenizer if own and texts.teacher else reader.tokenizer
+        heads = [one.ids if reads is reader else _read(own, known, test, one) for one in prompts]
         try:
-            both = [
-                turned(module, name_of, test, prompts, most, sample)
-                if test.task.reads == "sources"
-                else writings(module, heads, own or known, most, prompts, sample)
-                for sample in (False, True)
-            ]
+            both = [writings(module, heads, own, most, prompts, sample, begin) for sample in (False, True)]
         except LimbeckError as error:
             left[name] = str(error)
         except Exception as error:  # each model fails in its own way, and the other evidence is not to be lost for it
             left[name] = f"it failed ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
         else:
             wrote[name] = both[0], both[1]
-    if other is not None and "teacher" in wrote:
+    if texts.teacher is not None and "teacher" in wrote:
         likeliest, draws = wrote["teacher"]
         wrote["teacher"] = _recounted(known, likeliest), _recounted(known, draws)
     strange = known.tokenizer.unk_token_id  # which is no part of a text that is read back
@@ -144,15 +138,22 @@ def prompts_of(test: Examples, count: int, most: int, room: int | None = None) -
 
 
 def writings(
-    module: nn.Module, heads: Sequence[Tensor], known: Tokenizer, most: int, prompts: Sequence[Prompt], sample: bool
+    module: nn.Module,
+    heads: Sequence[Tensor],
+    known: Tokenizer,
+    most: int,
+    prompts: Sequence[Prompt],
+    sample: bool,
+    begin: int | None = None,
 ) -> Wrote:
-    """What the model writes after ``heads``: its likeliest tokens, or draws that hang on the test row alone.
+    """What the model writes after ``heads``, or turns them into: its likeliest tokens, or draws that hang on the test row alone.
+
+    ``begin``: see `Ends`.
 
     Raises:
         LimbeckError: it cannot write.
     """
-    end = tuple(end_of(known.tokenizer))
-    ends = Ends(len(known.tokenizer), end, known.pad)
+    ends = Ends.of(known, begin)
     order = sorted(range(len(heads)), key=lambda place: len(heads[place]))
     tokens: list[Tensor] = [torch.empty(0)] * len(heads)
     for start in range(0, len(order), _BATCH):
@@ -162,42 +163,17 @@ def writings(
             part, continued(module, [heads[place] for place in part], ends, most, draws, TEMPERATURE), strict=True
         ):
             tokens[place] = own.cpu()
-    return _wrote(known, tokens)
-
-
-def turned(
-    module: nn.Module, tokenizer: str, test: Examples, prompts: Sequence[Prompt], most: int, sample: bool
-) -> Wrote:
-    """What a model with encoder and decoder turns the texts into; one that fills all the room counts as cut.
-
-    Raises:
-        LimbeckError: it cannot write.
-    """
-    texts = [test.table.raw(one.row)[0] for one in prompts]
-    if sample:
-        seeds = [derived(_SEED, "samples", one.row) for one in prompts]
-        said = [
-            generated(module, tokenizer, [one], most, TEMPERATURE, seed)[0]
-            for one, seed in zip(texts, seeds, strict=True)
-        ]
-    else:
-        parts = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
-        said = [one for part in parts for one in generated(module, tokenizer, part, most)]
-    read: Any = loaded(tokenizer).tokenizer
-    tokens = [read(one, add_special_tokens=False)["input_ids"] for one in said]
-    return Wrote(tokens, said, [len(one) < most for one in tokens])
+    return _wrote([Text.of(one, known, ends) for one in tokens])
 
 
 def reference(known: Tokenizer, prompts: Sequence[Prompt], most: int) -> Wrote:
     """What stands after the prompts in the data, as far as the models may write."""
-    return _wrote(known, [one.following[:most] for one in prompts])
+    ends = Ends.of(known)
+    return _wrote([Text.of(one.following[:most], known, ends) for one in prompts])
 
 
-def _wrote(known: Tokenizer, tokens: Sequence[Tensor]) -> Wrote:
-    end = end_of(known.tokenizer)
-    ended = [bool(end) and one[-1:].tolist() == end for one in tokens]
-    bare = [one[: len(one) - over] for one, over in zip(tokens, ended, strict=True)]
-    return Wrote([one.tolist() for one in bare], [_decoded(known, one) for one in bare], ended)
+def _wrote(texts: Sequence[Text]) -> Wrote:
+    return Wrote([one.tokens for one in texts], [one.text for one in texts], [one.ended for one in texts])
 
 
 def _recounted(known: Tokenizer, wrote: Wrote) -> Wrote:
@@ -212,6 +188,8 @@ def _read(own: Tokenizer, known: Tokenizer, test: Examples, prompt: Prompt) -> T
     if isinstance(raw, str):
         found = list(own.tokenizer(_decoded(known, prompt.ids))["input_ids"])
         return torch.tensor(found[:-1] if found[-1:] == end_of(own.tokenizer) else found)
+    if test.task.reads == "sources":
+        return torch.tensor(own.tokenizer(raw[0])["input_ids"])
     return torch.tensor(prompted(own.tokenizer, raw[0]))
 
 

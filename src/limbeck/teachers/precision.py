@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from limbeck.config import Config, digest
 from limbeck.errors import LimbeckError
+from limbeck.extras import imported
 
 Precision = Literal["fp32", "bf16", "int8"] | None
 
@@ -52,10 +53,7 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _in_8_bits(module: nn.Module) -> nn.Module:
     """Linear layers with weights of 8 bits; not the head of a language model, which is read and not run."""
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise LimbeckError(f"'precision: int8' needs torchao ({error}): pip install \"limbeck[int8]\"") from error
+    torchao = imported("torchao.quantization", "'precision: int8' needs torchao", "int8")
     lowered = copy.deepcopy(module)
     find = getattr(lowered, "get_output_embeddings", None)
     head = find() if callable(find) else None
@@ -64,5 +62,7 @@ def _in_8_bits(module: nn.Module) -> nn.Module:
         raise LimbeckError(
             f"'precision: int8' is for linear layers, and {type(module).__name__} has none: choose bf16, or leave it out."
         )
-    quantize_(lowered, Int8WeightOnlyConfig(), filter_fn=lambda one, _: any(one is each for each in linear))
+    torchao.quantize_(
+        lowered, torchao.Int8WeightOnlyConfig(), filter_fn=lambda one, _: any(one is each for each in linear)
+    )
     return lowered

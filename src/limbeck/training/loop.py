@@ -19,7 +19,7 @@ from limbeck.data.task import Answered, answered, joined
 from limbeck.errors import Interrupted, LimbeckError, SignalError
 from limbeck.models.seeded import seeded
 from limbeck.objective import Objective
-from limbeck.objective.crossed import VOCABULARY
+from limbeck.objective.crossed import vocabularies
 from limbeck.objective.schedules import Place
 from limbeck.signals.capture import Capture, Signals, bare, show
 from limbeck.training import launch, pieces, sharding
@@ -93,10 +93,13 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
     needs = objective.needs()
     seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
     ours = show(student, batch.columns(stage.side), needs.student, batch.keys)
-    if (texts := stage.examples.table.texts) and texts.aligned and any(term.scope == "token" for term in stage.terms):
-        texts.aligned.demand()
-        seen = {**seen, VOCABULARY: texts.aligned.vocabulary}
-    objective.build(ours, seen, derived(stage.seed, "objective"), len(stage.examples.labels), batch)
+    objective.build(
+        ours,
+        {**seen, **vocabularies(stage.terms, stage.examples)},
+        derived(stage.seed, "objective"),
+        len(stage.examples.labels),
+        batch,
+    )
     return objective
 
 

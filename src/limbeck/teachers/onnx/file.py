@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from limbeck.config import digest
 from limbeck.data import fingerprint
 from limbeck.data.raw import existing
 from limbeck.errors import LimbeckError
+from limbeck.extras import imported
 
-_MISSING = 'A teacher in an ONNX file needs {}: pip install "limbeck[onnx]"'
+_NEEDS: Final = "A teacher in an ONNX file needs {}"
 
 
 def library() -> Any:
@@ -18,12 +19,8 @@ def library() -> Any:
     Raises:
         LimbeckError: it, or ``onnx``, is not installed.
     """
-    try:
-        import onnx  # noqa: F401 - reads what the file keeps outside
-        import onnxruntime
-    except ImportError as error:
-        raise LimbeckError(_MISSING.format(error.name)) from error
-    return onnxruntime
+    imported("onnx", _NEEDS.format("onnx"), "onnx")  # reads what the file keeps outside
+    return imported("onnxruntime", _NEEDS.format("onnxruntime"), "onnx")
 
 
 def checked(path: str) -> tuple[Path, str]:
