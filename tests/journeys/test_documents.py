@@ -16,8 +16,11 @@ import torch
 import yaml
 from PIL import Image
 from pydantic import TypeAdapter
+from tests.contracts import test_regime_contract as regimes
 from tests.contracts import test_term_contract as contract
+from tests.fakes.experiments import Clouds, Knows, Net
 
+import limbeck
 from limbeck import losses
 from limbeck.cli.main import main
 from limbeck.objective import TERMS, Objective, Terms
@@ -395,3 +398,43 @@ def _anchors(document: Path) -> set[str]:
     """Of its headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", document.read_text(encoding="utf-8")), re.M)
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+# --- docs/regimes.md
+
+REGIMES = ROOT / "docs/regimes.md"
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """The regime of the page on regimes."""
+    monkeypatch.chdir(tmp_path)
+    reader = Reader(REGIMES)
+    assert reader.follow() == 1
+    (block,) = (block for block in blocks(REGIMES) if block.language == "python")
+    assert len(block.code.splitlines()) < 40
+    return vars(reader.module)["LabelsFirst"]()
+
+
+def test_the_regime_of_the_page_on_regimes_keeps_the_contract(written, tmp_path, monkeypatch):
+    for arm in ("control", "distilled"):
+        with monkeypatch.context() as patch:
+            regimes.test_a_regime_never_optimises_nor_draws(written, arm, tmp_path / arm, patch)
+        regimes.test_a_regime_decides_the_same_again(written, arm, tmp_path / arm)
+        regimes.test_walking_again_loads_what_was_trained(written, arm, tmp_path / arm)
+        regimes.test_every_arm_has_the_steps_of_the_distilled_student(written, arm, tmp_path / arm)
+    for inside in (False, True):
+        regimes.test_cut_off_at_any_training_it_ends_as_if_it_had_not_been(written, inside, tmp_path / f"{inside}")
+    regimes.test_a_regime_tells_every_training_of_its_student_beforehand(written, tmp_path)
+
+
+def test_the_regime_of_that_page_runs_from_python(written, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    table = Clouds(150)
+    rows = [(table.x[row], int(table.labels[row])) for row in range(150)]
+    brief = {"steps": 20, "batch-size": 16}
+    result = limbeck.distill(Knows(150), Net, rows, training=brief, seeds=1, regime=written, quiet=True)
+    arms = result.evidence.arms.present()
+    assert list(arms) == ["teacher", "control", "final_stage", "distilled"]
+    assert [arms[name].steps for name in ("control", "final_stage", "distilled")] == [(40,), (20,), (40,)]
+    assert "labels-first" in (result.folder / "recipe.json").read_text()

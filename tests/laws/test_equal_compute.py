@@ -105,7 +105,7 @@ def test_a_teacher_is_counted_when_it_is_asked(store):
 
 @pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
 def test_it_is_the_control_with_more_steps_and_nothing_else(regime, tmp_path):
-    one = layered(tmp_path)
+    one = layered(tmp_path, regime)
     control = regime.arms(one)["control"]
     before = control_stage(control, one)
     compute = Compute(before.training.total * 25.0, 10.0, before.training.total)

@@ -14,6 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.evidence.charts import forest
 from limbeck.evidence.report import Example, disagreements, image_uri, render, write_report
 from limbeck.evidence.schema import Counts, Efficiency, Evidence, Latency, Provenance
+from limbeck.evidence.tables import NAMES
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -129,6 +130,13 @@ def read(text: str) -> Links:
     parser = Links()
     parser.feed(text)
     return parser
+
+
+def test_every_arm_has_a_colour_and_a_name():
+    css = Path(schema.__file__).with_name("report.css").read_text()
+    for name in schema.ARMS:
+        assert css.count(f"--{name}: #") == 2, f"{name}, by day and by night"
+        assert name in NAMES
 
 
 def test_schema_file_is_current_and_evidence_validates():

@@ -168,6 +168,34 @@ def test_more_arms_where_rows_have_no_label_and_terms_read_features(tmp_path, ho
     assert names == set(Net().state_dict()), "no projector is delivered"
 
 
+@pytest.mark.parametrize("given", ["born-again", {"name": "born-again", "generations": 2}])
+def test_several_trainings_are_told_as_one_arm(tmp_path, home, given):
+    result = go(tmp_path, regime=given, seeds=2)
+    arms = result.evidence.arms.present()
+    assert list(arms) == ["teacher", "control", "final_stage", "direct", "distilled"]
+    steps = {name: arms[name].steps for name in arms if name != "teacher"}
+    assert steps == {"control": (60, 60), "final_stage": (30, 30), "direct": (60, 60), "distilled": (60, 60)}
+    kept = folder.kept(tmp_path / "out", folder.SHOWN)["curves"]
+    curve = [point["step"] for point in kept["distilled"][0]]
+    assert curve == sorted(set(curve)), "one after another"
+    assert curve[-1] == 60
+    assert sum(step <= 30 for step in curve) == sum(step > 30 for step in curve)
+    times = [
+        json.loads(path.with_name("result.json").read_text())["seconds"]
+        for path in home.glob("arms/*/*/finished/*.safetensors")
+    ]
+    told = sum(sum(arm.training_seconds) for name, arm in arms.items() if name != "teacher")
+    assert told == pytest.approx(sum(times)), "every training once"
+    assert [one.step for one in result.evidence.attribution] == ["soft targets", "the teachers in between"]
+
+
+def test_a_regime_that_is_none_is_named(tmp_path):
+    with pytest.raises(LimbeckError, match=r"'born-agan'.*did you mean 'born-again'"):
+        go(tmp_path, regime="born-agan")
+    with pytest.raises(LimbeckError, match="regime is a int, but a name such as"):
+        go(tmp_path, regime=3)
+
+
 def test_the_report_is_written_again_from_what_was_kept(tmp_path):
     result = go(tmp_path, seeds=1)
     before = result.report_path.read_text()

@@ -18,7 +18,7 @@ from limbeck.evidence.schema import ArmName, Bootstrap, Difference, GapClosed, K
 Scores = NDArray[Any]  # [S, N], at most 1: how well the run of a seed does on an example; the teacher has S = 1
 Right = NDArray[np.bool_]
 FEW = 25  # examples that differ: below this, exact laws in place of approximate ones
-CHAIN: tuple[ArmName, ...] = ("control", "pseudo_labels", "soft_targets", "off_policy", "distilled")
+CHAIN: tuple[ArmName, ...] = ("control", "pseudo_labels", "soft_targets", "off_policy", "direct", "distilled")
 
 
 def difference(a: Sequence[float], b: Sequence[float], resolution: float = 0.0) -> Difference:
@@ -179,6 +179,10 @@ def attribution(
         ("pseudo_labels", "distilled"): ingredients,
         ("control", "off_policy"): "the teacher, on given texts",
         ("off_policy", "distilled"): "the student's own texts",
+        ("control", "direct"): ingredients,
+        ("pseudo_labels", "direct"): ingredients,
+        ("soft_targets", "direct"): "other terms",
+        ("direct", "distilled"): "the teachers in between",
     }
     steps = []
     for source, target in pairwise(present):

@@ -8,7 +8,7 @@ always means "could not be said", or that it means nothing for this task, never 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
@@ -16,9 +16,18 @@ from limbeck.data.measure import ACCURACY, Measure
 
 FORMAT: Literal[1] = 1
 # in the order of a reader's interest
-ARMS = ("teacher", "control", "equal_compute", "pseudo_labels", "soft_targets", "off_policy", "distilled")
-
-ArmName = Literal["teacher", "control", "equal_compute", "pseudo_labels", "soft_targets", "off_policy", "distilled"]
+ArmName = Literal[
+    "teacher",
+    "control",
+    "final_stage",
+    "equal_compute",
+    "pseudo_labels",
+    "soft_targets",
+    "off_policy",
+    "direct",
+    "distilled",
+]
+ARMS: tuple[str, ...] = get_args(ArmName)
 Verdict = Literal["helped", "did not help", "cannot tell"]
 Range = tuple[float, float]
 
@@ -137,6 +146,8 @@ class Arms(Record):
 
     teacher: Arm | None = None
     control: Arm | None = None
+    final_stage: Arm | None = None
+    """The control trained for as many steps as the last training of the distilled student alone, where it has several."""
     equal_compute: Arm | None = None
     """The control trained for as many steps as take the compute of the distilled student's training."""
     pseudo_labels: Arm | None = None
@@ -145,6 +156,8 @@ class Arms(Record):
     """Trained on the teacher's probabilities without the objective's other terms."""
     off_policy: Arm | None = None
     """Trained on given texts alone, where the distilled student writes some itself."""
+    direct: Arm | None = None
+    """Taught by the first teacher all the time, where the distilled student has others in between."""
     distilled: Arm
 
     def present(self) -> dict[str, Arm]:

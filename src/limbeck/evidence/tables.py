@@ -11,10 +11,12 @@ from limbeck.evidence.verdict import worse
 NAMES = {
     "teacher": "Teacher",
     "control": "Control",
+    "final_stage": "Control, last training",
     "equal_compute": "Control, equal compute",
     "pseudo_labels": "Pseudo-labels",
     "soft_targets": "Soft targets",
     "off_policy": "Off-policy",
+    "direct": "First teacher alone",
     "distilled": "Distilled",
 }
 Cell = tuple[str, str | None] | None  # value, spread

@@ -76,10 +76,12 @@ class ArmResults:
     distilled: ArmResult
     teacher: ArmResult | None = None
     control: ArmResult | None = None
+    final_stage: ArmResult | None = None
     equal_compute: ArmResult | None = None
     pseudo_labels: ArmResult | None = None
     soft_targets: ArmResult | None = None
     off_policy: ArmResult | None = None
+    direct: ArmResult | None = None
 
 
 def weigh(

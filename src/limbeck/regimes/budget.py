@@ -1,16 +1,17 @@
-"""What a control is given as much of as the distilled student: steps, which every control has, or compute."""
+"""What a control is given as much of as the distilled student: steps of all its trainings, or of the last, or compute."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Make, Regime
+from limbeck.regimes.regime import Make, Regime, Teaching
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 Arm: TypeAlias = Callable[[Plan], Regime[Trained]]
 EQUAL_COMPUTE: Final = "equal_compute"
+FINAL_STAGE: Final = "final_stage"
 _CONTROL: Final = "control"
 
 
@@ -41,19 +42,48 @@ class Compute:
         return max(self.steps, round(self.distilled / self.control_step))
 
 
+def earlier(stages: Sequence[Stage]) -> int:
+    """The steps of all trainings of a student but the last."""
+    return sum(stage.training.total for stage in stages[:-1])
+
+
+def at_whole_budget(arm: Arm, regime: Teaching) -> Arm:
+    """An arm of one training, with as many steps as all trainings of the regime's student have together."""
+
+    def longer(plan: Plan) -> Regime[Trained]:
+        plan = yield from plan.taught()
+        return (yield from arm(plan.longer(earlier(regime.stages(plan)))))
+
+    return longer
+
+
+def at_final_stage(control: Arm, regime: Teaching) -> Arm:
+    """A regime's control, trained for as long as the student's last training alone."""
+    return _changed(control, lambda plan: regime.stages(plan)[-1].training.total, "of the last training's steps")
+
+
 def at_equal_compute(control: Arm, compute: Compute) -> Arm:
     """A regime's control, trained for as long as its steps cost what the distilled student's training costs."""
-    more = compute.matched_steps - compute.steps
+    return _changed(control, lambda plan: compute.matched_steps, "at equal compute")
+
+
+def _changed(control: Arm, steps: Callable[[Plan], int], how: str) -> Arm:
+    """The control trained for so many steps, under a name of its own."""
 
     def arm(plan: Plan) -> Regime[Trained]:
-        regime, answer = control(plan.longer(more)), None
+        plan = yield from plan.taught()
+        regime, answer = control(plan), None
         while True:
             try:
                 step: Stage | Make = regime.send(answer)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            name = step.name.replace(_CONTROL, f"{_CONTROL} at equal compute", 1)
-            answer = yield replace(step, name=name)
+            if isinstance(step, Stage):
+                name = step.name.replace(_CONTROL, f"{_CONTROL} {how}", 1)
+                step = replace(
+                    step, name=name, training=step.training.model_copy(update={"steps": steps(plan), "epochs": None})
+                )
+            answer = yield step
 
     return arm
 

@@ -51,6 +51,10 @@ class Teaching(Protocol):
         """As it is written in a recipe."""
         ...
 
+    def plain(self) -> dict[str, Any]:
+        """Its settings as JSON types, ``name`` among them: with them a run is named."""
+        ...
+
     def arms(self, plan: "Plan") -> "dict[str, Callable[[Plan], Regime[Trained]]]":
         """The arms by their names in the evidence, in the order in which they are trained; ``distilled`` is the last."""
         ...

@@ -18,6 +18,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.models.identity import of_module
 from limbeck.models.specs import ModelSpec, Spec, build
 from limbeck.objective import Terms
+from limbeck.regimes.budget import at_whole_budget
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime, train
@@ -140,11 +141,11 @@ class Staged(Config):
 
         ``soft_targets`` has the recipe's own terms between logits: what the trainings before them add.
         """
-        chosen: dict[str, Callable[[Plan], Regime[Trained]]] = {"control": self._whole(Offline().control)}
+        chosen = {"control": at_whole_budget(Offline().control, self)}
         if plan.pseudo_labels:
-            chosen["pseudo_labels"] = self._whole(Offline().pseudo_labels)
+            chosen["pseudo_labels"] = at_whole_budget(Offline().pseudo_labels, self)
         if any(term.needs().teacher == {"logits"} for term in plan.terms):
-            chosen["soft_targets"] = self._whole(Offline().soft_targets)
+            chosen["soft_targets"] = at_whole_budget(Offline().soft_targets, self)
         return {**chosen, "distilled": self.distilled}
 
     def budgeted(self, change: Callable[[Training], Training]) -> Self:
@@ -172,13 +173,6 @@ class Staged(Config):
             trained = yield from train(stage)
         teacher = yield from plan.labelled()
         return (yield from train(plan.stage("distilled", teacher=teacher, start=trained)))
-
-    def _whole(self, arm: Callable[[Plan], Regime[Trained]]) -> Callable[[Plan], Regime[Trained]]:
-        def matched(plan: Plan) -> Regime[Trained]:
-            plan = yield from plan.taught()
-            return (yield from arm(plan.longer(sum(part.budget(plan).total for part in self.before))))
-
-        return matched
 
 
 def _unlabelled(source: Source, plan: Plan) -> Examples:

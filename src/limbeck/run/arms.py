@@ -1,26 +1,51 @@
-"""The arms of an experiment: its regime's, and a control that is given as much compute."""
+"""The arms of an experiment: its regime's, and controls that are given as many steps of one training, or as much compute."""
 
 from dataclasses import replace
 
 from limbeck.advice.compute import step_cost
 from limbeck.errors import LimbeckError
-from limbeck.regimes.budget import EQUAL_COMPUTE, Arm, Compute, at_equal_compute, control_stage
+from limbeck.regimes.budget import (
+    EQUAL_COMPUTE,
+    FINAL_STAGE,
+    Arm,
+    Compute,
+    at_equal_compute,
+    at_final_stage,
+    control_stage,
+    earlier,
+)
 from limbeck.regimes.plan import Plan
+from limbeck.regimes.regime import Regime
 from limbeck.run.experiment import Experiment
 from limbeck.teachers.coded import CodedTeacher
+from limbeck.training.workshop import Trained
 
 
 def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict[str, Arm]:
     """The arms by name, in the order in which they are trained; ``plan`` has its teacher."""
     arms = experiment.regime.arms(plan)
-    if not experiment.equal_compute or compute is None:
-        return arms
     found: dict[str, Arm] = {}
     for name, arm in arms.items():
         found[name] = arm
-        if name == "control":
+        if name == "control" and earlier(experiment.regime.stages(plan)):
+            found[FINAL_STAGE] = at_final_stage(arm, experiment.regime)
+        if name == "control" and experiment.equal_compute and compute is not None:
             found[EQUAL_COMPUTE] = at_equal_compute(arm, compute)
     return found
+
+
+def remembered(arm: Regime[Trained]) -> Regime[Trained]:
+    """The arm's regime; what it gives remembers the trainings before it."""
+    before, answer = list[Trained](), None
+    while True:
+        try:
+            step = arm.send(answer)
+        except StopIteration as end:
+            last: Trained = end.value
+            return replace(last, before=tuple(one for one in before if one.key != last.key))
+        answer = yield step
+        if isinstance(answer, Trained):
+            before.append(answer)
 
 
 def compute_of(experiment: Experiment, plan: Plan) -> Compute | None:

@@ -32,7 +32,7 @@ from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime, train
 from limbeck.regimes.walk import walk
 from limbeck.run import folder as runs
-from limbeck.run.arms import arms_of, compute_of
+from limbeck.run.arms import arms_of, compute_of, remembered
 from limbeck.run.delivered import Delivered
 from limbeck.run.experiment import Experiment
 from limbeck.run.measure import counts, curve, measure, notes, said
@@ -176,7 +176,7 @@ def _train(
     trained: dict[str, list[Trained]] = {name: [] for name in chosen}
     for seed in experiment.seeds:
         for name, arm in chosen.items():
-            one: Regime[Trained] = arm(plan.at(seed))
+            one: Regime[Trained] = remembered(arm(plan.at(seed)))
             trained[name].append(walk(one, workshop, out / "journal" / f"{name}-{seed}.json"))
             _reused(watcher, trained[name][-1], experiment.splits.task)
     return trained
@@ -306,7 +306,7 @@ def _before(
     arms = found.arms.present()
     there = {name: arm.training_seconds for name, arm in arms.items() if name != "teacher" or teacher}
     # a training that was done again took another time
-    here = {name: tuple(one.seconds for one in several) for name, several in trained.items()}
+    here = {name: tuple(one.whole_seconds for one in several) for name, several in trained.items()}
     if teacher:
         here["teacher"] = (teacher.seconds,)
     passing = {"date": None, "command": None}

@@ -101,7 +101,7 @@ def measure(
             logits=[one.numpy() for one in told[name]],
             seeds=experiment.seeds,
             curves=[curve(one) for one in arms],
-            seconds=[one.seconds for one in arms],
+            seconds=[one.whole_seconds for one in arms],
             efficiency=costs.get(name),
             flops=spent.get(name),
         )
@@ -165,12 +165,16 @@ def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -
 
 
 def curve(trained: Trained) -> list[dict[str, Any]]:
-    """The learning curve as the report reads it."""
-    own, rest = ("step", "loss", "parts"), ("step", "loss", "parts", "kept")
-    return [
-        {name: point[name] for name in own} | {"validation": {k: v for k, v in point.items() if k not in rest}}
-        for point in trained.points
-    ]
+    """The learning curve as the report reads it, of all trainings of an arm one after another."""
+    own, rest, done, found = ("loss", "parts"), ("step", "loss", "parts", "kept"), 0, list[dict[str, Any]]()
+    for one in (*trained.before, trained):
+        for point in one.points:
+            validation = {name: value for name, value in point.items() if name not in rest}
+            found.append(
+                {"step": done + point["step"], **{name: point[name] for name in own}, "validation": validation}
+            )
+        done = found[-1]["step"] if found else done
+    return found
 
 
 def counts(experiment: Experiment) -> Counts:

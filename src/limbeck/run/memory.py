@@ -25,9 +25,11 @@ from limbeck.models.given import Given
 from limbeck.models.identity import of_module
 from limbeck.objective import Labels, SoftTargets, Term, Terms
 from limbeck.objective.schedules import Fixed
-from limbeck.recipe import NAME
+from limbeck.recipe import NAME, Regimes
 from limbeck.recipe.complaints import refusal
 from limbeck.recipe.marked import Node
+from limbeck.regimes.offline import Offline
+from limbeck.regimes.regime import Teaching
 from limbeck.run.conduct import Result, conduct
 from limbeck.run.experiment import Experiment
 from limbeck.teachers.local import LocalTeacher
@@ -36,6 +38,7 @@ from limbeck.training.progress import Watcher
 from limbeck.training.settings import Training
 
 _MOST_SEEDS: Final = 100  # as in a recipe
+_OFFLINE: Final = Offline()
 _DEFAULT: tuple[Term, ...] = (Labels(weight=Fixed(value=0.1)), SoftTargets(weight=Fixed(value=0.9)))
 
 
@@ -58,6 +61,7 @@ def distill(
     out: Path | str | None = None,
     store: bool = True,
     equal_compute: bool = False,
+    regime: Teaching | Mapping[str, Any] | str = _OFFLINE,
     quiet: bool = False,
 ) -> Result:
     """Distils ``teacher`` into ``student`` and says, against the same student without it, whether the teacher helped.
@@ -85,6 +89,8 @@ def distill(
         out: the run folder; by default ``runs/<name>-<hash>``.
         store: whether the teacher's outputs are stored first, and read from there.
         equal_compute: whether there is a second control, with as much compute as the distilled student.
+        regime: who teaches whom and when: as in a recipe, such as ``"born-again"`` or a mapping with its settings, or an object
+            of one's own; see `limbeck.regimes.regime.Teaching`.
         quiet: no progress, and no results on the error stream at the end; ``print(result)`` shows them.
 
     Raises:
@@ -95,7 +101,7 @@ def distill(
     splits = _split(data, validation, test, labelled, tokenizer, asked)
     table = splits.train.table
     spec, settings = Given(student), _training(training, "training") or Training(epochs=20.0)
-    terms = _terms(objective)
+    terms, chosen = _terms(objective), _regime(regime)
     taught = _training(teacher_training, "teacher_training")
     known = LocalTeacher(teacher, of_module(teacher)) if isinstance(teacher, nn.Module) and not taught else teacher
     given = {
@@ -110,6 +116,7 @@ def distill(
         "seeds": seeds,
         "metrics": list(metrics),
         **({"equal-compute": True} if equal_compute else {}),
+        **({} if chosen == _OFFLINE else {"regime": chosen.plain()}),
     }
     experiment = Experiment(
         name=name,
@@ -126,6 +133,7 @@ def distill(
         seeds=tuple(range(seeds)),
         metrics=tuple(metrics),
         equal_compute=equal_compute,
+        regime=chosen,
     )
     folder = Path(out) if out else Path("runs") / f"{name}-{digest(given)[:8]}"
     result = conduct(experiment, folder, _described(teacher, student, given), quiet=quiet)
@@ -192,6 +200,16 @@ def _terms(given: Sequence[Term] | Mapping[str, Any] | None) -> tuple[Term, ...]
     return terms
 
 
+def _regime(given: Teaching | Mapping[str, Any] | str) -> Teaching:
+    if not isinstance(given, Teaching | Mapping | str):
+        raise LimbeckError(
+            f"regime is a {type(given).__name__}, but a name such as 'born-again', a mapping as in a recipe, or an object with "
+            "name, arms, stages, budgeted and plain is needed."
+        )
+    chosen: Teaching = given if isinstance(given, Teaching) else _read(given, "regime")
+    return chosen
+
+
 class _Arguments(Config):
     """Those of `distill` that take what a recipe takes."""
 
@@ -199,6 +217,7 @@ class _Arguments(Config):
     training: Training | None = None
     teacher_training: Training | None = None
     task: Asked = CLASSES
+    regime: Regimes = _OFFLINE
 
 
 def _read(given: Any, argument: str) -> Any:

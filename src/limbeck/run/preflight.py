@@ -14,7 +14,7 @@ from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.evidence.tables import compute as flop
 from limbeck.models.identity import of_module
 from limbeck.objective import Term
-from limbeck.regimes.budget import EQUAL_COMPUTE, Compute
+from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
 from limbeck.regimes.plan import Plan
 from limbeck.run.arms import arms_of, compute_of
 from limbeck.run.cheaper import agreement
@@ -97,13 +97,13 @@ def _budget(
     coded: CodedTeacher | None = None,
 ) -> Preflight:
     splits, (*before, (_, dry)) = experiment.splits, tried
-    earlier = sum(stage.training.total for stage, _ in before)
-    steps, task = earlier + plan.training.total, splits.task
+    before_last = earlier([stage for stage, _ in tried])
+    steps, task = before_last + plan.training.total, splits.task
     names, seeds = list(arms_of(experiment, plan, compute)), len(experiment.seeds)
     students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
     alone = dry.seconds - dry.teacher_seconds  # each arm has as many steps in all
-    training = alone * (steps * students - earlier * seeds)
+    training = alone * (steps * students - before_last * seeds * (2 if FINAL_STAGE in names else 1))
     training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
     longer = compute.matched_steps - compute.steps if compute is not None and EQUAL_COMPUTE in names else 0
     training += alone * longer * seeds
@@ -140,7 +140,8 @@ def _budget(
         ("first batch", _parts(dry)),
         (
             "training",
-            f"{steps:,} steps for each of {told}{f', {steps + longer:,} for the one of equal compute' * bool(longer)}: about "
+            f"{steps:,} steps for each of {told}{f', {steps + longer:,} for the one of equal compute' * bool(longer)}"
+            f"{f', {plan.training.total:,} for the one of the last training' * (FINAL_STAGE in names)}: about "
             f"{duration(seconds)} with all that comes after",
         ),
         *([("compute", _computed(compute))] if compute is not None else []),

@@ -29,7 +29,7 @@ class Trained:
     """What a stage gave; the weights stay on the disk until they are asked for.
 
     ``metrics``: validation metrics of the delivered weights. ``points``: the learning curve. ``reused``: it was trained
-    before, by this run or another.
+    before, by this run or another. ``before``: the trainings of the same arm that came before it, in order.
     """
 
     key: str
@@ -41,6 +41,12 @@ class Trained:
     points: list[dict[str, Any]] = field(repr=False)
     seconds: float
     reused: bool
+    before: "tuple[Trained, ...]" = field(default=(), repr=False)
+
+    @property
+    def whole_seconds(self) -> float:
+        """The time of all trainings of its arm."""
+        return self.seconds + sum(one.seconds for one in self.before)
 
     def module(self) -> nn.Module:
         """The trained model, in evaluation mode."""

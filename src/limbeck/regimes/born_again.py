@@ -1,0 +1,106 @@
+"""Generations: what has been taught teaches the next one (Furlanello et al. 2018, arXiv:1805.04770)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from limbeck.config import Config
+from limbeck.errors import LimbeckError
+from limbeck.regimes.budget import Arm, at_whole_budget
+from limbeck.regimes.offline import Offline
+from limbeck.regimes.plan import Plan
+from limbeck.regimes.regime import Regime, train
+from limbeck.signals.perturbed import is_logits
+from limbeck.teachers.ensemble import EnsembleTeacher
+from limbeck.teachers.teacher import Teacher
+from limbeck.training.order import derived
+from limbeck.training.settings import Training
+from limbeck.training.stage import Stage
+from limbeck.training.workshop import Trained
+
+
+class BornAgain(Config):
+    """Students in turn, each from new initial weights and taught by the one before; the first by the recipe's teacher.
+
+    In the paper all of them have the teacher's architecture, the student is as large as its teacher, and what it gains it gains
+    from another look at the same data.
+    """
+
+    name: Literal["born-again"] = "born-again"
+    generations: Annotated[int, Field(ge=1, le=50)] = 2
+    """How many students there are in turn; the last is delivered. With one this is the regime ``offline``."""
+    learn_from: Literal["last", "all"] = "last"
+    """Who teaches a generation: the one before it; or the mean of all before it, the first teacher included."""
+
+    def arms(self, plan: Plan) -> dict[str, Arm]:
+        """The arms of the offline regime, each with as many steps in one training as all generations have together.
+
+        ``direct``: taught by the first teacher all that time, which is what the generations between have to beat.
+        """
+        whole = {name: at_whole_budget(arm, self) for name, arm in Offline().arms(plan).items() if name != "distilled"}
+        return {
+            **whole,
+            **({"direct": at_whole_budget(_directly, self)} if self.generations > 1 else {}),
+            "distilled": self.distilled,
+        }
+
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """Itself: every generation has the recipe's budget."""
+        return self
+
+    def stages(self, plan: Plan) -> tuple[Stage, ...]:
+        """A training for each generation."""
+        self._demand(plan)
+        before = [self._stage(plan, generation, plan.teacher) for generation in range(1, self.generations)]
+        return (*before, plan.stage("student", teacher=plan.teacher))
+
+    def distilled(self, plan: Plan) -> Regime[Trained]:
+        """The last generation."""
+        plan = yield from plan.taught()
+        self._demand(plan)
+        assert plan.teacher is not None
+        teachers = [plan.teacher]
+        for generation in range(1, self.generations):
+            teacher = yield from plan.labelled()
+            trained = yield from train(self._stage(plan, generation, teacher))
+            teachers.append(trained.as_teacher(plan.asking))
+            last: Teacher = teachers[-1]
+            if self.learn_from == "all":
+                last = EnsembleTeacher(teachers, task=plan.splits.task)
+            plan = replace(plan, teacher=last)
+        teacher = yield from plan.labelled()
+        return (yield from train(plan.stage("distilled", teacher=teacher)))
+
+    def _stage(self, plan: Plan, generation: int, teacher: Teacher | None) -> Stage:
+        """The training of a generation before the last, from weights and in an order of its own."""
+        stage = plan.at(derived(plan.seed, "generation", generation)).stage("generation", teacher=teacher)
+        return replace(stage, name=f"generation {generation}, seed {plan.seed}")
+
+    def _demand(self, plan: Plan) -> None:
+        """Refuses what a student cannot teach.
+
+        Raises:
+            LimbeckError: the objective reads layers of the first teacher, or the teacher reads the texts by other tokens.
+        """
+        if self.generations == 1:
+            return
+        for term in plan.terms:
+            if layers := sorted(name for name in term.needs().teacher if not is_logits(name)):
+                raise LimbeckError(
+                    f"In the regime 'born-again' students teach in their turn, and the term {term.name!r} reads "
+                    f"{layers[0]!r} of the teacher, which need not be in them: compare answers, or set 'generations: 1'."
+                )
+        texts = plan.splits.train.table.texts
+        if texts is not None and texts.teacher is not None:
+            raise LimbeckError(
+                "In the regime 'born-again' students teach in their turn, and here the teacher reads the texts by other tokens "
+                "than they do: give both one tokenizer (leave out data.tokenizer), or choose another regime."
+            )
+
+
+def _directly(plan: Plan) -> Regime[Trained]:
+    plan = yield from plan.taught()
+    teacher = yield from plan.labelled()
+    return (yield from train(plan.stage("direct", teacher=teacher)))
