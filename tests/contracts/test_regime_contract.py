@@ -12,7 +12,9 @@ from limbeck.config import digest
 from limbeck.errors import LimbeckError
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module
+from limbeck.models.specs import Mlp
 from limbeck.objective import Labels
+from limbeck.regimes.assistants import Assistant, Assistants
 from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.regime import Make, Teaching, make, train
@@ -28,8 +30,12 @@ from limbeck.training.workshop import Workshop
 
 STAGED = Staged(before=(Part(name="features", objective=(HINTS,), training=Training(steps=5, batch_size=16)),))
 THESEUS = Theseus(replacing=Training(steps=5, batch_size=16))
-REGIMES: list[Teaching] = [Offline(), STAGED, THESEUS, BornAgain(generations=3)]
-ANSWERS = {"born-again"}  # regimes whose students teach, so that layers of a teacher need not be there
+CHAIN = (
+    Assistant(model=Mlp(hidden=(20,)), training=Training(steps=5, batch_size=16)),
+    Assistant(model=Mlp(hidden=(9,))),
+)
+REGIMES: list[Teaching] = [Offline(), STAGED, THESEUS, BornAgain(generations=3), Assistants(chain=CHAIN)]
+ANSWERS = {"born-again", "assistants"}  # regimes whose students teach, so that layers of a teacher need not be there
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 
 

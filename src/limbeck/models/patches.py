@@ -1,6 +1,7 @@
 """The specs of small networks that cut an image into patches."""
 
-from typing import Literal
+from math import ceil
+from typing import Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -27,6 +28,11 @@ class MlpMixer(Spec):
     """The inner size of what mixes the patches; half of ``hidden`` if left out."""
     within: Positive | None = None
     """The inner size of what mixes a patch's channels; four times ``hidden`` if left out."""
+
+    def widened(self, factor: float) -> Self:
+        """See `Spec.widened`."""
+        sizes = {"hidden": self.hidden, "across": self.across, "within": self.within}
+        return self.model_copy(update={name: size and ceil(factor * size) for name, size in sizes.items()})
 
     def create(self, context: BuildContext) -> nn.Module:
         """A `mixer.MlpMixer` over the one image column."""
@@ -56,6 +62,13 @@ class Vit(Spec):
     """The inner size of the feed-forward parts; four times ``hidden`` if left out."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout behind the position embeddings and the feed-forward parts; attention itself has none, as in the paper."""
+
+    def widened(self, factor: float) -> Self:
+        """See `Spec.widened`; the number of heads stays."""
+        inner = self.intermediate and ceil(factor * self.intermediate)
+        return self.model_copy(
+            update={"hidden": self.heads * ceil(factor * self.hidden / self.heads), "intermediate": inner}
+        )
 
     def create(self, context: BuildContext) -> nn.Module:
         """A ViT classifier over the one image column."""

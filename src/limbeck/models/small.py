@@ -1,6 +1,7 @@
 """The specs of the bundled small networks."""
 
-from typing import Annotated, Literal
+from math import ceil
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -24,6 +25,11 @@ class Mlp(Spec):
     dropout: float = Field(0.0, ge=0, lt=1)
     """The share of hidden units that rest in each training step."""
 
+    def widened(self, factor: float) -> Self:
+        """See `Spec.widened`."""
+        hidden = (self.hidden,) if isinstance(self.hidden, int) else self.hidden
+        return self.model_copy(update={"hidden": tuple(ceil(factor * one) for one in hidden)})
+
     def create(self, context: BuildContext) -> nn.Module:
         """An `nets.Mlp` over the one input column."""
         hidden = (self.hidden,) if isinstance(self.hidden, int) else self.hidden
@@ -40,6 +46,10 @@ class SmallCnn(Spec):
     blocks: Positive = 3
     """Convolutions, each followed by pooling to half the size."""
 
+    def widened(self, factor: float) -> Self:
+        """See `Spec.widened`."""
+        return self.model_copy(update={"width": ceil(factor * self.width)})
+
     def create(self, context: BuildContext) -> nn.Module:
         """A `nets.SmallCnn` over the one image column."""
         return nets.SmallCnn(only_image(context, self.name).shape[1], self.width, self.blocks, context.classes)
@@ -55,6 +65,10 @@ class SmallResnet(Spec):
     """Residual blocks a stage."""
     stages: Positive = 3
     """Stages; each after the first halves the size."""
+
+    def widened(self, factor: float) -> Self:
+        """See `Spec.widened`."""
+        return self.model_copy(update={"width": ceil(factor * self.width)})
 
     def create(self, context: BuildContext) -> nn.Module:
         """A `nets.SmallResnet` over the one image column."""
@@ -80,6 +94,13 @@ class SmallTransformer(Spec):
     """The longest text, in tokens."""
     vocabulary: Positive | None = None
     """Tokens of the vocabulary; the tokenizer's if left out."""
+
+    def widened(self, factor: float) -> Self:
+        """See `Spec.widened`; the number of heads stays."""
+        inner = self.intermediate and ceil(factor * self.intermediate)
+        return self.model_copy(
+            update={"hidden": self.heads * ceil(factor * self.hidden / self.heads), "intermediate": inner}
+        )
 
     def create(self, context: BuildContext) -> nn.Module:
         """A BERT over ``input_ids``."""

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator
 from torch import Tensor, nn
@@ -64,6 +64,10 @@ class Spec(Config):
     @property
     def tokenizer(self) -> str | None:
         """The folder or name of the tokenizer that the model was trained with; None if any will do."""
+        return None
+
+    def widened(self, factor: float) -> Self | None:
+        """The same architecture with widths ``factor`` times its own (1 or more), rounded up; None: they are not known."""
         return None
 
     def finished(self, task: Task) -> "Spec":

@@ -10,6 +10,7 @@ from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.objective import Labels, SoftTargets, Terms
 from limbeck.recipe.teacher import TeacherPart
+from limbeck.regimes.assistants import Assistants
 from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.on_policy import OnPolicy
@@ -20,10 +21,10 @@ from limbeck.training.settings import Training
 
 if TYPE_CHECKING:
     ModelChoice = Spec
-    Regimes = Offline | BornAgain | OnPolicy | SequenceLevel | Staged | Theseus
+    Regimes = Offline | Assistants | BornAgain | OnPolicy | SequenceLevel | Staged | Theseus
 else:
     ModelChoice = ModelSpec
-    Regimes = choice(Offline, BornAgain, OnPolicy, SequenceLevel, Staged, Theseus)
+    Regimes = choice(Offline, Assistants, BornAgain, OnPolicy, SequenceLevel, Staged, Theseus)
 
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"

@@ -7,12 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from limbeck.config import Config
-from limbeck.errors import LimbeckError
 from limbeck.regimes.budget import Arm, at_whole_budget
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
+from limbeck.regimes.pupils import demand_answers, directly
 from limbeck.regimes.regime import Regime, train
-from limbeck.signals.perturbed import is_logits
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
@@ -42,7 +41,7 @@ class BornAgain(Config):
         whole = {name: at_whole_budget(arm, self) for name, arm in Offline().arms(plan).items() if name != "distilled"}
         return {
             **whole,
-            **({"direct": at_whole_budget(_directly, self)} if self.generations > 1 else {}),
+            **({"direct": at_whole_budget(directly, self)} if self.generations > 1 else {}),
             "distilled": self.distilled,
         }
 
@@ -52,14 +51,16 @@ class BornAgain(Config):
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """A training for each generation."""
-        self._demand(plan)
+        if self.generations > 1:
+            demand_answers(plan, self.name)
         before = [self._stage(plan, generation, plan.teacher) for generation in range(1, self.generations)]
         return (*before, plan.stage("student", teacher=plan.teacher))
 
     def distilled(self, plan: Plan) -> Regime[Trained]:
         """The last generation."""
         plan = yield from plan.taught()
-        self._demand(plan)
+        if self.generations > 1:
+            demand_answers(plan, self.name)
         assert plan.teacher is not None
         teachers = [plan.teacher]
         for generation in range(1, self.generations):
@@ -77,30 +78,3 @@ class BornAgain(Config):
         """The training of a generation before the last, from weights and in an order of its own."""
         stage = plan.at(derived(plan.seed, "generation", generation)).stage("generation", teacher=teacher)
         return replace(stage, name=f"generation {generation}, seed {plan.seed}")
-
-    def _demand(self, plan: Plan) -> None:
-        """Refuses what a student cannot teach.
-
-        Raises:
-            LimbeckError: the objective reads layers of the first teacher, or the teacher reads the texts by other tokens.
-        """
-        if self.generations == 1:
-            return
-        for term in plan.terms:
-            if layers := sorted(name for name in term.needs().teacher if not is_logits(name)):
-                raise LimbeckError(
-                    f"In the regime 'born-again' students teach in their turn, and the term {term.name!r} reads "
-                    f"{layers[0]!r} of the teacher, which need not be in them: compare answers, or set 'generations: 1'."
-                )
-        texts = plan.splits.train.table.texts
-        if texts is not None and texts.teacher is not None:
-            raise LimbeckError(
-                "In the regime 'born-again' students teach in their turn, and here the teacher reads the texts by other tokens "
-                "than they do: give both one tokenizer (leave out data.tokenizer), or choose another regime."
-            )
-
-
-def _directly(plan: Plan) -> Regime[Trained]:
-    plan = yield from plan.taught()
-    teacher = yield from plan.labelled()
-    return (yield from train(plan.stage("direct", teacher=teacher)))

@@ -226,6 +226,14 @@ def notes(
                 f"The teacher is no better than the control on validation ({measure.value(theirs)} against "
                 f"{measure.value(best)}): there may be nothing to learn from it."
             )
+    if before := trained["distilled"][0].before:
+        measure = Measure.of(splits.task)
+        each = ", ".join(f"{one.name.rpartition(',')[0]} {measure.value(one.metrics[measure.name])}" for one in before)
+        last = measure.value(trained["distilled"][0].metrics[measure.name])
+        told.append(
+            f"Other trainings belong to the distilled student's; of the first seed, by their {measure.name} on validation: "
+            f"{each}; the student itself {last}."
+        )
     if compute is not None:
         told.append(_computed(compute, EQUAL_COMPUTE in trained))
     if len(splits.train.labelled()) < experiment.training.batch_size:

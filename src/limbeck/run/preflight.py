@@ -136,6 +136,7 @@ def _budget(
         ("student", f"{dry.parameters:,} parameters" + (f", the teacher {teaching.parameters:,}" if teaching else "")),
         *agreement(experiment, plan.device),
         *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
+        *([("stages", _stages(tried))] if before else []),
         *((f"first batch, {_bare(stage)}", _parts(one)) for stage, one in before),
         ("first batch", _parts(dry)),
         (
@@ -211,6 +212,12 @@ def _computed(compute: Compute) -> str:
 
 def _parts(dry: Dry) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in dry.parts.items())
+
+
+def _stages(tried: Sequence[tuple[Stage, Dry]]) -> str:
+    """What is trained one after another."""
+    each = [f"{_bare(stage)} {stage.training.total:,} steps of {dry.parameters:,} parameters" for stage, dry in tried]
+    return ", then ".join(each)
 
 
 def _bare(stage: Stage) -> str:
