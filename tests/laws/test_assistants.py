@@ -86,6 +86,8 @@ def test_without_a_gap_it_is_the_offline_regime():
     alike = seeded_teacher(lambda: nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)))
     one, offline = stages(Assistants(), teacher=alike), stages(Offline(), teacher=alike)
     assert [identity(stage) for stage in one] == [identity(stage) for stage in offline]
+    given = plan(student=SMALL, teacher=alike)
+    assert list(Assistants().arms(given)) == list(Offline().arms(given)), "and nothing stands in between"
     assert [identity(stage) for stage in stages(Assistants(chain=()))] == [
         identity(stage) for stage in stages(Offline())
     ]

@@ -14,10 +14,9 @@ from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
 from limbeck.models.sized import between
 from limbeck.models.specs import ModelSpec, Spec
-from limbeck.regimes.budget import Arm, at_whole_budget
-from limbeck.regimes.offline import Offline
+from limbeck.regimes.budget import Arm
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.pupils import demand_answers, directly
+from limbeck.regimes.pupils import arms_beside, demand_answers
 from limbeck.regimes.regime import Regime, make, train
 from limbeck.signals.capture import show
 from limbeck.teachers.teacher import Teacher
@@ -57,12 +56,8 @@ class Assistants(Config):
     better on the validation part by a standard error than the one before; the best is delivered."""
 
     def arms(self, plan: Plan) -> dict[str, Arm]:
-        """The arms of the offline regime, each with as many steps in one training as the whole chain has.
-
-        ``direct``: taught by the teacher alone all that time.
-        """
-        whole = {name: at_whole_budget(arm, self) for name, arm in Offline().arms(plan).items() if name != "distilled"}
-        return {**whole, "direct": at_whole_budget(directly, self), "distilled": self.distilled}
+        """See `arms_beside`: the teacher alone has as many steps as the whole chain."""
+        return {**arms_beside(self, plan), "distilled": self.distilled}
 
     def budgeted(self, change: Callable[[Training], Training]) -> Self:
         """With other budgets for the assistants that have their own."""

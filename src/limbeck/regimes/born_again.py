@@ -7,10 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from limbeck.config import Config
-from limbeck.regimes.budget import Arm, at_whole_budget
-from limbeck.regimes.offline import Offline
+from limbeck.regimes.budget import Arm
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.pupils import demand_answers, directly
+from limbeck.regimes.pupils import arms_beside, demand_answers
 from limbeck.regimes.regime import Regime, train
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.teacher import Teacher
@@ -34,16 +33,8 @@ class BornAgain(Config):
     """Who teaches a generation: the one before it; or the mean of all before it, the first teacher included."""
 
     def arms(self, plan: Plan) -> dict[str, Arm]:
-        """The arms of the offline regime, each with as many steps in one training as all generations have together.
-
-        ``direct``: taught by the first teacher all that time, which is what the generations between have to beat.
-        """
-        whole = {name: at_whole_budget(arm, self) for name, arm in Offline().arms(plan).items() if name != "distilled"}
-        return {
-            **whole,
-            **({"direct": at_whole_budget(directly, self)} if self.generations > 1 else {}),
-            "distilled": self.distilled,
-        }
+        """See `arms_beside`: the first teacher alone has as many steps as all generations together."""
+        return {**arms_beside(self, plan), "distilled": self.distilled}
 
     def budgeted(self, change: Callable[[Training], Training]) -> Self:
         """Itself: every generation has the recipe's budget."""

@@ -1,8 +1,10 @@
 """Students that teach."""
 
 from limbeck.errors import LimbeckError
+from limbeck.regimes.budget import Arm, at_whole_budget, earlier
+from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.regime import Regime, Teaching, train
 from limbeck.signals.perturbed import is_logits
 from limbeck.training.workshop import Trained
 
@@ -27,8 +29,16 @@ def demand_answers(plan: Plan, regime: str) -> None:
         )
 
 
-def directly(plan: Plan) -> Regime[Trained]:
-    """The student of the first teacher alone: what others in between have to beat."""
+def arms_beside(regime: Teaching, plan: Plan) -> dict[str, Arm]:
+    """The arms of the offline regime but the distilled student, each with as many steps in one training as the regime has in all.
+
+    ``direct``, where the regime has other teachers in between: the student of the first one all that time.
+    """
+    found = {name: at_whole_budget(arm, regime) for name, arm in Offline().arms(plan).items() if name != "distilled"}
+    return found | ({"direct": at_whole_budget(_directly, regime)} if earlier(regime.stages(plan)) else {})
+
+
+def _directly(plan: Plan) -> Regime[Trained]:
     plan = yield from plan.taught()
     teacher = yield from plan.labelled()
     return (yield from train(plan.stage("direct", teacher=teacher)))
