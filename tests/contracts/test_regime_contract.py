@@ -16,8 +16,10 @@ from limbeck.models.specs import Mlp
 from limbeck.objective import Labels
 from limbeck.regimes.assistants import Assistant, Assistants
 from limbeck.regimes.born_again import BornAgain
+from limbeck.regimes.ema import Ema
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.regime import Make, Teaching, make, train
+from limbeck.regimes.snapshot import Snapshot
 from limbeck.regimes.staged import Part, Staged
 from limbeck.regimes.theseus import Theseus
 from limbeck.regimes.walk import walk
@@ -34,7 +36,16 @@ CHAIN = (
     Assistant(model=Mlp(hidden=(20,)), training=Training(steps=5, batch_size=16)),
     Assistant(model=Mlp(hidden=(9,))),
 )
-REGIMES: list[Teaching] = [Offline(), STAGED, THESEUS, BornAgain(generations=3), Assistants(chain=CHAIN)]
+REGIMES: list[Teaching] = [
+    Offline(),
+    STAGED,
+    THESEUS,
+    BornAgain(generations=3),
+    Assistants(chain=CHAIN),
+    Ema(),
+    Snapshot(),
+]
+ALONE = {"ema", "snapshot"}  # regimes whose student is its own teacher
 ANSWERS = {"born-again", "assistants"}  # regimes whose students teach, so that layers of a teacher need not be there
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 
@@ -47,7 +58,8 @@ def ready(tmp_path, **changes):
 def layered(tmp_path, regime):
     """A plan that suits the regime, whose student has half of its teacher's layers."""
     terms = (LABELS, SOFT) if regime.name in ANSWERS else (LABELS, SOFT, HINTS)
-    return ready(tmp_path, student=Given(lambda: Layered(2)), teacher=seeded_teacher(Layered), terms=terms)
+    teacher = None if regime.name in ALONE else seeded_teacher(Layered)
+    return ready(tmp_path, student=Given(lambda: Layered(2)), teacher=teacher, terms=terms)
 
 
 EVERY = [

@@ -69,6 +69,24 @@ def test_no_two_begin_alike_and_the_last_begins_as_its_control():
     assert not {stage.seed for stage in every} & {stage.seed for stage in other}, "nor those of two seeds"
 
 
+def test_without_a_teacher_the_first_one_learns_from_labels_alone(tmp_path):
+    alone, one = BornAgain(generations=2), plan(teacher=None)
+    every = stages(alone, teacher=None)
+    assert [stage.name for stage in every] == [
+        f"{name}, seed 0" for name in ("generation 0", "generation 1", "distilled")
+    ]
+    assert [term.name for term in every[0].terms] == ["labels"]
+    assert every[0].teacher is None
+    assert len({stage.seed for stage in every}) == 3
+    assert list(alone.arms(one)) == ["control", "distilled"]
+    (control,) = stages(alone, "control", teacher=None)
+    assert control.training.total == 3 * one.training.total
+    end = walk(alone.distilled(one), Workshop(tmp_path), tmp_path / "journal.json")
+    assert end.name == "distilled, seed 0"
+    ours = every[1].teacher.module.state_dict()
+    assert all(torch.equal(value, every[0].start.module().state_dict()[name]) for name, value in ours.items())
+
+
 def test_all_before_teach_as_the_mean_of_their_probabilities():
     _, _, last = stages(BornAgain(generations=3, learn_from="all"))
     x = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))

@@ -41,6 +41,7 @@ def step_cost(stage: Stage, device: str) -> StepCost:
     work elsewhere costs 0.
     """
     student = stage.model()
+    stage = stage.begun(student)
     objective = build_objective(stage, student).to(device)
     engine = Engine(student.to(device), objective, stage.side).train()
     settings, wanted = stage.training, objective.needs().teacher

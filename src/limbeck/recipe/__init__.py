@@ -1,8 +1,8 @@
 """A recipe: data, teacher, student, objective, training, regime and evidence, as typed values."""
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from limbeck.config import Config, choice, digest
 from limbeck.data.sources import Data
@@ -12,19 +12,21 @@ from limbeck.objective import Labels, SoftTargets, Terms
 from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.assistants import Assistants
 from limbeck.regimes.born_again import BornAgain
+from limbeck.regimes.ema import Ema
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.on_policy import OnPolicy
 from limbeck.regimes.sequence_level import SequenceLevel
+from limbeck.regimes.snapshot import Snapshot
 from limbeck.regimes.staged import Staged
 from limbeck.regimes.theseus import Theseus
 from limbeck.training.settings import Training
 
 if TYPE_CHECKING:
     ModelChoice = Spec
-    Regimes = Offline | Assistants | BornAgain | OnPolicy | SequenceLevel | Staged | Theseus
+    Regimes = Offline | Assistants | BornAgain | Ema | OnPolicy | SequenceLevel | Snapshot | Staged | Theseus
 else:
     ModelChoice = ModelSpec
-    Regimes = choice(Offline, Assistants, BornAgain, OnPolicy, SequenceLevel, Staged, Theseus)
+    Regimes = choice(Offline, Assistants, BornAgain, Ema, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus)
 
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"
@@ -58,8 +60,8 @@ class Recipe(Config):
     """What reports call it."""
     data: Data
     """What is learnt from."""
-    teacher: TeacherPart
-    """Who teaches."""
+    teacher: TeacherPart | None = None
+    """Who teaches. Regimes in which the student teaches itself do without."""
     student: ModelChoice
     """Who learns: a model by its name, or a mapping with its settings."""
     objective: Terms = (Labels(weight=0.1), SoftTargets(weight=0.9))  # type: ignore[arg-type]
@@ -74,6 +76,15 @@ class Recipe(Config):
     """How it is judged."""
     trackers: tuple[str, ...] = ()
     """Experiment trackers known to Accelerate, such as ``tensorboard``."""
+
+    @model_validator(mode="after")
+    def _somebody_teaches(self) -> Self:
+        if self.teacher is None and self.regime.taught:
+            raise ValueError(
+                f"the regime {self.regime.name!r} needs a teacher: give 'teacher', or a regime in which a student teaches "
+                "itself, such as born-again"
+            )
+        return self
 
     @property
     def hash(self) -> str:

@@ -56,7 +56,7 @@ def description(path: Path) -> str:
 def quick(recipe: Recipe) -> Recipe:
     """A tenth of the steps, at least 20, and two seeds at most: to see that all works, not to learn whether it helped."""
     teacher = recipe.teacher
-    if teacher.training is not None:
+    if teacher is not None and teacher.training is not None:
         teacher = teacher.model_copy(update={"training": _tenth(teacher.training)})
     return recipe.model_copy(
         update={

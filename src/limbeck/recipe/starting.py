@@ -121,7 +121,7 @@ def starting(
 
 def advice(recipe: Recipe) -> str | None:
     """What would make a better teacher than `starting` could choose, if anything would."""
-    if recipe.teacher.model == SmallTransformer.model_validate(_LARGER):
+    if recipe.teacher is not None and recipe.teacher.model == SmallTransformer.model_validate(_LARGER):
         return f"No pretrained model is installed, so the teacher learns from your texts alone. {_PRETRAINED}"
     return None
 

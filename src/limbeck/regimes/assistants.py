@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
 import torch
 from pydantic import Field
@@ -45,6 +45,8 @@ class Assistant(Config):
 
 class Assistants(Config):
     """The teacher teaches the first assistant, which teaches the second, and so on down to the student."""
+
+    taught: ClassVar[bool] = True
 
     name: Literal["assistants"] = "assistants"
     chain: tuple[Assistant, ...] | None = None

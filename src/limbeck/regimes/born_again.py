@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from limbeck.config import Config
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.pupils import arms_beside, demand_answers
+from limbeck.regimes.pupils import arms_beside, demand_answers, untrained
 from limbeck.regimes.regime import Regime, train
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.teacher import Teacher
@@ -20,11 +20,14 @@ from limbeck.training.workshop import Trained
 
 
 class BornAgain(Config):
-    """Students in turn, each from new initial weights and taught by the one before; the first by the recipe's teacher.
+    """Students in turn, each from new initial weights and taught by the one before; the first by the recipe's teacher, or where
+    there is none by a student like it that learnt from labels alone.
 
     In the paper all of them have the teacher's architecture, the student is as large as its teacher, and what it gains it gains
     from another look at the same data.
     """
+
+    taught: ClassVar[bool] = False
 
     name: Literal["born-again"] = "born-again"
     generations: Annotated[int, Field(ge=1, le=50)] = 2
@@ -42,16 +45,18 @@ class BornAgain(Config):
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """A training for each generation."""
-        if self.generations > 1:
-            demand_answers(plan, self.name)
-        before = [self._stage(plan, generation, plan.teacher) for generation in range(1, self.generations)]
-        return (*before, plan.stage("student", teacher=plan.teacher))
+        self._demand(plan)
+        teacher = plan.teacher or untrained(plan)
+        before = [self._stage(plan, generation, teacher) for generation in range(1, self.generations)]
+        return (*self._zeroth(plan), *before, plan.stage("student", teacher=teacher))
 
     def distilled(self, plan: Plan) -> Regime[Trained]:
         """The last generation."""
         plan = yield from plan.taught()
-        if self.generations > 1:
-            demand_answers(plan, self.name)
+        self._demand(plan)
+        for stage in self._zeroth(plan):
+            trained = yield from train(stage)
+            plan = replace(plan, teacher=trained.as_teacher(plan.asking))
         assert plan.teacher is not None
         teachers = [plan.teacher]
         for generation in range(1, self.generations):
@@ -64,6 +69,17 @@ class BornAgain(Config):
             plan = replace(plan, teacher=last)
         teacher = yield from plan.labelled()
         return (yield from train(plan.stage("distilled", teacher=teacher)))
+
+    def _zeroth(self, plan: Plan) -> tuple[Stage, ...]:
+        """The student that learns from labels alone and teaches the first generation, where no teacher is given."""
+        if plan.teacher is not None or plan.teacher_stage is not None:
+            return ()
+        own = plan.at(derived(plan.seed, "generation", 0)).stage("generation 0", plan.without_teacher)
+        return (replace(own, name=f"generation 0, seed {plan.seed}"),)
+
+    def _demand(self, plan: Plan) -> None:
+        if len(self._zeroth(plan)) + self.generations > 1:
+            demand_answers(plan, self.name)
 
     def _stage(self, plan: Plan, generation: int, teacher: Teacher | None) -> Stage:
         """The training of a generation before the last, from weights and in an order of its own."""

@@ -1,7 +1,7 @@
 """The offline regime: the teacher is ready, its outputs are written, then the student learns (Hinton et al. 2015)."""
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from limbeck.config import Config
 from limbeck.regimes.plan import Plan, hard_labels
@@ -13,6 +13,8 @@ from limbeck.training.workshop import Trained
 
 class Offline(Config):
     """Train the teacher unless it is given, label the training part, train the student."""
+
+    taught: ClassVar[bool] = True
 
     name: Literal["offline"] = "offline"
 

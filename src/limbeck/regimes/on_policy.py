@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, model_validator
 from torch import nn
@@ -41,6 +41,8 @@ class OnPolicy(Config):
     a row's prompt. What is learnt from it is the objective's: any ``divergence`` (GKD), or divergences that say of which texts
     they are (DistiLLM-2, MiniLLM). ``labels`` learn from texts that the student did not write. The teacher is asked live.
     """
+
+    taught: ClassVar[bool] = True
 
     name: Literal["on-policy"] = "on-policy"
     share: Share = Fixed(value=0.5)

@@ -99,9 +99,8 @@ class Plan:
 
     def taught(self) -> Regime[Self]:
         """The plan with its teacher ready: as it is given, or trained now. A student may start from its layers."""
-        if self.teacher is not None:
+        if self.teacher is not None or self.teacher_stage is None:
             return self
-        assert self.teacher_stage is not None
         trained = yield from train(self.teacher_stage)
         teacher = trained.as_teacher(self.asking)
         return replace(self, teacher=teacher, context=replace(self.context, donor=teacher.module))

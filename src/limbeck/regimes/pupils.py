@@ -1,11 +1,14 @@
 """Students that teach."""
 
 from limbeck.errors import LimbeckError
+from limbeck.models.identity import of_module
 from limbeck.regimes.budget import Arm, at_whole_budget, earlier
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime, Teaching, train
 from limbeck.signals.perturbed import is_logits
+from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.teacher import Teacher
 from limbeck.training.workshop import Trained
 
 
@@ -29,11 +32,35 @@ def demand_answers(plan: Plan, regime: str) -> None:
         )
 
 
+def demand_alone(plan: Plan, regime: str) -> None:
+    """Refuses another teacher where the student is its own, and what it cannot be for itself.
+
+    Raises:
+        LimbeckError: a teacher is given, no term learns from one, or the data is for a teacher of other tokens.
+    """
+    if plan.teacher is not None or plan.teacher_stage is not None:
+        raise LimbeckError(f"In the regime {regime!r} the student is its own teacher: leave 'teacher' out.")
+    if not any(term.needs().teacher for term in plan.terms):
+        raise LimbeckError(
+            f"In the regime {regime!r} nothing is learnt from a teacher by this objective: add soft-targets, say."
+        )
+
+
+def untrained(plan: Plan) -> Teacher:
+    """A student in place of one that will teach: it shows the same signals."""
+    module = plan.at(plan.seed + 1).start.module()
+    return LocalTeacher(module.requires_grad_(False), of_module(module))
+
+
 def arms_beside(regime: Teaching, plan: Plan) -> dict[str, Arm]:
     """The arms of the offline regime but the distilled student, each with as many steps in one training as the regime has in all.
 
     ``direct``, where the regime has other teachers in between: the student of the first one all that time.
     """
+    if (
+        plan.teacher is None and plan.teacher_stage is None
+    ):  # the student that learns from labels alone is the first teacher
+        return {"control": at_whole_budget(Offline().control, regime)}
     found = {name: at_whole_budget(arm, regime) for name, arm in Offline().arms(plan).items() if name != "distilled"}
     return found | ({"direct": at_whole_budget(_directly, regime)} if earlier(regime.stages(plan)) else {})
 

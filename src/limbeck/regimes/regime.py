@@ -44,7 +44,15 @@ def make(name: str, function: Callable[..., T], **arguments: Any) -> Regime[T]:
 
 @runtime_checkable
 class Teaching(Protocol):
-    """What a recipe's ``regime`` names: who teaches whom, and when. A frozen config; its arms are regimes."""
+    """What a recipe's ``regime`` names: who teaches whom, and when. A frozen config; its arms are regimes.
+
+    ``taught``: it needs a teacher that is given, or trained beforehand.
+    """
+
+    @property
+    def taught(self) -> bool:
+        """See above."""
+        ...
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import torch
 from pydantic import Field
@@ -39,6 +39,8 @@ class SequenceLevel(Config):
     else it has, of which the teacher is asked as in the offline regime. Texts are written once and kept; one that did not end
     by itself is left out, for it would teach a wrong end.
     """
+
+    taught: ClassVar[bool] = True
 
     name: Literal["sequence-level"] = "sequence-level"
     max_new_tokens: Annotated[int, Field(ge=1)] = 128

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -124,6 +124,8 @@ class Part(Config):
 
 class Staged(Config):
     """The student goes through the trainings of ``before``, each from where the last one ended, then the recipe's own."""
+
+    taught: ClassVar[bool] = True
 
     name: Literal["staged"] = "staged"
     before: Annotated[tuple[Part, ...], Field(min_length=1)]

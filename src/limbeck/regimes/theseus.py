@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class Theseus(Config):
     first training, on labels alone, each step draws whether a layer of the student stands in for its group of the
     teacher's; only the student's layers are trained. The second is the recipe's own, of the whole student.
     """
+
+    taught: ClassVar[bool] = True
 
     name: Literal["theseus"] = "theseus"
     from_rate: Annotated[float, Field(gt=0, le=1)] = 0.3

@@ -85,7 +85,7 @@ def _within(recipe: Recipe, out: Path, minutes: float, allow_code: bool) -> tupl
         return recipe, ()
     training = experiment.training.resolved(len(experiment.splits.train)).scaled(share)
     teacher = recipe.teacher
-    if teacher.training:
+    if teacher and teacher.training:
         labelled = len(experiment.splits.train.labelled())
         teacher = teacher.model_copy(update={"training": teacher.training.resolved(labelled).scaled(share)})
     regime = recipe.regime.budgeted(lambda own: own.scaled(share))
@@ -100,7 +100,7 @@ def _unbudgeted(recipe: Recipe) -> Recipe:
         return training.model_copy(update={"steps": 1, "epochs": None})
 
     teacher = recipe.teacher
-    if teacher.training:
+    if teacher and teacher.training:
         teacher = teacher.model_copy(update={"training": bare(teacher.training)})
     regime = recipe.regime.budgeted(bare)
     return recipe.model_copy(update={"training": bare(recipe.training), "teacher": teacher, "regime": regime})
@@ -108,9 +108,13 @@ def _unbudgeted(recipe: Recipe) -> Recipe:
 
 def _cut(whole: Recipe, less: Recipe, minutes: float) -> tuple[str, ...]:
     """What a reader must know of cut budgets; nothing if they are whole."""
-    pairs = [
+    pairs: list[tuple[str, Training | None, Training | None]] = [
         ("each student", whole.training, less.training),
-        ("the teacher", whole.teacher.training, less.teacher.training),
+        (
+            "the teacher",
+            whole.teacher.training if whole.teacher else None,
+            less.teacher.training if less.teacher else None,
+        ),
     ]
     told = [
         f"{less.steps:,} steps for {who} in place of {f'{whole.steps:,}' if whole.steps else f'{whole.epochs:g} epochs'}"

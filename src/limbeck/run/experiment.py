@@ -18,6 +18,7 @@ from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import BuildContext, Spec, allow_code
 from limbeck.objective import Term, untaught
 from limbeck.recipe import Recipe
+from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Teaching
@@ -142,7 +143,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
     """
     launch.join()
     with allow_code(code):
-        part = recipe.teacher
+        part = recipe.teacher or TeacherPart.model_construct()
         theirs, kept = part.tokenizer, part.stored is not None or part.served is not None
         codec = None if isinstance(part.store, bool) else part.store
         if part.served and not (recipe.student.tokenizer or recipe.data.tokenizer):
@@ -176,4 +177,6 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             new_tokens=recipe.evidence.new_tokens,
             trackers=recipe.trackers,
         )
+        if recipe.teacher is None:
+            return found
         return replace(found, teacher=teacher_of(part, splits, found.context("teacher")))

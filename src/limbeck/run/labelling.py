@@ -27,6 +27,10 @@ class Labelling:
 
     def __init__(self, recipe: Recipe, watcher: Watcher, allow_code: bool = False, reuse: bool = False) -> None:
         experiment = from_recipe(recipe, allow_code)
+        if recipe.teacher is None:
+            raise LimbeckError(
+                f"This recipe has no teacher: in the regime {recipe.regime.name!r} the student is its own."
+            )
         if not experiment.store:
             raise LimbeckError(
                 "This recipe stores nothing: it has teacher.store: false, or replays outputs with teacher.stored."

@@ -213,10 +213,10 @@ def notes(
         )
     else:
         told.append(f"Every student saw all {every:,} training examples with their labels.")
-    origin = f"trained here on the same {labelled:,} labels" if teacher else "given"
+    origin = f"The teacher is one fixed model, {f'trained here on the same {labelled:,} labels' if teacher else 'given'}; the"
     told.append(
-        f"The teacher is one fixed model, {origin}; the interval over seeds speaks of the students' initial weights and "
-        "orders of data, not of other teachers or other data."
+        f"{origin if plan.teacher else 'Students teach themselves or each other; the'} interval over seeds speaks of the "
+        "students' initial weights and orders of data, not of other teachers or other data."
     )
     if teacher and "control" in trained:
         measure = Measure.of(splits.task)

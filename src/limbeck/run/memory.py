@@ -43,7 +43,7 @@ _DEFAULT: tuple[Term, ...] = (Labels(weight=Fixed(value=0.1)), SoftTargets(weigh
 
 
 def distill(
-    teacher: nn.Module | Teacher,
+    teacher: nn.Module | Teacher | None,
     student: nn.Module | Callable[[], nn.Module],
     data: Any,
     *,
@@ -70,7 +70,8 @@ def distill(
     is a function that makes one, each seed starts from weights of its own.
 
     Args:
-        teacher: any module that gives logits for the classes of ``data``, or any `Teacher`.
+        teacher: any module that gives logits for the classes of ``data``, or any `Teacher`; None in regimes whose student teaches
+            itself.
         student: any module, or a function without arguments that makes one.
         data: any map-style data set of (input, label); labels of None or -100 mean "unlabelled". A fifth of it is set
             aside to judge by unless ``test`` is given, and a tenth to choose by unless ``validation`` is. For another
@@ -96,16 +97,17 @@ def distill(
     Raises:
         LimbeckError: something that the caller can mend.
     """
-    _demand(teacher, seeds, name)
+    chosen = _regime(regime)
+    _demand(teacher, seeds, name, chosen)
     asked: Task = _read(task, "task")
     splits = _split(data, validation, test, labelled, tokenizer, asked)
     table = splits.train.table
     spec, settings = Given(student), _training(training, "training") or Training(epochs=20.0)
-    terms, chosen = _terms(objective), _regime(regime)
+    terms = _terms(objective)
     taught = _training(teacher_training, "teacher_training")
     known = LocalTeacher(teacher, of_module(teacher)) if isinstance(teacher, nn.Module) and not taught else teacher
     given = {
-        "teacher": of_module(teacher) if isinstance(teacher, nn.Module) else teacher.fingerprint,
+        "teacher": of_module(teacher) if isinstance(teacher, nn.Module) else teacher and teacher.fingerprint,
         "teacher-training": taught.plain() if taught else None,
         "student": spec.plain(),
         **({} if asked == CLASSES else {"task": asked.name}),
@@ -142,9 +144,11 @@ def distill(
     return result
 
 
-def _demand(teacher: Any, seeds: Any, name: Any) -> None:
+def _demand(teacher: Any, seeds: Any, name: Any, regime: Teaching) -> None:
     """What the types promise, and a caller may not keep."""
-    if not isinstance(teacher, nn.Module | Teacher):
+    if teacher is None and regime.taught:
+        raise LimbeckError(f"The regime {regime.name!r} needs a teacher, and there is none.")
+    if teacher is not None and not isinstance(teacher, nn.Module | Teacher):
         raise LimbeckError(f"teacher is a {type(teacher).__name__}, but an nn.Module or a limbeck.Teacher is needed.")
     if not isinstance(seeds, int) or not 1 <= seeds <= _MOST_SEEDS:
         raise LimbeckError(f"seeds is {seeds!r}, but a whole number from 1 to {_MOST_SEEDS} is needed.")

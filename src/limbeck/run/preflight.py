@@ -68,7 +68,6 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
         module = plan.teacher_stage.start.module()
         untrained = LocalTeacher(module, of_module(module))
         plan = replace(plan, teacher=untrained, context=replace(plan.context, donor=module))
-    assert plan.teacher is not None
     labelled = len(splits.train.labelled())
     if plan.training.batch_size > len(splits.train):
         raise PreflightError(
@@ -96,9 +95,9 @@ def _budget(
     compute: Compute | None,
     coded: CodedTeacher | None = None,
 ) -> Preflight:
-    splits, (*before, (_, dry)) = experiment.splits, tried
+    splits, (*before, (last, dry)) = experiment.splits, tried
     before_last = earlier([stage for stage, _ in tried])
-    steps, task = before_last + plan.training.total, splits.task
+    steps, task = before_last + last.training.total, splits.task
     names, seeds = list(arms_of(experiment, plan, compute)), len(experiment.seeds)
     students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
@@ -142,7 +141,7 @@ def _budget(
         (
             "training",
             f"{steps:,} steps for each of {told}{f', {steps + longer:,} for the one of equal compute' * bool(longer)}"
-            f"{f', {plan.training.total:,} for the one of the last training' * (FINAL_STAGE in names)}: about "
+            f"{f', {last.training.total:,} for the one of the last training' * (FINAL_STAGE in names)}: about "
             f"{duration(seconds)} with all that comes after",
         ),
         *([("compute", _computed(compute))] if compute is not None else []),
@@ -181,6 +180,8 @@ def _budget(
 def _outputs(experiment: Experiment, plan: Plan, rows: int, store: int) -> str:
     exact = exact_bytes(experiment, plan)
     whole = f"; every logit would take {size(exact)}" if exact else ""
+    if plan.teacher is None:
+        return "nobody's but its own"
     if not experiment.store:
         return f"asked live, nothing stored{whole}"
     if not any(term.needs().teacher for term in plan.terms):

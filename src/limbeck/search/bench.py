@@ -55,7 +55,7 @@ class Bench:
 
     def plan(self, recipe: Recipe) -> Plan:
         """The recipe's plan with its teacher ready; data and teacher are loaded once for all recipes that share them."""
-        theirs = recipe.teacher.tokenizer
+        theirs = recipe.teacher.tokenizer if recipe.teacher else None
         tokenizer = recipe.student.tokenizer or theirs
         key = digest([recipe.data, recipe.teacher, tokenizer])
         if key not in self._ready:

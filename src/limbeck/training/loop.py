@@ -121,6 +121,7 @@ def train(stage: Stage, folder: Path, watch: Watch = lambda stage, curve: ()) ->
 def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -> Outcome:
     settings, began = stage.training, time.monotonic()
     student = stage.model()
+    stage = stage.begun(student)
     objective = build_objective(stage, student)
     engine = Engine(student, objective, stage.side)
     pen = stage.writing.pen(stage, student) if stage.writing else None
@@ -135,6 +136,7 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
         best,
         curve,
         pen,
+        stage.teacher if stage.past else None,
         *(watch(stage, curve) if accelerator.is_main_process else ()),
     ]
     model, optimiser = _prepared(accelerator, engine.train(), stage)
@@ -184,7 +186,7 @@ def _prepared(accelerator: Accelerator, engine: Engine, stage: Stage) -> tuple[n
         return optimizer(settings, groups(engine.student, owned, settings.weight_decay))
 
     if launch.asked():
-        sharding.demand(engine.student, engine.objective, stage.writing is not None)
+        sharding.demand(engine.student, engine.objective, stage.writing is not None, stage.past is not None)
         return sharding.divided(accelerator, engine, made)
     return accelerator.prepare(engine, made())  # type: ignore[no-any-return]
 

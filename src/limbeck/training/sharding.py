@@ -30,8 +30,9 @@ _MANY: Final = 10**8
 _log = logging.getLogger(__name__)
 
 
-def demand(student: nn.Module, objective: Objective, writes: bool) -> None:
-    """Refuses what cannot be trained with divided weights. ``writes``: whether the student writes what it learns from.
+def demand(student: nn.Module, objective: Objective, writes: bool, past: bool = False) -> None:
+    """Refuses what cannot be trained with divided weights. ``writes``: whether the student writes what it learns from; ``past``:
+    whether its own past teaches it.
 
     Raises:
         LimbeckError: a parameter is a single number, the model changes as training goes on, or it writes texts.
@@ -46,6 +47,11 @@ def demand(student: nn.Module, objective: Objective, writes: bool) -> None:
         raise LimbeckError(
             "With FSDP the student cannot write texts while it is trained (the regime 'on-policy'): each process would need its "
             "weights at other moments. Use distributed_type: MULTI_GPU."
+        )
+    if past:
+        raise LimbeckError(
+            "With FSDP a student cannot be taught by its own past (the regime 'ema'), which would need its whole weights at "
+            "every step: use distributed_type: MULTI_GPU."
         )
     for name, parameter in student.named_parameters():
         if parameter.ndim == 0:

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
@@ -77,13 +77,26 @@ class Writing(Protocol):
         ...
 
 
+class Past(Protocol):
+    """How what a student was teaches it while it is trained; settings alone."""
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON types."""
+        ...
+
+    def teacher(self, student: nn.Module) -> Teacher:
+        """Who teaches it: told the moments of the training, with ``state_dict`` and ``load_state_dict``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stage:
     """One training of one model.
 
     ``views``: see `Order`. ``teacher``: who is observed while training, None if no term needs one. ``side``: whose input
     columns the model reads. ``frozen``: patterns of parameters that stay as they are, such as ``bert.embeddings.*``.
-    ``writing``: how its texts are written anew; None: they are read.
+    ``writing``: how its texts are written anew; None: they are read. ``past``: how its own past teaches it, in place of a
+    ``teacher``.
     """
 
     name: str
@@ -98,6 +111,11 @@ class Stage:
     side: str = "student"
     frozen: tuple[str, ...] = ()
     writing: Writing | None = None
+    past: Past | None = None
+
+    def begun(self, student: nn.Module) -> "Stage":
+        """The stage as its training begins: with the student's past as its teacher, if that teaches."""
+        return self if self.past is None else replace(self, teacher=self.past.teacher(student))
 
     def model(self) -> nn.Module:
         """The model as its training begins: what is frozen has no gradient.
@@ -122,6 +140,7 @@ class Stage:
         return (
             ({"frozen": list(self.frozen)} if self.frozen else {})
             | writing
+            | ({"past": self.past.plain()} if self.past else {})
             | {
                 "format": FORMAT,
                 "initial": of_module(initial),
