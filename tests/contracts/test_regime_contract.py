@@ -102,6 +102,12 @@ def known(step):
     return step.function(**step.arguments) if isinstance(step, Make) else Untrained(step)
 
 
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
+def test_a_regime_has_all_that_is_asked_of_it(regime):
+    assert isinstance(regime, Teaching)
+    assert regime.plain()["name"] == regime.name
+
+
 @pytest.mark.parametrize(("regime", "arm"), EVERY)
 def test_a_regime_never_optimises_nor_draws(regime, arm, tmp_path, monkeypatch):
     def never(*_, **__):

@@ -417,6 +417,7 @@ def written(tmp_path, monkeypatch):
 
 
 def test_the_regime_of_the_page_on_regimes_keeps_the_contract(written, tmp_path, monkeypatch):
+    regimes.test_a_regime_has_all_that_is_asked_of_it(written)
     for arm in ("control", "distilled"):
         with monkeypatch.context() as patch:
             regimes.test_a_regime_never_optimises_nor_draws(written, arm, tmp_path / arm, patch)

@@ -208,7 +208,7 @@ def _regime(given: Teaching | Mapping[str, Any] | str) -> Teaching:
     if not isinstance(given, Teaching | Mapping | str):
         raise LimbeckError(
             f"regime is a {type(given).__name__}, but a name such as 'born-again', a mapping as in a recipe, or an object with "
-            "name, arms, stages, budgeted and plain is needed."
+            "name, taught, arms, stages, budgeted and plain is needed."
         )
     chosen: Teaching = given if isinstance(given, Teaching) else _read(given, "regime")
     return chosen
