@@ -210,7 +210,7 @@ def _check_terms(
 
 
 def _starts_as_teacher(stage: Stage) -> bool:
-    """Adapters begin with a product of zero."""
+    """Adapters begin with a product of zero; and what follows a student begins as it."""
     if stage.past is not None:
         return True
     return stage.teacher is not None and of_module(merged(stage.start.module())) == stage.teacher.fingerprint

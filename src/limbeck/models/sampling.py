@@ -95,9 +95,7 @@ def continued(
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), ends.pad, device=device)
     mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(
-        prompts
-    ):  # on the left, so that all go on at the same place; an encoder as in training
+    for row, prompt in enumerate(prompts):  # so that all go on at the same place; an encoder's as in training
         place = slice(longest - len(prompt), longest) if ends.begin is None else slice(0, len(prompt))
         ids[row, place], mask[row, place] = prompt.to(device), 1
     start = longest if ends.begin is None else 1

@@ -36,7 +36,7 @@ def demand_alone(plan: Plan, regime: str) -> None:
     """Refuses another teacher where the student is its own, and what it cannot be for itself.
 
     Raises:
-        LimbeckError: a teacher is given, no term learns from one, or the data is for a teacher of other tokens.
+        LimbeckError: a teacher is given, or no term learns from one.
     """
     if plan.teacher is not None or plan.teacher_stage is not None:
         raise LimbeckError(f"In the regime {regime!r} the student is its own teacher: leave 'teacher' out.")
