@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from time import perf_counter
 
 import numpy as np
@@ -122,7 +123,7 @@ def compare_efficiency(
 ) -> dict[str, Efficiency]:
     """The cost of several models under the same conditions, their latencies and throughputs measured in turns.
 
-    ``models``: by name, a module with input columns for one example and for one batch (leading dimension 1 and B, as
+    ``models``: by name, a module with input columns for some examples, which take turns one by one, and for one batch (as
     `limbeck.signals.call.call` takes them). The modules are moved to ``device``, set to evaluation for the measurement
     and left in the mode they were in.
     """
@@ -134,10 +135,15 @@ def compare_efficiency(
         placed = {name: value.to(device) for name, value in columns.items()}
         return lambda: call(module, placed)
 
+    def in_turn(module: nn.Module, columns: Mapping[str, Tensor]) -> Callable[[], object]:
+        rows = range(len(next(iter(columns.values()))))
+        calls = cycle([bound(module, {name: value[row : row + 1] for name, value in columns.items()}) for row in rows])
+        return lambda: next(calls)()
+
     for module, _, _ in models.values():
         module.to(device).eval()
     try:
-        one = {name: bound(module, columns) for name, (module, columns, _) in models.items()}
+        one = {name: in_turn(module, columns) for name, (module, columns, _) in models.items()}
         many = {name: bound(module, columns) for name, (module, _, columns) in models.items()}
         latency = compare_latency(one, device=device, seconds=seconds)
         # Throughput is stable with fewer passes: each is a whole batch.

@@ -191,6 +191,7 @@ def render(
         evidence=evidence,
         measure=evidence.measure,
         headline=headline,
+        question=tables.question(evidence),
         tone=tone,
         matched=tables.against(evidence.at_equal_compute) if evidence.at_equal_compute else None,
         names=tables.NAMES,

@@ -6,7 +6,7 @@ from typing import Any
 from limbeck.data.measure import ACCURACY
 from limbeck.evidence.comparison import FEW
 from limbeck.evidence.schema import Arm, Evidence, Matched, Written
-from limbeck.evidence.verdict import worse
+from limbeck.evidence.verdict import who, worse
 
 NAMES = {
     "teacher": "Teacher",
@@ -55,13 +55,23 @@ def size(count: int) -> str:
     return f"{count}\N{NO-BREAK SPACE}B"
 
 
+def question(evidence: Evidence) -> str:
+    """What the report answers."""
+    return f"Did {about(evidence)} help?"
+
+
+def about(evidence: Evidence) -> str:
+    """See `limbeck.evidence.verdict.who`."""
+    return who(evidence.provenance, evidence.arms.teacher is not None)
+
+
 def headline(evidence: Evidence) -> tuple[str, str]:
     """The verdict in large letters, and its tone."""
     if evidence.verdict == "helped":
-        return "Yes, the teacher helped.", "helped"
+        return f"Yes, {about(evidence)} helped.", "helped"
     if evidence.verdict == "did not help":
-        harmed = worse(evidence.difference, evidence.item_bootstrap)
-        return ("No, the teacher made it worse." if harmed else "No, the teacher did not help."), "not"
+        did = "made it worse" if worse(evidence.difference, evidence.item_bootstrap) else "did not help"
+        return f"No, {about(evidence)} {did}.", "not"
     return "Cannot tell.", "open"
 
 

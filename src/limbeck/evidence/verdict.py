@@ -11,7 +11,7 @@ from math import ceil, log
 
 from limbeck.data.measure import ACCURACY, Measure
 from limbeck.evidence.comparison import widest
-from limbeck.evidence.schema import Bootstrap, Difference, Evidence, Verdict
+from limbeck.evidence.schema import Bootstrap, Difference, Evidence, Provenance, Verdict
 
 SMALLEST_EFFECT = 0.005
 MOST_SEEDS = 100
@@ -39,6 +39,12 @@ def outcome(evidence: Evidence) -> str:
     return "made it worse" if harmed else evidence.verdict
 
 
+def who(provenance: Provenance | None, teacher: bool) -> str:
+    """Whom the verdict is about: where students teach themselves or each other there is no teacher beside them."""
+    alone = provenance is not None and provenance.teacher_fingerprint is None and not teacher
+    return "the teaching" if alone and provenance and provenance.recipe_hash else "the teacher"
+
+
 def sentence(
     difference: Difference | None,
     items: Bootstrap | None,
@@ -46,16 +52,17 @@ def sentence(
     smallest_effect: float = SMALLEST_EFFECT,
     why_no_control: str | None = None,
     measure: Measure = ACCURACY,
+    who: str = "the teacher",
 ) -> str:
-    """The verdict in one plain English sentence. ``scores``: of the control and of the distilled student."""
+    """The verdict in one plain English sentence. ``scores``: of the control and of the distilled student. ``who``: see `who`."""
     if difference is None or items is None or scores is None:
         why = (why_no_control or "no control was trained").rstrip(".")
-        return f"Whether the teacher helped cannot be told, because there is nothing to compare with: {why}."
+        return f"Whether {who} helped cannot be told, because there is nothing to compare with: {why}."
     seeds = "seed" if difference.seeds == 1 else "paired seeds"
     digits = measure.decimals(difference.mean, *(difference.ci95 or ()), *(items.ci95 if difference.ci95 else ()))
     moved = (
         f"{measure.name} on {items.examples:,} test examples went from {measure.value(scores[0])} without to "
-        f"{measure.value(scores[1])} with the teacher, {measure.points(difference.mean, digits=digits)}{measure.unit}"
+        f"{measure.value(scores[1])} with {who}, {measure.points(difference.mean, digits=digits)}{measure.unit}"
     )
     if difference.ci95 is None:
         return (
@@ -72,11 +79,11 @@ def sentence(
     matter = f"{measure.amount(smallest_effect)}{measure.unit} that would matter"
     if verdict == "helped":
         little = f", though surely by less than the {matter}" if both[1] < smallest_effect else ""
-        return f"The teacher helped{little}: {shown}."
+        return f"{who.capitalize()} helped{little}: {shown}."
     if verdict == "did not help":
         if worse(difference, items):
-            return f"The teacher made the student worse: {shown}."
-        return f"The teacher did not help: {shown}, so any gain is below the {matter}."
+            return f"{who.capitalize()} made the student worse: {shown}."
+        return f"{who.capitalize()} did not help: {shown}, so any gain is below the {matter}."
     short = _short_of(difference, items, smallest_effect)
     return f"Not settled: {shown}, so neither a gain nor its absence is shown; {short}."
 

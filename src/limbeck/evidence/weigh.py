@@ -39,7 +39,7 @@ from limbeck.evidence.schema import (
     Provenance,
     Samples,
 )
-from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence
+from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence, who
 
 LITTLE = 0.05  # of the way from the best constant answer to always being right
 UNTAUGHT = "More seeds or test examples would not settle it: try more steps, another learning rate or a larger student."
@@ -172,6 +172,7 @@ def weigh(
             scores["equal_compute"], scores["distilled"], exam, bounded, smallest_effect, resamples, seed
         )
     students = np.stack(list(scores["distilled"].values()))
+    about = who(provenance, "teacher" in scores)
     verdict, advised = decide(gap, items, smallest_effect), advice(gap, items, smallest_effect, exam.measure)
     if untaught := _untaught(exam, scores):
         remarks.append(untaught)
@@ -179,7 +180,7 @@ def weigh(
     return Evidence(
         name=name,
         verdict=verdict,
-        sentence=sentence(gap, items, mean_pair, smallest_effect, why_no_control, exam.measure),
+        sentence=sentence(gap, items, mean_pair, smallest_effect, why_no_control, exam.measure, about),
         advice=advised,
         smallest_effect=smallest_effect,
         arms=Arms(**built),

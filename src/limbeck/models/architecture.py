@@ -12,8 +12,10 @@ from limbeck.errors import LimbeckError
 from limbeck.models import factorised, identity
 from limbeck.models.adapters import merged
 from limbeck.models.depth import take_layers
+from limbeck.models.exits import Exits
 from limbeck.models.huggingface import forget_origin
 from limbeck.models.nets import NETS, again
+from limbeck.models.peers import Peers
 from limbeck.models.pooled import Pooled
 from limbeck.models.python import Python
 from limbeck.models.spec import BuildContext, Spec
@@ -43,6 +45,12 @@ def describe(module: nn.Module, spec: Spec | None, folder: Path) -> dict[str, An
         return {"kind": "transformers", "class": type(module).__name__, "embedding-rank": factorised.rank_of(module)}
     if isinstance(module, Pooled):
         return {"kind": "pooled", "pool": module.pool, "encoder": describe(module.encoder, None, folder)}
+    if isinstance(module, Peers):
+        several = [describe(peer, spec, folder / f"peer-{place}") for place, peer in enumerate(module.peers)]
+        return {"kind": "peers", "peers": several, "numbers": module.numbers}
+    if isinstance(module, Exits):
+        inner = describe(module.model, spec, folder / "model")
+        return {"kind": "exits", "model": inner, "settings": module.settings}
     if isinstance(spec, Python):
         return {"kind": "python", "target": spec.target, "arguments": spec.arguments}
     return {"kind": "given", "class": type(module).__qualname__, "seen": _seen(module)}
@@ -80,6 +88,11 @@ def rebuild(told: dict[str, Any], folder: Path, module: nn.Module | None) -> nn.
         return factorised.again(found, rank) if rank else found
     if told["kind"] == "pooled":
         return Pooled(rebuild(told["encoder"], folder, None), told["pool"])
+    if told["kind"] == "peers":
+        several = [rebuild(one, folder / f"peer-{place}", None) for place, one in enumerate(told["peers"])]
+        return Peers(several, told["numbers"])
+    if told["kind"] == "exits":
+        return Exits.of(rebuild(told["model"], folder / "model", None), told["settings"])
     if told["kind"] == "python":
         return Python(target=told["target"], arguments=told["arguments"]).create(BuildContext(0, {}))
     raise LimbeckError(

@@ -1,6 +1,6 @@
 """Gates: which examples a term learns from, and how much."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -12,6 +12,24 @@ from limbeck.losses.responses import entropy, kl_divergence
 from limbeck.signals.capture import Signals
 
 _Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Gating(Protocol):
+    """Which examples a term learns from, and how much. It reads logits, under whatever names."""
+
+    @property
+    def student(self) -> frozenset[str]:
+        """What it reads of the student."""
+        ...
+
+    @property
+    def teacher(self) -> frozenset[str]:
+        """What it reads of the teacher."""
+        ...
+
+    def weights(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """One weight an example in 0..1, [B], detached."""
+        ...
 
 
 class Gate(Config):

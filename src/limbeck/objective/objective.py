@@ -12,7 +12,7 @@ from limbeck.data.tasks import CLASSES
 from limbeck.errors import SignalError
 from limbeck.losses.storages import carrier
 from limbeck.objective.evaluate import aligned
-from limbeck.objective.gates import Kept
+from limbeck.objective.gates import Gating, Kept
 from limbeck.objective.grain import Grain, counted, counted_as, grain
 from limbeck.objective.large import passed
 from limbeck.objective.means import Mean, Seen, mean_of
@@ -125,7 +125,7 @@ class Objective(nn.Module):
                     (self.balances, term.weight.build()),
                     (
                         self.kept,
-                        Kept((ours if "logits" in ours else theirs)["logits"].shape[-1]) if term.gate else None,
+                        Kept(_gated(term.gate, ours, theirs)) if term.gate else None,
                     ),
                 )
                 for home, part in made:
@@ -251,6 +251,12 @@ class Objective(nn.Module):
                 home.clear()
             self._built = False
             raise SignalError("This objective trains a projector: call objective.build(...) before the optimiser.")
+
+
+def _gated(gate: Gating, student: Signals, teacher: Signals) -> int:
+    """How many classes the logits have that a gate reads."""
+    read = [student[name] for name in gate.student] + [teacher[name] for name in gate.teacher]
+    return read[0].shape[-1]
 
 
 def _logits(signals: Signals) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from limbeck.data.task import Gives
 from limbeck.losses.divergences import Divergence
 from limbeck.losses.storages import Storage
 from limbeck.objective.balance import Weight
-from limbeck.objective.gates import Gate, GateField
+from limbeck.objective.gates import GateField, Gating
 from limbeck.objective.schedules import Fixed, Place, Schedule
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Offer
@@ -130,11 +130,30 @@ class Term(Protocol):
     row for each.
     """
 
-    about: ClassVar[About]
-    looks_at: ClassVar[str]
-    scope: ClassVar[Scope]
-    zero_at_match: ClassVar[bool]
-    whole: ClassVar[bool]
+    @property
+    def about(self) -> About:
+        """What a reader chooses it by."""
+        ...
+
+    @property
+    def looks_at(self) -> str:
+        """What it reads, in words."""
+        ...
+
+    @property
+    def scope(self) -> Scope:
+        """What one value stands for."""
+        ...
+
+    @property
+    def zero_at_match(self) -> bool:
+        """See above."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """See above."""
+        ...
 
     @property
     def mask(self) -> str:
@@ -157,7 +176,7 @@ class Term(Protocol):
         ...
 
     @property
-    def gate(self) -> Gate | None:
+    def gate(self) -> Gating | None:
         """Which examples it learns from; None: all."""
         ...
 

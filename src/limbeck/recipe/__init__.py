@@ -12,9 +12,12 @@ from limbeck.objective import Labels, SoftTargets, Terms
 from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.assistants import Assistants
 from limbeck.regimes.born_again import BornAgain
+from limbeck.regimes.deep_to_shallow import DeepToShallow
 from limbeck.regimes.ema import Ema
+from limbeck.regimes.mutual import Mutual
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.on_policy import OnPolicy
+from limbeck.regimes.regime import Teaching
 from limbeck.regimes.sequence_level import SequenceLevel
 from limbeck.regimes.snapshot import Snapshot
 from limbeck.regimes.staged import Staged
@@ -23,10 +26,12 @@ from limbeck.training.settings import Training
 
 if TYPE_CHECKING:
     ModelChoice = Spec
-    Regimes = Offline | Assistants | BornAgain | Ema | OnPolicy | SequenceLevel | Snapshot | Staged | Theseus
+    Regimes = Teaching
 else:
     ModelChoice = ModelSpec
-    Regimes = choice(Offline, Assistants, BornAgain, Ema, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus)
+    Regimes = choice(
+        Offline, Assistants, BornAgain, DeepToShallow, Ema, Mutual, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus
+    )
 
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"

@@ -4,21 +4,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from limbeck.config import Config
-from limbeck.data.asked import asked
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
 from limbeck.models.sized import between
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.pupils import arms_beside, demand_answers
+from limbeck.regimes.pupils import answers_of, arms_beside, demand_answers
 from limbeck.regimes.regime import Regime, make, train
-from limbeck.signals.capture import show
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
 from limbeck.training.settings import Training
@@ -119,12 +115,6 @@ class Assistants(Config):
 
 def pays(before: Trained, after: Trained, validation: Examples, device: str) -> bool:
     """Whether the later student does better on the examples of validation, by more than a standard error of the difference."""
-    gain = _scores(after, validation, device) - _scores(before, validation, device)
+    task = validation.task
+    gain = task.scores(answers_of(after, validation, device)) - task.scores(answers_of(before, validation, device))
     return bool(gain.mean() > gain.std() / len(gain) ** 0.5 + _ROUNDING)
-
-
-def _scores(trained: Trained, examples: Examples, device: str) -> Tensor:
-    module = trained.module().to(device)
-    with torch.no_grad():
-        found = asked(lambda batch: show(module, batch.columns("student"))["logits"], examples, device)
-    return examples.task.scores(found)

@@ -1,15 +1,25 @@
 """Students that teach."""
 
+from typing import Final
+
+from limbeck.data.asked import asked
+from limbeck.data.examples import Examples
+from limbeck.data.task import Answered
 from limbeck.errors import LimbeckError
 from limbeck.models.identity import of_module
+from limbeck.objective.suits import demand_suited
 from limbeck.regimes.budget import Arm, at_whole_budget, earlier
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime, Teaching, train
+from limbeck.signals.capture import show
 from limbeck.signals.perturbed import is_logits
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.workshop import Trained
+
+PART: Final = "part: "
+"""How the names of metrics begin that are of a part of a student."""
 
 
 def demand_answers(plan: Plan, regime: str) -> None:
@@ -44,6 +54,41 @@ def demand_alone(plan: Plan, regime: str) -> None:
         raise LimbeckError(
             f"In the regime {regime!r} nothing is learnt from a teacher by this objective: add soft-targets, say."
         )
+
+
+def demand_apart(plan: Plan, regime: str, layers: bool = False) -> None:
+    """Refuses what one part of a student cannot tell another. ``layers``: whether terms may read layers.
+
+    Raises:
+        LimbeckError: the task has several answers an example, or a term reads more than it may.
+        SignalError: the task has nothing that a term compares.
+    """
+    task = plan.splits.task
+    if not task.single or task.gives not in ("choices", "numbers"):
+        raise LimbeckError(
+            f"In the regime {regime!r} parts of the student compare their answers, one to an example, and in the task "
+            f"{task.name!r} an example has several: choose another regime."
+        )
+    for term in plan.terms:
+        demand_suited(term.name, term, task)
+        reads = term.needs().student | term.needs().teacher
+        if (others := sorted(reads - {"logits"})) and not layers:
+            raise LimbeckError(
+                f"In the regime {regime!r} parts of the student compare their answers, and the term {term.name!r} reads "
+                f"{others[0]!r}: compare logits."
+            )
+
+
+def metrics_of(trained: Trained, examples: Examples, device: str, signal: str = "logits") -> dict[str, float]:
+    """The task's measure and the mean of its costs on examples as they are. ``signal``: what stands for the logits."""
+    found, task = answers_of(trained, examples, device, signal), examples.task
+    return {task.measure: float(task.scores(found).mean()), task.cost: float(task.costs(found).mean())}
+
+
+def answers_of(trained: Trained, examples: Examples, device: str, signal: str = "logits") -> Answered:
+    """What a trained student answers to examples as they are. ``signal``: what stands for the logits."""
+    module = trained.module().to(device)
+    return asked(lambda batch: show(module, batch.columns("student"), {signal})[signal], examples, device)
 
 
 def untrained(plan: Plan) -> Teacher:

@@ -42,7 +42,7 @@ def remembered(arm: Regime[Trained]) -> Regime[Trained]:
             step = arm.send(answer)
         except StopIteration as end:
             last: Trained = end.value
-            return replace(last, before=tuple(one for one in before if one.key != last.key))
+            return replace(last, before=tuple(one for one in before if one.weights != last.weights))  # it may be a part
         answer = yield step
         if isinstance(answer, Trained):
             before.append(answer)

@@ -129,7 +129,7 @@ def conduct(
         state.wait_for_everyone()
     best = max(trained["distilled"], key=lambda one: rank(experiment.splits.task, one.metrics))
     reader = experiment.splits.reader
-    student = load_student(out / runs.STUDENT, module=best.start.module(), reader=reader)
+    student = load_student(out / runs.STUDENT, module=best.untrained(), reader=reader)
     return Result(out, Evidence.read(out), Delivered.of(student, out))
 
 

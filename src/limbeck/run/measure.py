@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.advice.preflight import answers_by
+from limbeck.config import digest
 from limbeck.data.asked import asked
 from limbeck.data.batch import NO_LABEL, SUPERVISED
 from limbeck.data.examples import Examples
@@ -22,9 +23,11 @@ from limbeck.evidence.weigh import ArmResult, ArmResults
 from limbeck.losses.divergences import ForwardKl
 from limbeck.losses.storages import stored
 from limbeck.models.adapters import merged
+from limbeck.models.identity import architecture
 from limbeck.objective.evaluate import distances
 from limbeck.regimes.budget import EQUAL_COMPUTE, Compute
 from limbeck.regimes.plan import Plan
+from limbeck.regimes.pupils import PART
 from limbeck.run.experiment import Experiment
 from limbeck.run.preflight import paired
 from limbeck.signals.capture import show
@@ -32,6 +35,7 @@ from limbeck.teachers.teacher import Teacher
 from limbeck.training.workshop import Trained
 
 _BULK = 64
+_SINGLE = 32  # rows that are timed one by one, in turns
 
 
 def answers_of(module: nn.Module, examples: Examples, side: str, device: str) -> Answered:
@@ -154,14 +158,15 @@ def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -
 
     def placed(module: nn.Module, side: str) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
         columns = few.columns(side)
-        return module, {name: value[:1] for name, value in columns.items()}, columns
+        return module, {name: value[:_SINGLE] for name, value in columns.items()}, columns
 
-    models = {"distilled": placed(students["distilled"], "student")}
+    kinds = {name: digest(architecture(module)) for name, module in students.items()}
+    kinds = {name: next(one for one in reversed(kinds) if kinds[one] == kind) for name, kind in kinds.items()}
+    models = {name: placed(students[name], "student") for name in dict.fromkeys(kinds.values())}
     if plan.teacher and plan.teacher.module is not None:
         models["teacher"] = placed(plan.teacher.module, "teacher")
     costs = compare_efficiency(models, device=plan.device)
-    # the other arms are the same architecture: what the student costs is measured once
-    return costs | dict.fromkeys(students, costs["distilled"])
+    return costs | {name: costs[like] for name, like in kinds.items()}  # what is built alike costs the same
 
 
 def curve(trained: Trained) -> list[dict[str, Any]]:
@@ -234,6 +239,10 @@ def notes(
             f"Other trainings belong to the distilled student's; of the first seed, by their {measure.name} on validation: "
             f"{each}; the student itself {last}."
         )
+    if parts := {name: value for name, value in trained["distilled"][0].metrics.items() if name.startswith(PART)}:
+        measure = Measure.of(splits.task)
+        each = ", ".join(f"{name.removeprefix(PART)} {measure.value(value)}" for name, value in parts.items())
+        told.append(f"Parts of the distilled student of the first seed, by their {measure.name} on validation: {each}.")
     if compute is not None:
         told.append(_computed(compute, EQUAL_COMPUTE in trained))
     if len(splits.train.labelled()) < experiment.training.batch_size:

@@ -12,7 +12,7 @@ from limbeck.advice.preflight import Dry, check_labels, dry_run
 from limbeck.errors import PreflightError
 from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.evidence.tables import compute as flop
-from limbeck.models.identity import of_module
+from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
 from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
 from limbeck.regimes.plan import Plan
@@ -132,7 +132,7 @@ def _budget(
             f"{len(splits.train):,} training rows, {labelled:,} with label; {len(splits.validation):,} validation, "
             f"{len(splits.test):,} test; " + (f"{len(splits.classes)} {task.outputs}" if task.outputs else task.name),
         ),
-        ("student", f"{dry.parameters:,} parameters" + (f", the teacher {teaching.parameters:,}" if teaching else "")),
+        ("student", _sizes(parameters(plan.start.module()), dry.parameters, teaching)),
         *agreement(experiment, plan.device),
         *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
         *([("stages", _stages(tried))] if before else []),
@@ -223,6 +223,12 @@ def _stages(tried: Sequence[tuple[Stage, Dry]]) -> str:
 
 def _bare(stage: Stage) -> str:
     return stage.name.rpartition(", seed")[0]
+
+
+def _sizes(student: int, trained: int, teaching: Dry | None) -> str:
+    """What is delivered, what is trained for it, and who teaches, in parameters."""
+    told = f"{student:,} parameters" + (f", {trained:,} while it is trained" if trained != student else "")
+    return told + (f", the teacher {teaching.parameters:,}" if teaching else "")
 
 
 def _looks(training: Training) -> int:

@@ -106,7 +106,7 @@ class Bench:
 
     def _walk(self, recipe: Recipe, plan: Plan, watch: Watch) -> Trained:
         journal = digest([recipe.hash, plan.training, plan.seed])[:16]
-        regime = recipe.regime.distilled(plan)
+        regime = recipe.regime.arms(plan)["distilled"](plan)
         try:
             return walk(regime, Workshop(home(), watch), self._out / "journal" / f"{journal}.json")
         finally:

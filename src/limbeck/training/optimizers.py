@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
 from limbeck.objective.term import Owned
+from limbeck.signals.capture import bare
 from limbeck.training.pieces import whole
 from limbeck.training.settings import AdamW, Sgd, Training
 
@@ -18,9 +19,12 @@ def groups(
     """Parameter groups: the student's, and those of each part of the objective, with and without weight decay.
 
     Vectors (biases, normalisation weights) are not decayed. ``clip`` names the group that a parameter is clipped with,
-    ``factor`` is what the learning rate is multiplied with.
+    ``factor`` is what the learning rate is multiplied with. A student may say in ``clipped_apart`` of which modules it wholly
+    consists, so that each is clipped as if it were alone.
     """
-    found = _split(student, "student", weight_decay, {"factor": 1.0})
+    apart = getattr(bare(student), "clipped_apart", ())
+    pieces = {f"student {path}": bare(student).get_submodule(path) for path in apart} or {"student": student}
+    found = [group for name, one in pieces.items() for group in _split(one, name, weight_decay, {"factor": 1.0})]
     for name, part, owned in parts:
         decay = weight_decay if owned.weight_decay is None else owned.weight_decay
         own: dict[str, object] = {"factor": owned.rate}

@@ -4,9 +4,9 @@ import json
 import logging
 import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import safetensors.torch
 from accelerate import PartialState
@@ -29,7 +29,8 @@ class Trained:
     """What a stage gave; the weights stay on the disk until they are asked for.
 
     ``metrics``: validation metrics of the delivered weights. ``points``: the learning curve. ``reused``: it was trained
-    before, by this run or another. ``before``: the trainings of the same arm that came before it, in order.
+    before, by this run or another. ``before``: the trainings of the same arm that came before it, in order. ``path``: of the
+    module that is meant, where that is a part of what was trained.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Trained:
     seconds: float
     reused: bool
     before: "tuple[Trained, ...]" = field(default=(), repr=False)
+    path: str = ""
 
     @property
     def whole_seconds(self) -> float:
@@ -52,7 +54,16 @@ class Trained:
         """The trained model, in evaluation mode."""
         module = self.start.module()
         module.load_state_dict(safetensors.torch.load_file(self.weights))
-        return module.eval()
+        return module.get_submodule(self.path).eval()
+
+    def untrained(self) -> nn.Module:
+        """One like it, as it was before."""
+        return self.start.module().get_submodule(self.path)
+
+    def part(self, path: str) -> Self:
+        """One of its modules in its place; curve and metrics stay those of the whole."""
+        key, fingerprint = digest([self.key, path]), digest([self.fingerprint, path])
+        return replace(self, path=f"{self.path}.{path}".strip("."), key=key, fingerprint=fingerprint)
 
     def as_teacher(self, asking: Asking | None = None) -> LocalTeacher:
         """A frozen copy that teaches, run as ``asking`` says."""
