@@ -90,9 +90,10 @@ def compared(evidence: Evidence) -> str:
         learnt = f" on {data.train:,} examples"
         if data.labelled is not None:
             learnt += " (all labelled)" if data.labelled == data.train else f" ({data.labelled:,} labelled)"
-    against = "the same student without a teacher" if arms.control else "nothing, for there is no control"
+    taught, alone = ("with a teacher", "without a teacher") if about(evidence) == "the teacher" else ("taught so", "not taught")
+    against = f"the same student {alone}" if arms.control else "nothing, for there is no control"
     return (
-        f"A student with a teacher against {against}, each trained {times}{learnt}, "
+        f"A student {taught} against {against}, each trained {times}{learnt}, "
         f"judged on the same {data.test:,} test examples{f' of {data.classes:,} {data.outputs}' if data.outputs else ''}."
     )
 
