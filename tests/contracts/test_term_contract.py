@@ -38,6 +38,7 @@ LEAST = {
     "dist": [{}],
     "nkd": [{}],
     "wsld": [{}],
+    "confidence": [{"alpha": 0.6}, {"alpha": 0.75, "keep-prior": False, "temperature": 2}],
     "perturbed": [{}, {"epsilon": 0.5, "temperature": {"schedule": "by-difficulty", "easy": 2, "hard": 5}}],
     "divergence": [
         {},

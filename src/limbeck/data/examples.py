@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.config import digest
-from limbeck.data.batch import ALIKE, CLASS, DECODED, DOMAIN, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.data.batch import ALIKE, CLASS, DECODED, DOMAIN, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 
@@ -151,6 +151,12 @@ class Examples:
     def labelled(self) -> Self:
         """Only the rows whose label may be seen."""
         return replace(self, rows=self.rows[self.supervised[self.rows]])
+
+    def revealed(self) -> Self:
+        """The same rows, every one supervised whose label is known, hidden or not: a yardstick, which nothing may learn from."""
+        supervised = self.supervised.clone()
+        supervised[self.rows] |= self.task.strata(self.labels)[self.rows] != NO_LABEL
+        return replace(self, supervised=supervised)
 
     def relabelled(self, labels: Tensor) -> Self:
         """The same rows, every one supervised, with other labels (int64 [len(table)]): pseudo-labels."""

@@ -90,8 +90,10 @@ def gap_closed(
     resamples: int = RESAMPLES,
     seed: int = 0,
     bounded: bool = True,
+    names: tuple[str, str] = ("teacher", "control"),
 ) -> GapClosed:
-    """The share of the way from control [S, N] to teacher [1, N] that the distilled student [S, N] has come.
+    """The share of the way from control [S, N] to teacher [1, N] that the distilled student [S, N] has come; or from any arm to
+    another, ``names`` being the upper and the lower end. Either end may be of one run.
 
     The interval draws seeds and examples, each with replacement (Owen, 2007, "pigeonhole bootstrap"). Where few examples
     tell distilled from control, it is at least as wide as their exact bound as a share of the gap.
@@ -99,16 +101,22 @@ def gap_closed(
     ahead = item_bootstrap(teacher, control, resamples, seed, bounded)
     if ahead.ci95[0] <= 0:
         worse = ahead.ci95[1] < 0
-        reason = "the teacher is worse than the control" if worse else "teacher and control are not measurably apart"
+        reason = (
+            f"the {names[0]} is worse than the {names[1]}"
+            if worse
+            else f"{' and '.join(names)} are not measurably apart"
+        )
         return GapClosed(value=None, ci95=None, reason=reason)
     value = float((distilled.mean() - control.mean()) / (teacher.mean() - control.mean()))
-    seeds = len(control)
-    columns = np.concatenate([teacher, control, distilled]).T
-    draws = resample(columns, resamples, seed)
+    seeds = len(distilled)
+    sides = np.cumsum([0, len(teacher), len(control), seeds])
+    draws = resample(np.concatenate([teacher, control, distilled]).T, resamples, seed)
     chosen = np.random.default_rng(seed + 1).multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    of_control = (draws[:, 1 : 1 + seeds] * chosen).sum(1)
-    of_distilled = (draws[:, 1 + seeds :] * chosen).sum(1)
-    gap = draws[:, 0] - of_control
+    of_teacher, of_control, of_distilled = (
+        draws[:, first] if last - first == 1 else (draws[:, first:last] * chosen).sum(1)
+        for first, last in pairwise(sides)
+    )
+    gap = of_teacher - of_control
     if (gap <= 0).mean() > 0.025:
         return GapClosed(value=value, ci95=None, reason="the gap is too small for an interval of its share")
     gained = of_distilled - of_control

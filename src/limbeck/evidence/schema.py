@@ -21,6 +21,7 @@ ArmName = Literal[
     "control",
     "final_stage",
     "equal_compute",
+    "ceiling",
     "pseudo_labels",
     "soft_targets",
     "off_policy",
@@ -150,6 +151,8 @@ class Arms(Record):
     """The control trained for as many steps as the last training of the distilled student alone, where it has several."""
     equal_compute: Arm | None = None
     """The control trained for as many steps as take the compute of the distilled student's training."""
+    ceiling: Arm | None = None
+    """The control trained on the labels too that are hidden from every other student."""
     pseudo_labels: Arm | None = None
     """Trained on the teacher's hard answers instead of its probabilities."""
     soft_targets: Arm | None = None
@@ -213,10 +216,10 @@ class Matched(Record):
 
 
 class GapClosed(Record):
-    """(distilled - control) / (teacher - control)."""
+    """The share of the way from one arm to a better one that the distilled student has come."""
 
     value: float | None
-    """Null where the teacher is not measurably better than the control."""
+    """Null where the one is not measurably better than the other."""
     ci95: Range | None
     """Percentile interval from resampling seeds and test examples together; with one seed, test examples alone."""
     reason: str | None = None
@@ -378,6 +381,10 @@ class Evidence(Record):
     """The same against a control at equal compute; null without one."""
     mcnemar: tuple[McNemar, ...] = ()
     gap_closed: GapClosed | None = None
+    """(distilled - control) / (teacher - control)."""
+    gap_recovered: GapClosed | None = None
+    """(distilled - teacher) / (ceiling - teacher), of a student that is to outdo its teacher: the performance gap recovered
+    (Burns et al. 2023, arXiv:2312.09390). Null without a ceiling."""
     keeps: Keeps | None = None
     fidelity: dict[str, Fidelity] = Field(default_factory=dict)
     """By arm: ``distilled``, and ``control`` for comparison."""

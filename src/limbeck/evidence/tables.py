@@ -13,6 +13,7 @@ NAMES = {
     "control": "Control",
     "final_stage": "Control, last training",
     "equal_compute": "Control, equal compute",
+    "ceiling": "Control, all labels",
     "pseudo_labels": "Pseudo-labels",
     "soft_targets": "Soft targets",
     "off_policy": "Off-policy",
@@ -114,30 +115,33 @@ def tiles(evidence: Evidence) -> list[dict[str, str]]:
         else:
             more = f"surely more than {below}" if kept.ci95[1] < -kept.margin else f"perhaps more than {below}"
         add(f"Teacher's {measure.name} kept", percent(kept.ratio), more)
-    closed = evidence.gap_closed
-    if closed:
-        if closed.value is None:
-            add("Gap to the teacher closed", "–", closed.reason or "")
-        else:
+    gaps = {"Gap to the teacher closed": evidence.gap_closed, "Gap to all labels recovered": evidence.gap_recovered}
+    for title, gap in gaps.items():
+        if gap is not None and gap.value is None:
+            add(title, "–", gap.reason or "")
+        elif gap is not None and gap.value is not None:
             between = (
-                f"95\N{NO-BREAK SPACE}% interval {_share(closed.ci95[0])} to {_share(closed.ci95[1])}"
-                if closed.ci95
-                else closed.reason or ""
+                f"95\N{NO-BREAK SPACE}% interval {_share(gap.ci95[0])} to {_share(gap.ci95[1])}"
+                if gap.ci95
+                else gap.reason or ""
             )
-            add("Gap to the teacher closed", _share(closed.value), between)
+            add(title, _share(gap.value), between)
     student, teacher = evidence.arms.distilled.efficiency, evidence.arms.teacher and evidence.arms.teacher.efficiency
     if student and teacher:
         if student.parameters:
             ratio = teacher.parameters / student.parameters
-            add("Smaller", f"{short(ratio)}×", f"{student.parameters:,} parameters, {size(student.bytes_on_disk)}")
-        if student.latency and teacher.latency and student.latency.p50_ms:
+            more = f"{student.parameters:,} parameters, {size(student.bytes_on_disk)}"
+            add(*_times(ratio, "Smaller", "Larger"), more)
+        if student.latency and teacher.latency and student.latency.p50_ms and teacher.latency.p50_ms:
             ratio = teacher.latency.p50_ms / student.latency.p50_ms
-            add(
-                "Faster",
-                f"{short(ratio)}×",
-                f"{short(student.latency.p50_ms)} ms for one example on {_device(student.device)}",
-            )
+            more = f"{short(student.latency.p50_ms)} ms for one example on {_device(student.device)}"
+            add(*_times(ratio, "Faster", "Slower"), more)
     return found
+
+
+def _times(ratio: float, more: str, less: str) -> tuple[str, str]:
+    """A ratio above 1, and what it is called."""
+    return (more, f"{short(ratio)}×") if ratio >= 1 else (less, f"{short(1 / ratio)}×")
 
 
 def _share(value: float) -> str:

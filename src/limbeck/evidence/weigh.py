@@ -78,6 +78,7 @@ class ArmResults:
     control: ArmResult | None = None
     final_stage: ArmResult | None = None
     equal_compute: ArmResult | None = None
+    ceiling: ArmResult | None = None
     pseudo_labels: ArmResult | None = None
     soft_targets: ArmResult | None = None
     off_policy: ArmResult | None = None
@@ -173,6 +174,11 @@ def weigh(
         )
     students = np.stack(list(scores["distilled"].values()))
     about = who(provenance, "teacher" in scores)
+    recovered = None
+    if "ceiling" in scores and teacher is not None:
+        ceiling, distilled = paired(scores["ceiling"], scores["distilled"])
+        names = ("student with all labels", "teacher")
+        recovered = gap_closed(ceiling, teacher, distilled, resamples, seed, bounded, names)
     verdict, advised = decide(gap, items, smallest_effect), advice(gap, items, smallest_effect, exam.measure)
     if untaught := _untaught(exam, scores):
         remarks.append(untaught)
@@ -189,6 +195,7 @@ def weigh(
         at_equal_compute=matched,
         mcnemar=tests,
         gap_closed=closed,
+        gap_recovered=recovered,
         keeps=keeps(teacher, students, margin, resamples, seed, bounded) if teacher is not None else None,
         fidelity=_fidelity(arms, exam),
         samples=samples,

@@ -5,6 +5,7 @@ A loss that only exists over a batch gives a scalar.
 
 from limbeck.losses.adversarial import discriminator_loss, generator_loss
 from limbeck.losses.attention import attention_kl, attention_mse, minilm_relation
+from limbeck.losses.confidence import confidence, hardened
 from limbeck.losses.contrastive import contrastive, crd
 from limbeck.losses.correlation import dist, standardize_logits
 from limbeck.losses.crossed import (
@@ -59,6 +60,7 @@ __all__ = [
     "channel_wise",
     "chunk_log_likelihoods",
     "chunk_mask",
+    "confidence",
     "continuous_jensen_shannon",
     "contrastive",
     "correlation_congruence",
@@ -73,6 +75,7 @@ __all__ = [
     "fsp",
     "generator_loss",
     "gram",
+    "hardened",
     "hint",
     "jacobian",
     "jensen_shannon",

@@ -93,7 +93,7 @@ def take_layers(donor: nn.Module, layers: tuple[int, ...], at: str | None = None
         what = f"There are no layers {wrong}" if wrong else f"Each layer once, and at least one, not {list(layers)}"
         raise LimbeckError(f"{what}: {type(donor).__name__} has the layers 0 to {len(stack) - 1} at {path!r}.")
     if hasattr(getattr(donor, "config", None), "num_hidden_layers"):
-        return _fewer_of_transformers(donor, path, layers)
+        return arranged(donor, path, layers)
     module = copy.deepcopy(donor)
     chosen = [_stack(module, path)[index] for index in layers]
     parent, _, name = path.rpartition(".")
@@ -133,7 +133,12 @@ def _stack(module: nn.Module, path: str) -> Any:
     return known[path]
 
 
-def _fewer_of_transformers(donor: nn.Module, path: str, layers: tuple[int, ...]) -> nn.Module:
+def arranged(donor: nn.Module, path: str, layers: tuple[int, ...]) -> nn.Module:
+    """A transformers model with the ``layers`` of ``donor`` at ``path``, in this order; one may come again.
+
+    Raises:
+        LimbeckError: its config does not say how many layers there are.
+    """
     # Built anew, not cut: a layer of such a model may know its own index.
     config, count = copy.deepcopy(config_of(donor, "'layers'")), len(_stack(donor, path))
     setattr(config, _count_of(donor, path, count), len(layers))
@@ -141,15 +146,11 @@ def _fewer_of_transformers(donor: nn.Module, path: str, layers: tuple[int, ...])
         if "layer" in name and isinstance(value, list) and len(value) == count:  # what each of them is
             setattr(config, name, [value[index] for index in layers])
     demand_readable(donor, config)
-    place = {f"{path}.{index}.": f"{path}.{new}." for new, index in enumerate(layers)}
-    named = {}
-    for name, value in donor.state_dict().items():
-        if not name.startswith(path + "."):
-            named[name] = value
-            continue
-        old = f"{path}.{name[len(path) + 1 :].partition('.')[0]}."
-        if old in place:
-            named[place[old] + name[len(old) :]] = value
+    own = donor.state_dict()
+    named = {name: value for name, value in own.items() if not name.startswith(path + ".")}
+    for new, old in enumerate(layers):
+        before = f"{path}.{old}."
+        named |= {f"{path}.{new}.{name[len(before) :]}": own[name] for name in own if name.startswith(before)}
     return remade(donor, config, named)
 
 

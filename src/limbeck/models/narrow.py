@@ -57,9 +57,9 @@ def narrow(
     new = resized(donor, sizes, hidden, heads, intermediate or sizes.inner)
     demand_readable(donor, new)
     rows = {name: value[:2] for name, value in (columns or getattr(donor, "dummy_inputs", {})).items()}
-    axes = _proven(donor, axes_of(donor, rows, inner_alone), rows)
+    axes = proven(donor, axes_of(donor, rows, inner_alone), rows)
     count = {HIDDEN: hidden, HEADS: heads // sizes.shared, INNER: intermediate or sizes.inner}
-    kept = {group: _most(worth, count[_kind(group)]) for group, worth in importance(donor, axes, columns).items()}
+    kept = {group: _most(worth, count[kind_of(group)]) for group, worth in importance(donor, axes, columns).items()}
     return remade(donor, new, _cut(donor, axes, kept))
 
 
@@ -115,25 +115,25 @@ def _cut(donor: nn.Module, axes: Axes, kept: Mapping[str, Tensor]) -> dict[str, 
     """The donor's tensors with only the ``kept`` units of each group."""
     named: dict[str, Tensor] = dict(donor.state_dict())
     readers = {f"{path}.weight": reads for path, _, reads, _ in _readers(donor, axes)}
-    tied = _tied(donor, readers)
+    shared = tied(donor, readers)
     for name, own in axes.items():
         for index, axis in own.items():
             before = named[name].shape[index]
             places = axis.of(kept[axis.group], before)
             named[name] = named[name].index_select(index, places)
-            if readers.get(name) == index and name not in tied and before != len(places):
+            if readers.get(name) == index and name not in shared and before != len(places):
                 named[name] = named[name] * (before / len(places)) ** 0.5
     return named
 
 
-def _tied(donor: nn.Module, readers: Mapping[str, int]) -> set[str]:
-    """Of the weights that read those that are something else as well, such as the table of tokens."""
+def tied(donor: nn.Module, readers: Mapping[str, int]) -> set[str]:
+    """Of the weights that read, ``readers``, those that are something else as well, such as the table of tokens."""
     own = donor.state_dict(keep_vars=True)
     others = {id(value) for name, value in own.items() if name not in readers}
     return {name for name in readers if id(own[name]) in others}
 
 
-def _proven(donor: nn.Module, axes: Axes, columns: Mapping[str, Tensor]) -> Axes:
+def proven(donor: nn.Module, axes: Axes, columns: Mapping[str, Tensor]) -> Axes:
     """The axes in the one reading of maps that give several things under which units can change places.
 
     Raises:
@@ -141,7 +141,7 @@ def _proven(donor: nn.Module, axes: Axes, columns: Mapping[str, Tensor]) -> Axes
     """
     readings = [axes]
     for kind in (HEADS, INNER):
-        if any(len(axis.widths) > 1 and _kind(axis.group) == kind for own in axes.values() for axis in own.values()):
+        if any(len(axis.widths) > 1 and kind_of(axis.group) == kind for own in axes.values() for axis in own.values()):
             readings += [woven(one, kind) for one in readings]
     for one in readings:
         if _holds(donor, one, columns):
@@ -186,7 +186,8 @@ def _readers(donor: nn.Module, axes: Axes) -> Iterator[tuple[str, nn.Module, int
             yield path, part, reads, axis
 
 
-def _kind(group: str) -> str:
+def kind_of(group: str) -> str:
+    """What a group is of: residual channels, heads, or neurons."""
     return group.partition(" ")[0]
 
 

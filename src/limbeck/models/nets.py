@@ -1,12 +1,14 @@
 """Small networks for bundled recipes, written to be read. Each keeps its ``settings``: what builds it again."""
 
 from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.errors import LimbeckError
 from limbeck.models.mixer import MlpMixer
 
 
@@ -28,6 +30,18 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, classes]."""
         return self.head(self.blocks(x.flatten(1)))  # type: ignore[no-any-return]
+
+    def larger(self, wider: float, deeper: int) -> "Mlp":
+        """One with so many times the units and so many layers more at the end, which change nothing: what comes there is not
+        negative, and ReLU leaves that.
+        """
+        settings: Any = self.settings
+        hidden = tuple(ceil(wider * one) for one in settings["hidden"])
+        net = Mlp(settings["inputs"], hidden + hidden[-1:] * deeper, settings["dropout"], settings["classes"])
+        for block in list(net.blocks)[len(hidden) :]:
+            nn.init.eye_(block[0].weight)  # type: ignore[index]
+            nn.init.zeros_(block[0].bias)  # type: ignore[index]
+        return net
 
 
 class Conv(nn.Conv2d):
@@ -64,6 +78,20 @@ class SmallCnn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, classes]."""
         return self.head(self.blocks(x).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+    def larger(self, wider: float, deeper: int) -> "SmallCnn":
+        """One with so many times the channels.
+
+        Raises:
+            LimbeckError: it is to be deeper.
+        """
+        if deeper:
+            raise LimbeckError(
+                "A small-cnn cannot be made deeper and answer the same: each of its layers halves the image. Make it 'wider', or "
+                "take a small-resnet as the teacher."
+            )
+        settings = {**self.settings, "width": ceil(wider * self.settings["width"])}
+        return SmallCnn(**settings)
 
 
 class ResidualBlock(nn.Module):
@@ -114,6 +142,18 @@ class SmallResnet(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+    def larger(self, wider: float, deeper: int) -> "SmallResnet":
+        """One with so many times the channels and so many blocks more at the end of each stage, which change nothing: beside the
+        shortcut they add zero, and what comes there is not negative.
+        """
+        depth = self.settings["depth"]
+        settings = {**self.settings, "width": ceil(wider * self.settings["width"]), "depth": depth + deeper}
+        net = SmallResnet(**settings)
+        for stage in net.stages:
+            for block in list(stage)[depth:]:  # type: ignore[call-overload]
+                nn.init.zeros_(block.norm2.weight)
+        return net
 
 
 NETS: dict[str, type[nn.Module]] = {

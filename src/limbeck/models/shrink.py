@@ -1,6 +1,5 @@
 """A student made out of its teacher: fewer layers, narrower ones, smaller embeddings, fewer tokens."""
 
-import copy
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -10,16 +9,14 @@ from torch import Tensor, nn
 from limbeck.config import Config
 from limbeck.data.tokenizers import TASK
 from limbeck.errors import LimbeckError
-from limbeck.models.adapters import merged
 from limbeck.models.depth import Choose, depth, important, stack_path, take_layers, which
-from limbeck.models.factorised import factorise, multiplied
+from limbeck.models.donor import copied, donor_of
+from limbeck.models.factorised import factorise
 from limbeck.models.influence import influence
 from limbeck.models.narrow import narrow
 from limbeck.models.pooled import first_texts
-from limbeck.models.remade import remade
 from limbeck.models.spec import BuildContext, Integers, Spec
 from limbeck.models.vocabulary import cut_vocabulary
-from limbeck.signals.capture import bare
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -87,9 +84,7 @@ class Shrunk(Spec):
         Raises:
             LimbeckError: there is no donor, it reads other tokens, or it cannot be made so small.
         """
-        if context.donor is None:
-            raise LimbeckError(f"The model {self.name!r} is made out of a trained model, but there is none here.")
-        module, sample = _copied(context.donor).eval(), first_texts(context.sample)
+        module, sample = copied(donor_of(context, self.name)).eval(), first_texts(context.sample)
         if self.vocabulary == "task":
             module = cut_vocabulary(module, _tokens(context), sample)
         elif context.donor_tokens is not None:
@@ -124,14 +119,6 @@ class Shrunk(Spec):
         if self.choose == "important":
             return important(layers, influence(module, sample, at))
         return which(layers, depth(module, at), self.choose)
-
-
-def _copied(donor: nn.Module) -> nn.Module:
-    """A copy on the CPU, without hooks and with a plain table of tokens, where that can be had."""
-    donor = multiplied(merged(bare(donor)))
-    if hasattr(getattr(donor, "config", None), "num_hidden_layers"):
-        return remade(donor, copy.deepcopy(donor.config), donor.state_dict())
-    return copy.deepcopy(donor).requires_grad_(True)
 
 
 def _tokens(context: BuildContext) -> Tensor:

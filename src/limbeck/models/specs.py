@@ -12,6 +12,7 @@ from limbeck.errors import LimbeckError
 from limbeck.models.causal import demand_causal, demand_decoder
 from limbeck.models.from_config import FromConfig
 from limbeck.models.given import Given
+from limbeck.models.grow import Grown
 from limbeck.models.huggingface import HuggingFace
 from limbeck.models.lora import Lora
 from limbeck.models.patches import MlpMixer, Vit
@@ -28,6 +29,7 @@ __all__ = [
     "BuildContext",
     "FromConfig",
     "Given",
+    "Grown",
     "HuggingFace",
     "Lora",
     "Mlp",
@@ -56,6 +58,7 @@ SPECS: tuple[type[Spec], ...] = (
     SmallTransformer,
     HuggingFace,
     Shrunk,
+    Grown,
     FromConfig,
     Lora,
     Python,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
 
 from limbeck.config import Config, choice
-from limbeck.objective.answers import Decoupled, Dist, Nkd, Wsld
+from limbeck.objective.answers import Confidence, Decoupled, Dist, Nkd, Wsld
 from limbeck.objective.attention import AttentionMaps, MiniLm
 from limbeck.objective.contrast import Adversarial, Contrastive, Crd
 from limbeck.objective.crossed import Alm, SharedVocabulary, Uld
@@ -31,7 +31,7 @@ from limbeck.objective.term import Needs, Scope, Term
 from limbeck.objective.vectors import MarginMse, Partners, untaught
 
 TERMS: tuple[type[Config], ...] = (
-    *(Labels, SoftTargets, Diverging, Decoupled, Dist, Nkd, Wsld, Perturbed),
+    *(Labels, SoftTargets, Diverging, Decoupled, Dist, Nkd, Wsld, Confidence, Perturbed),
     *(Uld, SharedVocabulary, Alm),
     *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, Jacobian),
     *(AttentionMaps, MiniLm),
@@ -50,6 +50,7 @@ __all__ = [
     "AttentionMaps",
     "AttentionTransfer",
     "ChannelWise",
+    "Confidence",
     "Contrastive",
     "CorrelationCongruence",
     "Cosine",

@@ -1,4 +1,4 @@
-"""Finer comparisons of both sides' logits: decoupled, correlated, normalised, weighted."""
+"""Finer comparisons of both sides' logits: decoupled, correlated, normalised, weighted, and with the student's own answers."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -9,8 +9,8 @@ from limbeck import losses
 from limbeck.data.batch import SUPERVISED, Batch
 from limbeck.objective.balance import Weight
 from limbeck.objective.pairs import Answers, classes_of
-from limbeck.objective.schedules import Fixed, Place
-from limbeck.objective.temperatures import Scheduled, Temperature
+from limbeck.objective.schedules import Fixed, Place, WarmUp
+from limbeck.objective.temperatures import Scheduled, Share, Temperature
 from limbeck.objective.term import About, Scope
 from limbeck.signals.capture import Signals
 
@@ -118,3 +118,30 @@ class Wsld(Answers):
         """See `limbeck.losses.wsld`."""
         ours, theirs = student["logits"], teacher["logits"]
         return losses.wsld(ours, theirs, classes_of(batch, self.name), self.temperature.of(place, theirs, part))
+
+
+class Confidence(Answers):
+    """The teacher's soft answers, and more and more the student's own hard ones (weak-to-strong, Burns et al. 2023)."""
+
+    about: ClassVar[About] = About(
+        "responses",
+        "Burns et al. 2023, arXiv:2312.09390",
+        "soft cross-entropy times T^2 and cross-entropy, mean over the batch",
+        "a student larger than its teacher, which is to trust itself where it is sure, and not to learn the teacher's mistakes",
+    )
+    scope: ClassVar[Scope] = "batch"
+    zero_at_match: ClassVar[bool] = False
+
+    name: Literal["confidence"] = "confidence"
+    alpha: Share = WarmUp(schedule="warm-up", value=0.5, share=0.2)
+    """The share of the student's own answers; the teacher's have the rest. In the paper it rises over the first fifth of the
+    training to 0.5, of the largest students to 0.75."""
+    keep_prior: bool = True
+    """Whether a batch has as many hard answers of each class as the teacher expects; if not, each is the student's likeliest."""
+    temperature: Scheduled = Fixed(value=1.0)
+    """T of the teacher's answers."""
+
+    def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
+        """See `limbeck.losses.confidence`."""
+        ours, theirs = student["logits"], teacher["logits"]
+        return losses.confidence(ours, theirs, self.alpha.at(place), self.temperature.at(place), self.keep_prior)

@@ -168,3 +168,14 @@ def positive(schedule: Any) -> Any:
     if not all(isfinite(value) and value > 0 for value in schedule.turns):
         raise ValueError("must be a finite number above 0")
     return schedule
+
+
+def share(schedule: Any) -> Any:
+    """A validator: every value of the schedule is from 0 to 1.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if max(non_negative(schedule).turns) > 1:
+        raise ValueError("must be from 0 to 1")
+    return schedule

@@ -1,4 +1,4 @@
-"""Temperatures: numbers, schedules, by the difficulty of an example, or learned."""
+"""Temperatures: numbers, schedules, by the difficulty of an example, or learned; and shares, from 0 to 1."""
 
 from math import cos, log, pi
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from limbeck.config import Config
 from limbeck.losses.responses import entropy
-from limbeck.objective.schedules import Cosine, Fixed, Linear, Place, Steps, WarmUp, number, positive
+from limbeck.objective.schedules import Cosine, Fixed, Linear, Place, Steps, WarmUp, number, positive, share
 
 
 class ByDifficulty(Config):
@@ -101,6 +101,7 @@ def reversed_gradient(value: Tensor, factor: float) -> Tensor:
 
 if TYPE_CHECKING:
     Scheduled = Fixed | Linear | Cosine | Steps | WarmUp
+    Share = Fixed | Linear | Cosine | Steps | WarmUp
     Temperature = Fixed | Linear | Cosine | Steps | WarmUp | ByDifficulty | Learned
 else:
     _Plain = Annotated[Fixed | Linear | Cosine | Steps | WarmUp, Discriminator("schedule")]
@@ -108,6 +109,8 @@ else:
         _Plain, BeforeValidator(number, json_schema_input_type=float | _Plain), AfterValidator(positive)
     ]
     """A temperature that is the same for all examples, and not trained."""
+    Share = Annotated[_Plain, BeforeValidator(number, json_schema_input_type=float | _Plain), AfterValidator(share)]
+    """A share of a whole, from 0 to 1."""
     _Any = Annotated[Fixed | Linear | Cosine | Steps | WarmUp | ByDifficulty | Learned, Discriminator("schedule")]
     Temperature = Annotated[
         _Any, BeforeValidator(number, json_schema_input_type=float | _Any), AfterValidator(positive)

@@ -1,4 +1,6 @@
-"""What a control is given as much of as the distilled student: steps of all its trainings, or of the last, or compute."""
+"""What a control is given as much of as the distilled student: steps of all its trainings, or of the last, or compute. And one
+that is given all labels.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +12,10 @@ from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 Arm: TypeAlias = Callable[[Plan], Regime[Trained]]
+Change: TypeAlias = Callable[[Stage], Stage]
 EQUAL_COMPUTE: Final = "equal_compute"
 FINAL_STAGE: Final = "final_stage"
+CEILING: Final = "ceiling"
 _CONTROL: Final = "control"
 
 
@@ -59,16 +63,33 @@ def at_whole_budget(arm: Arm, regime: Teaching) -> Arm:
 
 def at_final_stage(control: Arm, regime: Teaching) -> Arm:
     """A regime's control, trained for as long as the student's last training alone."""
-    return _changed(control, lambda plan: regime.stages(plan)[-1].training.total, "of the last training's steps")
+    return _changed(
+        control, lambda plan: _steps(regime.stages(plan)[-1].training.total), "of the last training's steps"
+    )
 
 
 def at_equal_compute(control: Arm, compute: Compute) -> Arm:
     """A regime's control, trained for as long as its steps cost what the distilled student's training costs."""
-    return _changed(control, lambda plan: compute.matched_steps, "at equal compute")
+    return _changed(control, lambda plan: _steps(compute.matched_steps), "at equal compute")
 
 
-def _changed(control: Arm, steps: Callable[[Plan], int], how: str) -> Arm:
-    """The control trained for so many steps, under a name of its own."""
+def at_ceiling(control: Arm) -> Arm:
+    """A regime's control that sees the labels which are hidden from every other student: what the data could teach at best."""
+
+    def revealed(plan: Plan) -> Change:
+        examples = plan.splits.train.revealed().labelled()
+        return lambda stage: replace(stage, examples=examples)
+
+    return _changed(control, revealed, "with all labels")
+
+
+def _steps(count: int) -> Change:
+    """A training of so many steps."""
+    return lambda stage: replace(stage, training=stage.training.model_copy(update={"steps": count, "epochs": None}))
+
+
+def _changed(control: Arm, changes: Callable[[Plan], Change], how: str) -> Arm:
+    """The control with each of its trainings changed, under a name of its own."""
 
     def arm(plan: Plan) -> Regime[Trained]:
         plan = yield from plan.taught()
@@ -79,10 +100,7 @@ def _changed(control: Arm, steps: Callable[[Plan], int], how: str) -> Arm:
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             if isinstance(step, Stage):
-                name = step.name.replace(_CONTROL, f"{_CONTROL} {how}", 1)
-                step = replace(
-                    step, name=name, training=step.training.model_copy(update={"steps": steps(plan), "epochs": None})
-                )
+                step = replace(changes(plan)(step), name=step.name.replace(_CONTROL, f"{_CONTROL} {how}", 1))
             answer = yield step
 
     return arm

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from limbeck.config import Config
 from limbeck.data.batch import WRITTEN
 from limbeck.errors import LimbeckError
-from limbeck.objective.schedules import Cosine, Fixed, Linear, Steps, WarmUp, non_negative, number
+from limbeck.objective.schedules import Fixed
+from limbeck.objective.temperatures import Share
 from limbeck.objective.term import Term
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.pen import TextPen
@@ -19,19 +20,6 @@ from limbeck.regimes.regime import Regime, train
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
-
-
-def _share(schedule: Any) -> Any:
-    if max(non_negative(schedule).turns) > 1:
-        raise ValueError("must be from 0 to 1")
-    return schedule
-
-
-if TYPE_CHECKING:
-    Share = Fixed | Linear | Cosine | Steps | WarmUp
-else:
-    _Plain = Annotated[Fixed | Linear | Cosine | Steps | WarmUp, Discriminator("schedule")]
-    Share = Annotated[_Plain, BeforeValidator(number, json_schema_input_type=float | _Plain), AfterValidator(_share)]
 
 
 class OnPolicy(Config):

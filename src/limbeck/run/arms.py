@@ -1,14 +1,16 @@
-"""The arms of an experiment: its regime's, and controls that are given as many steps of one training, or as much compute."""
+"""The arms of an experiment: its regime's, and controls of as many steps, of as much compute, or of all labels."""
 
 from dataclasses import replace
 
 from limbeck.advice.compute import step_cost
 from limbeck.errors import LimbeckError
 from limbeck.regimes.budget import (
+    CEILING,
     EQUAL_COMPUTE,
     FINAL_STAGE,
     Arm,
     Compute,
+    at_ceiling,
     at_equal_compute,
     at_final_stage,
     control_stage,
@@ -22,7 +24,11 @@ from limbeck.training.workshop import Trained
 
 
 def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict[str, Arm]:
-    """The arms by name, in the order in which they are trained; ``plan`` has its teacher."""
+    """The arms by name, in the order in which they are trained; ``plan`` has its teacher.
+
+    Raises:
+        LimbeckError: the recipe asks for one with all labels, and the others see all that there are.
+    """
     arms = experiment.regime.arms(plan)
     found: dict[str, Arm] = {}
     for name, arm in arms.items():
@@ -31,7 +37,20 @@ def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict
             found[FINAL_STAGE] = at_final_stage(arm, experiment.regime)
         if name == "control" and experiment.equal_compute and compute is not None:
             found[EQUAL_COMPUTE] = at_equal_compute(arm, compute)
+        if name == "control" and experiment.ceiling:
+            _demand_hidden(experiment)
+            found[CEILING] = at_ceiling(arm)
     return found
+
+
+def _demand_hidden(experiment: Experiment) -> None:
+    train = experiment.splits.train
+    if len(train.revealed().labelled()) == len(train.labelled()):
+        raise LimbeckError(
+            f"'evidence.ceiling' trains a student on labels that are hidden from the others, and none is: they see all "
+            f"{len(train.labelled()):,} labels that the {len(train):,} training rows have. Hide some (data.labelled), or leave "
+            "'ceiling' out."
+        )
 
 
 def remembered(arm: Regime[Trained]) -> Regime[Trained]:

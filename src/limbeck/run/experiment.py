@@ -63,6 +63,7 @@ class Experiment:
     smallest_effect: float = SMALLEST_EFFECT
     margin: float = 0.02
     equal_compute: bool = False
+    ceiling: bool = False
     samples: int = 32
     new_tokens: int = 48
     trackers: tuple[str, ...] = ()
@@ -173,6 +174,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             smallest_effect=recipe.evidence.smallest_effect,
             margin=recipe.evidence.margin,
             equal_compute=recipe.evidence.equal_compute,
+            ceiling=recipe.evidence.ceiling,
             samples=recipe.evidence.samples,
             new_tokens=recipe.evidence.new_tokens,
             trackers=recipe.trackers,

@@ -213,8 +213,8 @@ def notes(
             f"Every student saw the same {labelled:,} labels. {who} also "
             f"saw {every - labelled:,} training examples without their labels, through the teacher's answers; the control "
             "could not use them."
-            + " The attribution separates what the further data did from what the soft targets did."
-            * pseudo
+            + " The attribution separates what the further data did from what the soft targets did." * pseudo
+            + " The control with all labels saw those that are hidden from the others." * ("ceiling" in trained)
         )
     else:
         told.append(f"Every student saw all {every:,} training examples with their labels.")

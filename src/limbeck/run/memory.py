@@ -61,6 +61,7 @@ def distill(
     out: Path | str | None = None,
     store: bool = True,
     equal_compute: bool = False,
+    ceiling: bool = False,
     regime: Teaching | Mapping[str, Any] | str = _OFFLINE,
     quiet: bool = False,
 ) -> Result:
@@ -90,6 +91,7 @@ def distill(
         out: the run folder; by default ``runs/<name>-<hash>``.
         store: whether the teacher's outputs are stored first, and read from there.
         equal_compute: whether there is a second control, with as much compute as the distilled student.
+        ceiling: whether there is a student that sees the labels which ``labelled`` hides from the others.
         regime: who teaches whom and when: as in a recipe, such as ``"born-again"`` or a mapping with its settings, or an object
             of one's own; see `limbeck.regimes.regime.Teaching`.
         quiet: no progress, and no results on the error stream at the end; ``print(result)`` shows them.
@@ -118,6 +120,7 @@ def distill(
         "seeds": seeds,
         "metrics": list(metrics),
         **({"equal-compute": True} if equal_compute else {}),
+        **({"ceiling": True} if ceiling else {}),
         **({} if chosen == _OFFLINE else {"regime": chosen.plain()}),
     }
     experiment = Experiment(
@@ -135,6 +138,7 @@ def distill(
         seeds=tuple(range(seeds)),
         metrics=tuple(metrics),
         equal_compute=equal_compute,
+        ceiling=ceiling,
         regime=chosen,
     )
     folder = Path(out) if out else Path("runs") / f"{name}-{digest(given)[:8]}"
