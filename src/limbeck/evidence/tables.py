@@ -91,7 +91,9 @@ def compared(evidence: Evidence) -> str:
         learnt = f" on {data.train:,} examples"
         if data.labelled is not None:
             learnt += " (all labelled)" if data.labelled == data.train else f" ({data.labelled:,} labelled)"
-    taught, alone = ("with a teacher", "without a teacher") if about(evidence) == "the teacher" else ("taught so", "not taught")
+    taught, alone = (
+        ("with a teacher", "without a teacher") if about(evidence) == "the teacher" else ("taught so", "not taught")
+    )
     against = f"the same student {alone}" if arms.control else "nothing, for there is no control"
     return (
         f"A student {taught} against {against}, each trained {times}{learnt}, "
