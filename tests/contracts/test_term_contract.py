@@ -1,6 +1,7 @@
 """Every term keeps one contract. The types are found by `TERMS`; a new one only needs its least settings below."""
 
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from limbeck.config import digest
-from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.data.batch import CLASS, DOMAIN, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
 from limbeck.data.tasks import CLASSES, NextToken, Vectors
 from limbeck.errors import SettingError
 from limbeck.objective import TERMS, Needs, Objective, Term, Terms
@@ -87,6 +88,8 @@ LEAST = {
     "crd": [{**VECTORS, "width": 3, "negatives": 3}, {**UNLIKE, "width": 3, "negatives": 3, "other-classes": True}],
     "partners": [{}, {"temperature": 1.0}],
     "margin-mse": [{}, {"scores": "dot"}],
+    "coral": [{"student": "vector"}, {"student": "tokens"}],
+    "domain-adversarial": [{"student": "vector", "strength": 1}, {"student": "map"}],
     "adversarial": [VECTORS, {"student": "logits", "teacher": "logits"}],
 }
 """The settings with which each term is tried, by its name; the first ones are the least it takes."""
@@ -112,7 +115,13 @@ SHAPES = {
     "attention.1.value": (3, 4),
 }
 DRAWS = ("crd", "mgd")  # numbers are drawn for each example
-NOT_A_SLOPE = ("adversarial", "crd", "wsld")  # two players; memories and weights without a gradient of their own
+# two players; memories and weights without a gradient of their own
+NOT_A_SLOPE = (
+    "adversarial",
+    "crd",
+    "domain-adversarial",
+    "wsld",
+)
 ROWS = 6
 CASES = [(term, given) for term in TERMS for given in LEAST[term.model_fields["name"].default]]
 PLACE = Place(0, 10)
@@ -161,7 +170,8 @@ def batch_of(rows=ROWS, task=CLASSES):
     tokens = torch.arange(3) < lengths[:, None]
     columns = {"input_ids": torch.ones(rows, 3, dtype=torch.int64), "attention_mask": tokens.long()}
     labels = torch.arange(rows) % 5
-    return Batch.of(columns, torch.where(tokens, labels[:, None], NO_LABEL) if task.gives == "tokens" else labels)
+    batch = Batch.of(columns, torch.where(tokens, labels[:, None], NO_LABEL) if task.gives == "tokens" else labels)
+    return replace(batch, labels={**batch.labels, DOMAIN: torch.arange(rows) // 3})
 
 
 @pytest.fixture(
@@ -311,7 +321,7 @@ def test_what_masked_rows_hold_never_reaches_the_loss(case, mask, worst):
     labels = whole.labels[CLASS].clone()
     if name == SUPERVISED:
         labels[~kept] = NO_LABEL
-    masked = Batch(whole.inputs, {CLASS: labels}, {**whole.masks, name: kept}, whole.ids, whole.views)
+    masked = Batch(whole.inputs, {**whole.labels, CLASS: labels}, {**whole.masks, name: kept}, whole.ids, whole.views)
     objective, results = case.objective(), []
     for fill, batch, rows in ((None, whole.select(kept), kept), (worst, masked, torch.ones(ROWS, dtype=torch.bool))):
         sides = []

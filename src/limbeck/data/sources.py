@@ -6,68 +6,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from limbeck.config import Config, choice
+from limbeck.data.across import Across
 from limbeck.data.augment import Augment
 from limbeck.data.byte_pairs import BPE
-from limbeck.data.definitions import Definitions
-from limbeck.data.digits import Mnist5k
 from limbeck.data.examples import Domains, Splits, Table
-from limbeck.data.folders import ImageFolder
-from limbeck.data.hub import HuggingFace
-from limbeck.data.idx import FashionMnist, Idx
 from limbeck.data.images import ImageReader, ImageTable, brightness, image_keys
 from limbeck.data.items import parts_of
-from limbeck.data.movies import MovieSentences
-from limbeck.data.pronunciations import Pronunciations
-from limbeck.data.questions import Questions
+from limbeck.data.kinds import SOURCES, Loaded
 from limbeck.data.raw import Raw
 from limbeck.data.reduced import reduced
-from limbeck.data.running import RunningText
 from limbeck.data.splits import Parts, examples, split
-from limbeck.data.tabular import TextFile
-from limbeck.data.tagged import Tagged
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES, TASKS
 from limbeck.data.text import TextReader, TextTable
 from limbeck.data.tokenizers import TASK, fitted, fitted_pairs
-from limbeck.data.tweets import Tweets
 from limbeck.data.words import WORDS
 from limbeck.data.writing.choice import Varied
 from limbeck.errors import DataError
 
 if TYPE_CHECKING:
-    Source = (
-        Mnist5k
-        | FashionMnist
-        | Idx
-        | ImageFolder
-        | TextFile
-        | Tagged
-        | Questions
-        | HuggingFace
-        | MovieSentences
-        | Tweets
-        | RunningText
-        | Definitions
-        | Pronunciations
-    )
+    Source = Loaded
     Asked = Task
 else:
     Asked = choice(*TASKS)
-    Source = choice(
-        Mnist5k,
-        FashionMnist,
-        Idx,
-        ImageFolder,
-        TextFile,
-        Tagged,
-        Questions,
-        HuggingFace,
-        MovieSentences,
-        Tweets,
-        RunningText,
-        Definitions,
-        Pronunciations,
-    )
+    Source = choice(*SOURCES, Across)
 
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
 

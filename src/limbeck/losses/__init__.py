@@ -18,6 +18,7 @@ from limbeck.losses.crossed import (
     uld,
 )
 from limbeck.losses.decoupled import dkd, label_smoothing, nkd, wsld
+from limbeck.losses.domains import coral, domain_cross_entropy
 from limbeck.losses.features import cosine, hint, jacobian, simkd, squared_euclidean, vid
 from limbeck.losses.grams import fsp, gram, nst
 from limbeck.losses.maps import attention_map, channel_wise, mgd, negative_mean, ofd, review
@@ -63,6 +64,7 @@ __all__ = [
     "confidence",
     "continuous_jensen_shannon",
     "contrastive",
+    "coral",
     "correlation_congruence",
     "cosine",
     "crd",
@@ -70,6 +72,7 @@ __all__ = [
     "discriminator_loss",
     "dist",
     "dkd",
+    "domain_cross_entropy",
     "entropy",
     "forward_kl",
     "fsp",

@@ -11,6 +11,7 @@ from limbeck.objective.attention import AttentionMaps, MiniLm
 from limbeck.objective.contrast import Adversarial, Contrastive, Crd
 from limbeck.objective.crossed import Alm, SharedVocabulary, Uld
 from limbeck.objective.divergence import Diverging
+from limbeck.objective.domains import Coral, DomainAdversarial
 from limbeck.objective.features import AttentionTransfer, ChannelWise, Cosine, Jacobian
 from limbeck.objective.grams import Fsp, Gram, Nst
 from limbeck.objective.hints import Hints
@@ -37,6 +38,7 @@ TERMS: tuple[type[Config], ...] = (
     *(AttentionMaps, MiniLm),
     *(RkdDistance, RkdAngle, SimilarityPreserving, CorrelationCongruence, Pkt, Gram, Nst, Fsp, Contrastive, Crd),
     *(Partners, MarginMse, Adversarial),
+    *(Coral, DomainAdversarial),
 )
 """Every term there is. A new one is a function in `limbeck.losses`, a config here, and its name in this tuple."""
 
@@ -52,12 +54,14 @@ __all__ = [
     "ChannelWise",
     "Confidence",
     "Contrastive",
+    "Coral",
     "CorrelationCongruence",
     "Cosine",
     "Crd",
     "Decoupled",
     "Dist",
     "Diverging",
+    "DomainAdversarial",
     "Fsp",
     "Gram",
     "Hints",

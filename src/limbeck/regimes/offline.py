@@ -45,10 +45,10 @@ class Offline(Config):
     def control(self, plan: Plan) -> Regime[Trained]:
         """The same student, initial weights, steps, optimiser and augmentation, without the teacher.
 
-        It sees the rows that have a label: without a teacher the others say nothing.
+        It sees the rows that have a label: without a teacher the others say nothing, unless a term learns from all.
         """
         plan = yield from plan.taught()  # its layers may be where the student starts
-        return (yield from train(plan.stage("control", plan.without_teacher, examples=plan.splits.train.labelled())))
+        return (yield from train(plan.stage("control", plan.without_teacher)))
 
     def pseudo_labels(self, plan: Plan) -> Regime[Trained]:
         """The same student on all rows, the unlabelled ones with the same teacher's hard answers.

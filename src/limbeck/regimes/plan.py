@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from limbeck.data.batch import REAL
 from limbeck.data.examples import Examples, Splits
 from limbeck.models.specs import BuildContext, Spec
 from limbeck.objective import Objective, Term, matched, untaught
@@ -83,9 +84,9 @@ class Plan:
         )
 
     def read(self, terms: tuple[Term, ...]) -> Examples:
-        """The rows that these terms learn from: without a teacher those without a label say nothing."""
+        """The rows that these terms learn from: without a teacher those without a label say nothing, unless a term is of all."""
         train = self.splits.train
-        return train if any(term.needs().teacher for term in terms) else train.labelled()
+        return train if any(term.needs().teacher or term.mask == REAL for term in terms) else train.labelled()
 
     @property
     def start(self) -> Start:
@@ -188,9 +189,12 @@ class Plan:
 
     @property
     def without_teacher(self) -> tuple[Term, ...]:
-        """What is left of the objective without a teacher, at full weight; what the task has for it, if nothing is."""
+        """What is left of the objective without a teacher, if nothing is what the task has for it.
+
+        Labels have their full weight, with nothing beside them to share it; terms of all rows keep theirs.
+        """
         left = [term for term in self.terms if not term.needs().teacher]
-        return tuple(term.alone() for term in left) or untaught(self.splits.task)
+        return tuple(term if term.mask == REAL else term.alone() for term in left) or untaught(self.splits.task)
 
 
 class _Asked(Exception):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from limbeck.advice.preflight import answers_by
 from limbeck.config import digest
 from limbeck.data.asked import asked
-from limbeck.data.batch import NO_LABEL, SUPERVISED
+from limbeck.data.batch import NO_LABEL, REAL, SUPERVISED
 from limbeck.data.examples import Examples
 from limbeck.data.measure import Measure
 from limbeck.data.task import Answered, at_tokens
@@ -208,11 +208,12 @@ def notes(
     told = []
     if every > labelled:
         pseudo = "pseudo_labels" in trained
+        shared = any(term.mask == REAL for term in plan.without_teacher)
         who = "The distilled student and the one of hard pseudo-labels" if pseudo else "The distilled student"
         told.append(
             f"Every student saw the same {labelled:,} labels. {who} also "
             f"saw {every - labelled:,} training examples without their labels, through the teacher's answers; the control "
-            "could not use them."
+            + ("saw them too, without these answers." if shared else "could not use them.")
             + " The attribution separates what the further data did from what the soft targets did." * pseudo
             + " The control with all labels saw those that are hidden from the others." * ("ceiling" in trained)
         )
