@@ -16,8 +16,11 @@ from limbeck.models.specs import Mlp
 from limbeck.objective import Labels
 from limbeck.regimes.assistants import Assistant, Assistants
 from limbeck.regimes.born_again import BornAgain
+from limbeck.regimes.continual import Continual, Distil, Replay
+from limbeck.regimes.elastic import Ewc
 from limbeck.regimes.ema import Ema
 from limbeck.regimes.offline import Offline
+from limbeck.regimes.projected import Projection
 from limbeck.regimes.regime import Make, Teaching, make, train
 from limbeck.regimes.snapshot import Snapshot
 from limbeck.regimes.staged import Part, Staged
@@ -44,8 +47,10 @@ REGIMES: list[Teaching] = [
     Assistants(chain=CHAIN),
     Ema(),
     Snapshot(),
+    Continual(tasks=3, replay=Replay(rows=4), distil=Distil(), ewc=Ewc(rows=5), projection=Projection(rows=5)),
 ]
-ALONE = {"ema", "snapshot"}  # regimes whose student is its own teacher
+ALONE = {"ema", "snapshot", "continual"}  # regimes whose student is its own teacher
+LABELS_ALONE = {"continual"}  # regimes that say themselves what is learnt from the student's past
 ANSWERS = {"born-again", "assistants"}  # regimes whose students teach, so that layers of a teacher need not be there
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 
@@ -58,6 +63,7 @@ def ready(tmp_path, **changes):
 def layered(tmp_path, regime):
     """A plan that suits the regime, whose student has half of its teacher's layers."""
     terms = (LABELS, SOFT) if regime.name in ANSWERS else (LABELS, SOFT, HINTS)
+    terms = (LABELS,) if regime.name in LABELS_ALONE else terms
     teacher = None if regime.name in ALONE else seeded_teacher(Layered)
     return ready(tmp_path, student=Given(lambda: Layered(2)), teacher=teacher, terms=terms)
 

@@ -26,7 +26,7 @@ from limbeck.objective.relations import (
     RkdDistance,
     SimilarityPreserving,
 )
-from limbeck.objective.soft_targets import SoftTargets
+from limbeck.objective.soft_targets import EarlierClasses, SoftTargets
 from limbeck.objective.term import Needs, Scope, Term
 from limbeck.objective.vectors import MarginMse, Partners, untaught
 
@@ -58,6 +58,7 @@ __all__ = [
     "Decoupled",
     "Dist",
     "Diverging",
+    "EarlierClasses",
     "Fsp",
     "Gram",
     "Hints",

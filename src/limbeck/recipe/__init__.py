@@ -12,6 +12,7 @@ from limbeck.objective import Labels, SoftTargets, Terms
 from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.assistants import Assistants
 from limbeck.regimes.born_again import BornAgain
+from limbeck.regimes.continual import Continual
 from limbeck.regimes.ema import Ema
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.on_policy import OnPolicy
@@ -23,10 +24,12 @@ from limbeck.training.settings import Training
 
 if TYPE_CHECKING:
     ModelChoice = Spec
-    Regimes = Offline | Assistants | BornAgain | Ema | OnPolicy | SequenceLevel | Snapshot | Staged | Theseus
+    Regimes = (
+        Offline | Assistants | BornAgain | Continual | Ema | OnPolicy | SequenceLevel | Snapshot | Staged | Theseus
+    )
 else:
     ModelChoice = ModelSpec
-    Regimes = choice(Offline, Assistants, BornAgain, Ema, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus)
+    Regimes = choice(Offline, Assistants, BornAgain, Continual, Ema, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus)
 
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"
