@@ -17,8 +17,10 @@ from limbeck.recipe.reading import bundled, read
 from limbeck.regimes.continual import Continual, Distil, Replay, beside, of_classes, sampled
 from limbeck.regimes.elastic import Elastic, Ewc
 from limbeck.regimes.projected import Projected, Projection
+from limbeck.regimes.walk import walk
 from limbeck.training import sharding
 from limbeck.training.stage import Stage
+from limbeck.training.workshop import Workshop
 
 REPLAY = Continual(tasks=3, replay=Replay(rows=6))
 EVERY = Continual(tasks=3, replay=Replay(rows=6), distil=Distil(), ewc=Ewc(rows=4), projection=Projection(rows=5))
@@ -108,18 +110,32 @@ def test_every_part_is_where_it_is_asked_for_and_nowhere_else():
         assert labels_of(last) == ({0, 1, 2} if regime.replay else {2})
 
 
-def test_the_newest_student_teaches_and_its_weights_are_those_that_are_held():
-    one = alone()
-    steps, _ = answered(EVERY.distilled(one), known)
-    stages = [step for step in steps if isinstance(step, Stage)]
-    before = known(stages[1]).as_teacher()
-    assert stages[2].teacher.fingerprint == before.fingerprint
-    held = stages[2].keeping[0]
-    assert all(torch.equal(held.anchor[name], one) for name, one in before.module.named_parameters())
-    assert len(held.names) == 2
-    assert [step.name for step in steps if not isinstance(step, Stage)] == ["fisher of task 1", "fisher of task 2"]
-    first = stages[1].keeping[0].importance
-    assert all((held.importance[name] >= first[name]).all() for name in first), "what mattered matters still"
+def test_the_newest_student_teaches_and_its_weights_are_those_that_are_held(tmp_path):
+    made, seen = [], []
+
+    def noted(regime):
+        said = None
+        while True:
+            try:
+                step = regime.send(said)
+            except StopIteration as end:
+                return end.value
+            seen.append(step)
+            said = yield step
+            made.append(said)
+
+    walk(noted(EVERY.distilled(alone())), Workshop(tmp_path), tmp_path / "journal.json")
+    names = ["task 1", "fisher of task 1", "task 2", "fisher of task 2", "task 3"]
+    assert all(name in step.name for name, step in zip(names, seen, strict=True))
+    first, _, second, _, _ = made
+    last = seen[-1]
+    assert first.fingerprint != second.fingerprint
+    assert last.teacher.fingerprint == second.fingerprint
+    assert last.start is second
+    held = last.keeping[0]
+    assert held.names == (first.fingerprint, second.fingerprint)
+    assert all(torch.equal(held.anchor[name], one) for name, one in second.module().named_parameters())
+    assert all(torch.equal(one, made[1][name] + made[3][name]) for name, one in held.importance.items())
 
 
 def test_what_holds_a_student_is_in_the_name_of_what_it_becomes():
