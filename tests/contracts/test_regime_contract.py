@@ -16,10 +16,13 @@ from limbeck.models.specs import Mlp
 from limbeck.objective import Labels
 from limbeck.regimes.assistants import Assistant, Assistants
 from limbeck.regimes.born_again import BornAgain
+from limbeck.regimes.continual import Continual, Distil, Replay
 from limbeck.regimes.deep_to_shallow import DeepToShallow
+from limbeck.regimes.elastic import Ewc
 from limbeck.regimes.ema import Ema
 from limbeck.regimes.mutual import Mutual
 from limbeck.regimes.offline import Offline
+from limbeck.regimes.projected import Projection
 from limbeck.regimes.regime import Make, Teaching, make, train
 from limbeck.regimes.snapshot import Snapshot
 from limbeck.regimes.staged import Part, Staged
@@ -48,14 +51,12 @@ REGIMES: list[Teaching] = [
     Snapshot(),
     Mutual(),
     DeepToShallow(),
+    Continual(tasks=3, replay=Replay(rows=4), distil=Distil(), ewc=Ewc(rows=5), projection=Projection(rows=5)),
 ]
-ALONE = {"ema", "snapshot", "mutual", "deep-to-shallow"}  # regimes whose student is its own teacher
-ANSWERS = {
-    "born-again",
-    "assistants",
-    "mutual",
-    "deep-to-shallow",
-}  # students teach: layers of a teacher need not be there
+ALONE = {"ema", "snapshot", "mutual", "deep-to-shallow", "continual"}  # regimes whose student is its own teacher
+LABELS_ALONE = {"continual"}  # regimes that say themselves what is learnt from the student's past
+# regimes whose students teach, so that layers of a teacher need not be there
+ANSWERS = {"born-again", "assistants", "mutual", "deep-to-shallow"}
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 
 
@@ -67,6 +68,7 @@ def ready(tmp_path, **changes):
 def layered(tmp_path, regime):
     """A plan that suits the regime, whose student has half of its teacher's layers."""
     terms = (LABELS, SOFT) if regime.name in ANSWERS else (LABELS, SOFT, HINTS)
+    terms = (LABELS,) if regime.name in LABELS_ALONE else terms
     teacher = None if regime.name in ALONE else seeded_teacher(Layered)
     return ready(tmp_path, student=Given(lambda: Layered(2)), teacher=teacher, terms=terms)
 

@@ -10,6 +10,7 @@ from tests.fakes.experiments import plan
 from tests.laws.test_shrink import KINDS, TEXT, donor_of, logits
 from torch import nn
 
+from limbeck.advice.preflight import dry_run
 from limbeck.data.images import ImageReader
 from limbeck.errors import LimbeckError, SettingError
 from limbeck.models.deepen import repeated
@@ -270,3 +271,12 @@ def test_a_grown_student_is_delivered_and_built_again(tmp_path):
 def test_settings_without_a_meaning(settings):
     with pytest.raises(SettingError):
         Grown(**settings)
+
+
+def test_a_larger_copy_is_not_taken_for_a_mistake_where_it_agrees_with_its_teacher_at_first():
+    torch.manual_seed(0)
+    donor = MlpNet(12, (5,), 0.0, 3).eval()
+    one = plan(student=Grown(deeper=1), teacher=LocalTeacher(donor, "t"), terms=(Labels(), SoftTargets()))
+    one = replace(one, context=replace(one.context, donor=donor))
+    found = dry_run(one.stage("student", teacher=one.teacher), "cpu")
+    assert found.parts["soft-targets"] == 0, "to the bit: a layer more that changes nothing"

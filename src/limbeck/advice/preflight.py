@@ -1,5 +1,6 @@
 """Preflight: a dry batch forward and backward through everything, before anything is spent."""
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from limbeck.errors import LimbeckError, PreflightError
 from limbeck.losses.storages import carrier
 from limbeck.models.adapters import merged
 from limbeck.models.identity import of_module, parameters
+from limbeck.models.same import same
 from limbeck.objective import Objective
 from limbeck.objective.schedules import Place
 from limbeck.signals.capture import show
@@ -200,7 +202,7 @@ def _check_terms(
                 f"The term {name!r} is {value} on the first batch: look for NaN or infinities in the inputs, "
                 "the student's initial weights or the teacher's outputs."
             )
-        if value == 0 and kept and not (term.zero_at_match and _starts_as_teacher(stage)):
+        if value == 0 and kept and not (term.zero_at_match and _starts_as_teacher(stage, batches[0])):
             raise PreflightError(
                 f"The term {name!r} is exactly zero on the first batch although its weight is above 0 and {kept} examples "
                 "count: the student would learn nothing from it. Do student and teacher share the module it reads?"
@@ -209,11 +211,18 @@ def _check_terms(
         raise PreflightError("No parameter of the student gets a gradient: the objective does not depend on it.")
 
 
-def _starts_as_teacher(stage: Stage) -> bool:
-    """Adapters begin with a product of zero; and what follows a student begins as it."""
+def _starts_as_teacher(stage: Stage, batch: Batch) -> bool:
+    """Adapters begin with a product of zero, what follows a student begins as it, and a larger copy answers as its donor."""
     if stage.past is not None:
         return True
-    return stage.teacher is not None and of_module(merged(stage.start.module())) == stage.teacher.fingerprint
+    module = merged(stage.start.module())
+    teacher = stage.teacher.module if stage.teacher is not None else None
+    if stage.teacher is not None and of_module(module) == stage.teacher.fingerprint:
+        return True
+    apart = any(name.startswith("teacher.") for name in batch.inputs)
+    if teacher is None or apart:
+        return False
+    return same(module, copy.deepcopy(teacher).cpu(), batch.to("cpu").columns(stage.side))
 
 
 def check_labels(examples: Examples) -> None:

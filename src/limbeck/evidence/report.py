@@ -16,6 +16,7 @@ from limbeck.errors import LimbeckError
 from limbeck.evidence import charts, tables
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.metrics import softmax
+from limbeck.evidence.retention import shown_retention
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.weigh import ArmResults, Curve
 from limbeck.files import write_text
@@ -215,6 +216,7 @@ def render(
         examples=[_shown(one) for one in examples],
         samples=[_written(one, arms) for one in samples],
         writing=tables.writing(evidence),
+        retention=shown_retention(evidence),
         recipe=recipe_text.strip(),
     )
 

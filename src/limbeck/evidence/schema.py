@@ -22,6 +22,7 @@ ArmName = Literal[
     "final_stage",
     "equal_compute",
     "ceiling",
+    "joint",
     "pseudo_labels",
     "soft_targets",
     "off_policy",
@@ -153,6 +154,8 @@ class Arms(Record):
     """The control trained for as many steps as take the compute of the distilled student's training."""
     ceiling: Arm | None = None
     """The control trained on the labels too that are hidden from every other student."""
+    joint: Arm | None = None
+    """Trained on all tasks at once, where the others learn them one after another."""
     pseudo_labels: Arm | None = None
     """Trained on the teacher's hard answers instead of its probabilities."""
     soft_targets: Arm | None = None
@@ -329,6 +332,29 @@ class Samples(Record):
     """Whoever wrote nothing, and why."""
 
 
+class Retained(Record):
+    """How one arm did on the tasks that it learnt one after another; means over seeds."""
+
+    matrix: tuple[tuple[float, ...], ...]
+    """The score on each task (column) after each training (row); columns right of the diagonal were not learnt yet."""
+    forgetting: float | None
+    """Mean over all tasks but the last of the best score so far less the last one (Chaudhry et al. 2018, arXiv:1801.10112); null
+    with one task."""
+    transfer: float | None
+    """Mean over the same tasks of the last score less that when the task had just been learnt: backward transfer (Lopez-Paz &
+    Ranzato 2017, arXiv:1706.08840)."""
+    per_seed: tuple[float, ...]
+    """The forgetting of each seed; empty with one task."""
+
+
+class Retention(Record):
+    """What students that learn tasks one after another keep of the earlier ones."""
+
+    tasks: tuple[str, ...]
+    """The classes of each task, in the order in which they came."""
+    arms: dict[str, Retained]
+
+
 class Counts(Record):
     """How much data there was."""
 
@@ -390,6 +416,8 @@ class Evidence(Record):
     """By arm: ``distilled``, and ``control`` for comparison."""
     samples: Samples | None = None
     """Of language models, what they write."""
+    retention: Retention | None = None
+    """Where tasks come one after another, how much of the earlier ones is kept."""
     attribution: tuple[Step, ...] = ()
     data: Counts
     notes: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ NAMES = {
     "final_stage": "Control, last training",
     "equal_compute": "Control, equal compute",
     "ceiling": "Control, all labels",
+    "joint": "All tasks at once",
     "pseudo_labels": "Pseudo-labels",
     "soft_targets": "Soft targets",
     "off_policy": "Off-policy",

@@ -37,6 +37,7 @@ from limbeck.evidence.schema import (
     Matched,
     McNemar,
     Provenance,
+    Retention,
     Samples,
 )
 from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence, who
@@ -79,6 +80,7 @@ class ArmResults:
     final_stage: ArmResult | None = None
     equal_compute: ArmResult | None = None
     ceiling: ArmResult | None = None
+    joint: ArmResult | None = None
     pseudo_labels: ArmResult | None = None
     soft_targets: ArmResult | None = None
     off_policy: ArmResult | None = None
@@ -104,6 +106,7 @@ def weigh(
     task: Task = CLASSES,
     example: Logits | None = None,
     samples: Samples | None = None,
+    retention: Retention | None = None,
 ) -> Evidence:
     """Weighs all arms and says whether the teacher helped.
 
@@ -112,7 +115,7 @@ def weigh(
     ``smallest_effect`` and ``margin``: absolute differences of scores. ``why_no_control``: the regime's reason, if it has
     none. ``ingredients``: what the objective adds to hard answers, in words. ``notes``: honest remarks for the reader.
     ``resamples`` and ``seed``: of the bootstrap. ``example``: [M], whose answer each is, ascending; None if each example
-    has one. ``samples``: what language models write.
+    has one. ``samples``: what language models write. ``retention``: what is kept of tasks one after another.
 
     Raises:
         LimbeckError: predictions that do not fit the labels or are not finite, an unknown metric, seeds that do not
@@ -199,6 +202,7 @@ def weigh(
         keeps=keeps(teacher, students, margin, resamples, seed, bounded) if teacher is not None else None,
         fidelity=_fidelity(arms, exam),
         samples=samples,
+        retention=retention,
         attribution=attribution(scores, ingredients, resamples, seed, bounded),
         data=data or Counts(test=exam.examples, classes=len(classes), outputs=task.outputs),
         notes=tuple(remarks),

@@ -27,7 +27,7 @@ from limbeck.objective.relations import (
     RkdDistance,
     SimilarityPreserving,
 )
-from limbeck.objective.soft_targets import SoftTargets
+from limbeck.objective.soft_targets import EarlierClasses, SoftTargets
 from limbeck.objective.term import Needs, Scope, Term
 from limbeck.objective.vectors import MarginMse, Partners, untaught
 
@@ -62,6 +62,7 @@ __all__ = [
     "Dist",
     "Diverging",
     "DomainAdversarial",
+    "EarlierClasses",
     "Fsp",
     "Gram",
     "Hints",

@@ -1,8 +1,8 @@
 """Learning from the teacher's whole distribution."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from limbeck import losses
@@ -12,7 +12,7 @@ from limbeck.losses.divergences import ForwardKl
 from limbeck.losses.storages import Storage
 from limbeck.objective.pairs import Answers
 from limbeck.objective.schedules import Fixed, Place
-from limbeck.objective.temperatures import Temperature
+from limbeck.objective.temperatures import Scheduled, Temperature
 from limbeck.objective.term import About, Over
 from limbeck.signals.capture import Signals
 
@@ -72,3 +72,29 @@ class SoftTargets(Answers):
         if self.loss == "probability-mse":
             return losses.probability_mse(ours, theirs, temperature)
         return losses.logit_mse(ours, theirs)
+
+
+class EarlierClasses(Answers):
+    """Soft targets among some of the classes, those that both sides knew before (learning without forgetting, Li & Hoiem 2016).
+
+    Not for recipes: the regime ``continual`` says which classes these are.
+    """
+
+    about: ClassVar[About] = About(
+        "responses",
+        "Li & Hoiem 2016, arXiv:1606.09282",
+        "sum over the classes times T^2, mean over examples",
+        "where classes come one after another",
+    )
+    zero_at_match: ClassVar[bool] = True
+
+    name: Literal["earlier-classes"] = "earlier-classes"
+    classes: Annotated[tuple[int, ...], Field(min_length=1)]
+    """Their numbers; the logits of others are not read, so that what is new is free."""
+    temperature: Scheduled = Fixed(value=2.0)
+    """T."""
+
+    def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
+        """See `limbeck.losses.kl_divergence`."""
+        ours, theirs = (side["logits"][..., list(self.classes)] for side in (student, teacher))
+        return losses.kl_divergence(ours, theirs, self.temperature.at(place))

@@ -12,6 +12,7 @@ from limbeck.objective import Labels, SoftTargets, Terms
 from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.assistants import Assistants
 from limbeck.regimes.born_again import BornAgain
+from limbeck.regimes.continual import Continual
 from limbeck.regimes.deep_to_shallow import DeepToShallow
 from limbeck.regimes.ema import Ema
 from limbeck.regimes.mutual import Mutual
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 else:
     ModelChoice = ModelSpec
     Regimes = choice(
-        Offline, Assistants, BornAgain, DeepToShallow, Ema, Mutual, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus
+        *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, Mutual, OnPolicy),
+        *(SequenceLevel, Snapshot, Staged, Theseus),
     )
 
 

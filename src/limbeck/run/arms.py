@@ -1,5 +1,6 @@
 """The arms of an experiment: its regime's, and controls of as many steps, of as much compute, or of all labels."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from limbeck.advice.compute import step_cost
@@ -20,6 +21,7 @@ from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime
 from limbeck.run.experiment import Experiment
 from limbeck.teachers.coded import CodedTeacher
+from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 
@@ -33,7 +35,7 @@ def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict
     found: dict[str, Arm] = {}
     for name, arm in arms.items():
         found[name] = arm
-        if name == "control" and earlier(experiment.regime.stages(plan)):
+        if name == "control" and _longer(arm, experiment.regime.stages(plan), plan):
             found[FINAL_STAGE] = at_final_stage(arm, experiment.regime)
         if name == "control" and experiment.equal_compute and compute is not None:
             found[EQUAL_COMPUTE] = at_equal_compute(arm, compute)
@@ -41,6 +43,11 @@ def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict
             _demand_hidden(experiment)
             found[CEILING] = at_ceiling(arm)
     return found
+
+
+def _longer(control: Arm, stages: Sequence[Stage], plan: Plan) -> bool:
+    """Whether the control's training is longer than the last of the student's; of as many trainings it is not."""
+    return bool(earlier(stages)) and control_stage(control, plan).training.total > stages[-1].training.total
 
 
 def _demand_hidden(experiment: Experiment) -> None:

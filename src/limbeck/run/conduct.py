@@ -37,6 +37,7 @@ from limbeck.run.delivered import Delivered
 from limbeck.run.experiment import Experiment
 from limbeck.run.measure import counts, curve, measure, notes, said
 from limbeck.run.preflight import Preflight, preflight
+from limbeck.run.retention import retention_of
 from limbeck.run.samples import samples_of
 from limbeck.run.teachers import TEACHER_SEED
 from limbeck.training import launch
@@ -265,6 +266,7 @@ def _weigh(
         task=splits.task,
         example=measured.example,
         samples=samples,
+        retention=retention_of(experiment, plan, trained),
     )
     curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
     if teacher:

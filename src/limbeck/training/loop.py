@@ -137,6 +137,7 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
         curve,
         pen,
         stage.teacher if stage.past else None,
+        *(one.part(stage, student) for one in stage.keeping),
         *(watch(stage, curve) if accelerator.is_main_process else ()),
     ]
     model, optimiser = _prepared(accelerator, engine.train(), stage)
@@ -186,7 +187,9 @@ def _prepared(accelerator: Accelerator, engine: Engine, stage: Stage) -> tuple[n
         return optimizer(settings, groups(engine.student, owned, settings.weight_decay))
 
     if launch.asked():
-        sharding.demand(engine.student, engine.objective, stage.writing is not None, stage.past is not None)
+        sharding.demand(
+            engine.student, engine.objective, stage.writing is not None, stage.past is not None, stage.keeping
+        )
         return sharding.divided(accelerator, engine, made)
     return accelerator.prepare(engine, made())  # type: ignore[no-any-return]
 

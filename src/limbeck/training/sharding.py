@@ -9,7 +9,7 @@ saved: a checkpoint holds whole tensors.
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -30,9 +30,11 @@ _MANY: Final = 10**8
 _log = logging.getLogger(__name__)
 
 
-def demand(student: nn.Module, objective: Objective, writes: bool, past: bool = False) -> None:
+def demand(
+    student: nn.Module, objective: Objective, writes: bool, past: bool = False, keeping: Sequence[object] = ()
+) -> None:
     """Refuses what cannot be trained with divided weights. ``writes``: whether the student writes what it learns from; ``past``:
-    whether its own past teaches it.
+    whether its own past teaches it; ``keeping``: what changes its gradients.
 
     Raises:
         LimbeckError: a parameter is a single number, the model changes as training goes on, or it writes texts.
@@ -52,6 +54,11 @@ def demand(student: nn.Module, objective: Objective, writes: bool, past: bool = 
         raise LimbeckError(
             "With FSDP a student cannot be taught by its own past (the regime 'ema'), which would need its whole weights at "
             "every step: use distributed_type: MULTI_GPU."
+        )
+    if keeping:
+        raise LimbeckError(
+            "With FSDP a student's gradients cannot be changed before its steps (the regime 'continual' with ewc or projection), "
+            "as no process has the whole of one: use distributed_type: MULTI_GPU."
         )
     for name, parameter in student.named_parameters():
         if parameter.ndim == 0:

@@ -89,6 +89,18 @@ class Past(Protocol):
         ...
 
 
+class Keeping(Protocol):
+    """What holds a model to something while it is trained, by its gradients; settings and tensors alone."""
+
+    def plain(self) -> dict[str, Any]:
+        """All that it depends on, as JSON types."""
+        ...
+
+    def part(self, stage: "Stage", student: nn.Module) -> object:
+        """What is told the moments of one training; see `limbeck.training.moments`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stage:
     """One training of one model.
@@ -96,7 +108,7 @@ class Stage:
     ``views``: see `Order`. ``teacher``: who is observed while training, None if no term needs one. ``side``: whose input
     columns the model reads. ``frozen``: patterns of parameters that stay as they are, such as ``bert.embeddings.*``.
     ``writing``: how its texts are written anew; None: they are read. ``past``: how its own past teaches it, in place of a
-    ``teacher``.
+    ``teacher``. ``keeping``: what changes its gradients, in order.
     """
 
     name: str
@@ -112,6 +124,7 @@ class Stage:
     frozen: tuple[str, ...] = ()
     writing: Writing | None = None
     past: Past | None = None
+    keeping: tuple[Keeping, ...] = ()
 
     def begun(self, student: nn.Module) -> "Stage":
         """The stage as its training begins: with the student's past as its teacher, if that teaches."""
@@ -141,6 +154,7 @@ class Stage:
             ({"frozen": list(self.frozen)} if self.frozen else {})
             | writing
             | ({"past": self.past.plain()} if self.past else {})
+            | ({"keeping": [one.plain() for one in self.keeping]} if self.keeping else {})
             | {
                 "format": FORMAT,
                 "initial": of_module(initial),
