@@ -17,6 +17,7 @@ NAMES = {
     "soft_targets": "Soft targets",
     "off_policy": "Off-policy",
     "direct": "First teacher alone",
+    "with_data": "Distilled with data",
     "distilled": "Distilled",
 }
 Cell = tuple[str, str | None] | None  # value, spread

@@ -13,6 +13,8 @@ from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.assistants import Assistants
 from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.ema import Ema
+from limbeck.regimes.generator import Generator
+from limbeck.regimes.inversion import Inversion
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.on_policy import OnPolicy
 from limbeck.regimes.sequence_level import SequenceLevel
@@ -23,10 +25,34 @@ from limbeck.training.settings import Training
 
 if TYPE_CHECKING:
     ModelChoice = Spec
-    Regimes = Offline | Assistants | BornAgain | Ema | OnPolicy | SequenceLevel | Snapshot | Staged | Theseus
+    Regimes = (
+        Offline
+        | Assistants
+        | BornAgain
+        | Ema
+        | Generator
+        | Inversion
+        | OnPolicy
+        | SequenceLevel
+        | Snapshot
+        | Staged
+        | Theseus
+    )
 else:
     ModelChoice = ModelSpec
-    Regimes = choice(Offline, Assistants, BornAgain, Ema, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus)
+    Regimes = choice(
+        Offline,
+        Assistants,
+        BornAgain,
+        Ema,
+        Generator,
+        Inversion,
+        OnPolicy,
+        SequenceLevel,
+        Snapshot,
+        Staged,
+        Theseus,
+    )
 
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"

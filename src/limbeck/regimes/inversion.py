@@ -1,0 +1,98 @@
+"""Without data: the student learns from pictures that its teacher is made to remember (Yin et al. 2020, arXiv:1912.08795)."""
+
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+
+from limbeck.config import Config
+from limbeck.files import home
+from limbeck.regimes.budget import Arm
+from limbeck.regimes.imagined import arms_beside, demand, on, unmade
+from limbeck.regimes.plan import Plan, hard_labels
+from limbeck.regimes.regime import Regime, make, train
+from limbeck.synthesis.inversion import Pictures, demand_statistics
+from limbeck.synthesis.kept import made
+from limbeck.synthesis.space import InputSpace
+from limbeck.training.settings import Training
+from limbeck.training.stage import Stage
+from limbeck.training.workshop import Trained
+
+
+class Inversion(Config):
+    """Pictures are made of a teacher that knows its classes; the student learns from them, and from no training row.
+
+    In rounds: pictures are made, the student is trained on all that there are, is evaluated, and so on. From the second round on
+    they are made to show where the student is not yet like its teacher, and it goes on from where it was. The teacher labels
+    them. Validation and test rows are the recipe's.
+    """
+
+    taught: ClassVar[bool] = True
+
+    name: Literal["inversion"] = "inversion"
+    pictures: Pictures = Pictures()
+    """How pictures are made, and how many in each round."""
+    rounds: Annotated[int, Field(ge=1, le=20)] = 1
+    """How often that is done; every round trains for the recipe's steps."""
+    enough: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The accuracy on validation after which no further round is begun."""
+
+    def arms(self, plan: Plan) -> dict[str, Arm]:
+        """``control`` and ``with_data``, students of the recipe's data; and the distilled student, which sees none of it."""
+        return {**arms_beside(self), "distilled": self.distilled}
+
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """With other steps for the pictures, too."""
+        steps = change(Training(steps=self.pictures.steps)).total
+        return self.model_copy(update={"pictures": self.pictures.model_copy(update={"steps": steps})})
+
+    def stages(self, plan: Plan) -> tuple[Stage, ...]:
+        """A training for each round, on noise in place of pictures that are not made yet."""
+        space = self._demand(plan)
+        return tuple(
+            on(plan, unmade(plan, space, turn * self.pictures.count, labelled=True)).stage(
+                "student" if turn == self.rounds else f"round {turn}", teacher=plan.teacher
+            )
+            for turn in range(1, self.rounds + 1)
+        )
+
+    def distilled(self, plan: Plan) -> Regime[Trained]:
+        """The student that the recipe is about."""
+        plan = yield from plan.taught()
+        space = self._demand(plan)
+        assert plan.teacher is not None
+        trained: Trained | None = None
+        levels = torch.empty(0, *space.shape, dtype=torch.uint8)
+        for turn in range(1, self.rounds + 1):
+            new = yield from make(
+                f"pictures of round {turn}",
+                made,
+                teacher=plan.teacher,
+                space=space,
+                classes=len(plan.splits.classes),
+                settings=self.pictures,
+                root=home() / "pictures",
+                first=(turn - 1) * self.pictures.count,
+                student=trained.as_teacher() if trained is not None else None,
+                device=plan.device,
+                on_progress=plan.on_label,
+            )
+            levels = torch.cat([levels, new])
+            unlabelled = space.examples(levels, plan.splits.train)
+            labels = yield from make(
+                "labels", hard_labels, examples=unlabelled, teacher=plan.teacher, device=plan.device
+            )
+            own = on(plan, unlabelled.relabelled(labels))
+            teacher = yield from own.labelled()
+            name = "distilled" if turn == self.rounds else f"round {turn}"
+            trained = yield from train(own.stage(name, teacher=teacher, start=trained))
+            if self.enough is not None and trained.metrics[plan.splits.task.measure] >= self.enough:
+                break
+        assert trained is not None
+        return trained
+
+    def _demand(self, plan: Plan) -> InputSpace:
+        module, space = demand(plan, self.name)
+        demand_statistics(module, self.pictures)
+        return space
