@@ -15,6 +15,7 @@ from limbeck.regimes.picture_pen import PicturePen
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime, train
 from limbeck.synthesis.games import Adversarial, Dafl
+from limbeck.synthesis.norms import demand_norms
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
@@ -67,7 +68,9 @@ class Generator(Config):
 
     def _stage(self, plan: Plan, name: str) -> Stage:
         """Its examples are noise, in whose place the generator's pictures stand."""
-        _, space = demand(plan, self.name)
+        module, space = demand(plan, self.name)
+        if self.game.statistics:
+            demand_norms(module, self.name, "leave game.statistics out")
         demand_no_labels(plan, self.name)
         if plan.codec is not None:
             raise LimbeckError(

@@ -1,6 +1,7 @@
 """What regimes without data have in common: the teacher that they ask for, and whom their student is set beside."""
 
 from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Regime, Teaching, train
 from limbeck.synthesis.space import InputSpace
 from limbeck.training.workshop import Trained
+
+WITH_DATA: Final = "with_data"
+"""The arm of a student like the distilled one that had the recipe's data."""
 
 
 def demand(plan: Plan, regime: str) -> tuple[nn.Module, InputSpace]:
@@ -45,7 +49,7 @@ def demand(plan: Plan, regime: str) -> tuple[nn.Module, InputSpace]:
 def unmade(plan: Plan, space: InputSpace, count: int, labelled: bool) -> Examples:
     """Noise in place of pictures that are not made yet: as many, and of the same size."""
     ids = torch.arange(count)
-    levels = torch.cat([space.levels(space.noise(some)) for some in ids.split(256)])
+    levels = torch.cat([space.levels(space.noise(some)) for some in torch.split(ids, 256)])
     return space.examples(levels, plan.splits.train, ids % len(plan.splits.classes) if labelled else None)
 
 
@@ -57,7 +61,7 @@ def arms_beside(regime: Teaching) -> dict[str, Arm]:
     """
     return {
         "control": at_whole_budget(Offline().control, regime),
-        "with_data": at_whole_budget(_with_data, regime),
+        WITH_DATA: at_whole_budget(_with_data, regime),
     }
 
 

@@ -12,8 +12,9 @@ from limbeck.regimes.budget import Arm
 from limbeck.regimes.imagined import arms_beside, demand, on, unmade
 from limbeck.regimes.plan import Plan, hard_labels
 from limbeck.regimes.regime import Regime, make, train
-from limbeck.synthesis.inversion import Pictures, demand_statistics
+from limbeck.synthesis.inversion import Pictures
 from limbeck.synthesis.kept import made
+from limbeck.synthesis.norms import demand_norms
 from limbeck.synthesis.space import InputSpace
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
@@ -94,5 +95,6 @@ class Inversion(Config):
 
     def _demand(self, plan: Plan) -> InputSpace:
         module, space = demand(plan, self.name)
-        demand_statistics(module, self.pictures)
+        if self.pictures.prior == "statistics":
+            demand_norms(module, self.name, "'regime: generator', which does without them")
         return space

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
@@ -67,7 +68,7 @@ class PicturePen:
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += bool(parts)
         self._last = self._space.levels(pictures[:SHOWN])
-        own = pictures.to(micros[0].ids.device).split([len(batch) for batch in micros])
+        own = torch.split(pictures.to(micros[0].ids.device), [len(batch) for batch in micros])
         return [
             Batch({PIXELS: some}, batch.labels, batch.masks, batch.ids, batch.views)
             for some, batch in zip(own, micros, strict=True)

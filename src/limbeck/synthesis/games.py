@@ -20,6 +20,11 @@ class Game(Protocol):
         """Steps of the student for each step of the generator."""
         ...
 
+    @property
+    def statistics(self) -> float:
+        """Weight of the distance of statistics, summed over the teacher's BatchNorm layers, where it has any."""
+        ...
+
     def reads(self, teacher: nn.Module) -> frozenset[str]:
         """The teacher's signals that it looks at."""
         ...
@@ -42,6 +47,9 @@ class Dafl(Config):
     """Weight of the negative entropy of the mean answer."""
     activation: Weight = 0.1
     """Weight of the negative mean size of what the teacher's last layer reads."""
+    statistics: Weight = 0.0
+    """Weight of the distance between the statistics that BatchNorm layers keep and those of the pictures, summed over layers, as
+    in DeepInversion; none in the paper, but what was learnt in tens of thousands of steps there is learnt in some hundred so."""
 
     @property
     def every(self) -> int:
@@ -50,8 +58,8 @@ class Dafl(Config):
 
     def reads(self, teacher: nn.Module) -> frozenset[str]:
         """The logits, and what the last linear layer or convolution reads."""
-        last = [name for name, one in teacher.named_modules() if isinstance(one, nn.Linear | nn.Conv2d)][-1:]
-        return frozenset({"logits", *(f"{name}:in" for name in last)} if self.activation else {"logits"})
+        last = [f"{name}:in" for name, one in teacher.named_modules() if isinstance(one, nn.Linear | nn.Conv2d)][-1:]
+        return frozenset({"logits", *(last if self.activation else ())})
 
     def parts(self, teacher: Mapping[str, Tensor], student: Callable[[], Tensor]) -> dict[str, Tensor]:
         """See `priors`."""
@@ -72,6 +80,8 @@ class Adversarial(Config):
     """Steps of the student for each of the generator; 10 in the paper."""
     balance: Weight = 0.0
     """Weight of DAFL's negative entropy of the mean answer, against pictures of few classes; none in the paper."""
+    statistics: Weight = 0.0
+    """As for ``dafl``; none in the paper."""
 
     @property
     def every(self) -> int:

@@ -12,26 +12,21 @@ from limbeck.data.images import PIXELS
 from limbeck.models.seeded import seeded
 from limbeck.signals.capture import Capture
 from limbeck.synthesis.games import Game
+from limbeck.synthesis.norms import norms_of, remembered
 from limbeck.synthesis.space import InputSpace
 
 
 class Generator(nn.Module):
-    """Noise [B, latent] to pictures [B, C, H, W] between black and white: a quarter of the size, doubled twice.
+    """Noise [B, latent] to pictures [B, C, H, W]: a quarter of the size, doubled twice.
 
-    The network of DAFL and of ZSKT (after DCGAN, Radford et al. 2015, arXiv:1511.06434), but for its end: there it is a
-    normalisation, which does not keep pictures between black and white.
+    The network of DAFL and of ZSKT, after DCGAN (Radford et al. 2015, arXiv:1511.06434). In the end each channel of a batch has
+    mean 0 and variance 1, as normalised pictures have over all of them; nothing keeps them between black and white.
     """
-
-    low: Tensor
-    high: Tensor
 
     def __init__(self, space: InputSpace, latent: int, width: int) -> None:
         super().__init__()
         channels, *size = space.shape
         self.sizes = [[-(-side // part) for side in size] for part in (4, 2, 1)]
-        low, high = space.ends()
-        self.register_buffer("low", low, persistent=False)
-        self.register_buffer("high", high, persistent=False)
         self.wide = nn.Linear(latent, 2 * width * self.sizes[0][0] * self.sizes[0][1])
         self.norm0 = nn.BatchNorm2d(2 * width)
         self.conv1 = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
@@ -39,7 +34,7 @@ class Generator(nn.Module):
         self.conv2 = nn.Conv2d(2 * width, width, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, channels, 3, padding=1)
-        self.norm3 = nn.BatchNorm2d(channels)
+        self.norm3 = nn.BatchNorm2d(channels, affine=False)
 
     def forward(self, noise: Tensor) -> Tensor:
         """Pictures in the numbers that the teacher reads."""
@@ -47,7 +42,8 @@ class Generator(nn.Module):
         x = self.norm0(self.wide(noise).view(len(noise), -1, *quarter))
         x = F.leaky_relu(self.norm1(self.conv1(F.interpolate(x, half))), 0.2)
         x = F.leaky_relu(self.norm2(self.conv2(F.interpolate(x, whole))), 0.2)
-        return self.low + (self.high - self.low) * torch.sigmoid(self.norm3(self.conv3(x)))
+        pictures: Tensor = self.norm3(torch.tanh(self.conv3(x)))
+        return pictures
 
 
 class Playing:
@@ -80,6 +76,7 @@ class Playing:
         self.network.to(device).train()
         self._game, self._teacher, self._seed, self._latent = game, teacher.to(device).eval(), seed, latent
         self._optimiser = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
+        self._norms = norms_of(teacher) if game.statistics else {}
         self._reads = game.reads(teacher)
         self._device = device
 
@@ -94,9 +91,12 @@ class Playing:
         if step % self._game.every:
             with torch.no_grad():
                 return self.network(drawn), {}
-        with torch.enable_grad(), Capture(self._teacher.eval(), self._reads) as shows:
+        with torch.enable_grad(), Capture(self._teacher.eval(), self._reads | self._norms.keys()) as shows:
             made = self.network(drawn)
-            parts = self._game.parts(shows({PIXELS: made}), lambda: student(made))
+            shown = shows({PIXELS: made})
+            parts = self._game.parts({name: shown[name] for name in self._reads}, lambda: student(made))
+            if self._norms:
+                parts["statistics"] = self._game.statistics * remembered(self._norms, shown)
             weights = list(self.network.parameters())
             loss = torch.stack(list(parts.values())).sum()
             for one, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):

@@ -6,15 +6,14 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.config import Config
 from limbeck.data.draw import words
 from limbeck.data.images import PIXELS
-from limbeck.errors import LimbeckError
 from limbeck.losses.responses import cross_entropy
 from limbeck.signals.capture import Capture
 from limbeck.synthesis import priors
+from limbeck.synthesis.norms import norms_of, remembered
 from limbeck.synthesis.space import InputSpace
 
 _JITTER = 29  # salt
@@ -67,38 +66,12 @@ class Pictures(Config):
         loss = cross_entropy(shown["logits"], targets).mean()
         if self.prior == "entropy":
             return loss
-        far = [
-            priors.statistics_distance(shown[name], one.running_mean, one.running_var) for name, one in norms.items()
-        ]
-        loss = loss + self.statistics * torch.stack(far).sum()
+        loss = loss + self.statistics * remembered(norms, shown)
         loss = loss + self.variation * priors.total_variation(pictures).mean()
         loss = loss + self.norm * priors.length(pictures).mean()
         if other is not None and self.competition:
             loss = loss + self.competition * priors.competition(other, shown["logits"]).mean()
         return loss
-
-
-def norms_of(module: nn.Module) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers that keep statistics, by the name of the signal that they read."""
-    return {
-        f"{name}:in": one
-        for name, one in module.named_modules()
-        if isinstance(one, _BatchNorm) and one.running_mean is not None
-    }
-
-
-def demand_statistics(module: nn.Module, settings: Pictures) -> None:
-    """Refuses a teacher that remembers nothing of its data.
-
-    Raises:
-        LimbeckError: it has no BatchNorm.
-    """
-    if settings.prior == "statistics" and not norms_of(module):
-        raise LimbeckError(
-            "In the regime 'inversion' pictures are held to the statistics that BatchNorm layers keep of the teacher's data, and "
-            f"this teacher ({type(module).__name__}) has no such layer: choose a teacher with BatchNorm (such as small-resnet), "
-            "or 'regime: generator', which asks for none."
-        )
 
 
 def invert(

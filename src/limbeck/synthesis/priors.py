@@ -23,7 +23,8 @@ def statistics_distance(inputs: Tensor, mean: Tensor, variance: Tensor) -> Tenso
     """
     others = [axis for axis in range(inputs.ndim) if axis != 1]
     found, own = torch.var_mean(inputs, others, correction=0)
-    return torch.linalg.vector_norm(own - mean) + torch.linalg.vector_norm(found - variance)
+    far: Tensor = torch.linalg.vector_norm(own - mean) + torch.linalg.vector_norm(found - variance)
+    return far
 
 
 def total_variation(pictures: Tensor) -> Tensor:
@@ -43,7 +44,8 @@ def total_variation(pictures: Tensor) -> Tensor:
 
 def length(pictures: Tensor) -> Tensor:
     """The l2 norm of each picture, [B, ...] to [B]."""
-    return torch.linalg.vector_norm(pictures.flatten(1), dim=1)
+    found: Tensor = torch.linalg.vector_norm(pictures.flatten(1), dim=1)
+    return found
 
 
 def competition(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 3.0) -> Tensor:
@@ -69,8 +71,10 @@ def information_entropy(teacher_logits: Tensor) -> Tensor:
 
     ``-log10 C`` where all classes come alike often, 0 where there is but one.
     """
-    mean = F.softmax(teacher_logits, -1).mean(0)
-    return torch.xlogy(mean, mean).sum() / math.log(10)
+    log_mean = F.log_softmax(teacher_logits, -1).logsumexp(0) - math.log(
+        len(teacher_logits)
+    )  # finite where a share is 0
+    return (log_mean.exp() * log_mean).sum() / math.log(10)
 
 
 def activation(features: Tensor) -> Tensor:

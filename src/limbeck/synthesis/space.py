@@ -1,7 +1,7 @@
 """`InputSpace`: what a model for images reads, between black and white."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.data.augment import Augment
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.draw import normals
-from limbeck.data.examples import Examples
+from limbeck.data.examples import Examples, Table
 from limbeck.data.images import ImageReader, ImageTable
 from limbeck.errors import LimbeckError
 
@@ -66,7 +66,7 @@ class InputSpace:
         count = len(levels)
         return replace(
             like,
-            table=ImageTable(levels, self.reader, self.augment),
+            table=cast(Table, ImageTable(levels, self.reader, self.augment)),
             rows=torch.arange(count),
             labels=torch.full((count,), NO_LABEL) if labels is None else labels,
             supervised=torch.full((count,), labels is not None),
