@@ -6,10 +6,12 @@ import torch
 from tests.fakes.experiments import seeded_teacher
 from tests.fakes.pictures import CLASSES, SIDE, Convolutions, experienced, splits
 
+from limbeck.data.augment import Augment
+from limbeck.data.images import ImageReader
 from limbeck.models.identity import of_module
 from limbeck.synthesis import kept
 from limbeck.synthesis.games import Adversarial, Dafl
-from limbeck.synthesis.generator import Playing
+from limbeck.synthesis.generator import Generator, Playing
 from limbeck.synthesis.inversion import Pictures, invert
 from limbeck.synthesis.kept import made
 from limbeck.synthesis.norms import norms_of
@@ -260,10 +262,6 @@ def test_what_dafl_stirs_is_what_the_head_reads():
 
 @pytest.mark.parametrize("size", [(1, 5, 7), (3, 1, 1), (1, 28, 28)])
 def test_pictures_are_of_the_size_that_is_read(size):
-    from limbeck.data.augment import Augment
-    from limbeck.data.images import ImageReader
-    from limbeck.synthesis.generator import Generator
-
     channels, height, width = size
     reader = ImageReader(height=height, width=width, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
     assert Generator(InputSpace(reader, Augment()), 5, 2)(torch.randn(2, 5)).shape == (2, *size)

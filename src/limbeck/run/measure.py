@@ -205,7 +205,7 @@ def notes(
     if WITH_DATA in trained:
         keeps = experiment.training.keep == "best"
         told.append(
-            "The distilled student saw no training example: it learnt from made pictures alone, by what the teacher says of them. "
+            "The distilled student saw no training example: it learnt from made pictures, by what the teacher says of them. "
             f"The control learnt from the {labelled:,} labels of the training part, and 'distilled with data' from the teacher's "
             f"answers to all its {every:,} examples; who has no data can train neither."
             + " Of its weights those are kept that do best on the validation part, which is data too."
