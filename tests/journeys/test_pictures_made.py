@@ -69,6 +69,9 @@ def test_the_report_shows_what_was_learnt_from(regime, tmp_path, monkeypatch, ca
     pictures = 16 if regime else 20  # a step has no more
     assert page.count('alt="Made picture') == pictures
     assert "Distilled with data" in page
+    assert (
+        "A student that saw no training example against the same student trained on 50 examples (all labelled)" in page
+    )
     grid = page[page.index('<section aria-labelledby="made">') :]
     assert len(grid[: grid.index("</section>")]) < 400 * pictures, "a few bytes each"
     (tmp_path / "out" / "report.html").unlink()
@@ -80,7 +83,10 @@ def test_the_report_shows_what_was_learnt_from(regime, tmp_path, monkeypatch, ca
     ("change", "why"),
     [
         (
-            {"regime": {"name": "inversion"}, "teacher": {"model": {"name": "mlp"}, "training": {"steps": 2, "batch-size": 16}}},
+            {
+                "regime": {"name": "inversion"},
+                "teacher": {"model": {"name": "mlp"}, "training": {"steps": 2, "batch-size": 16}},
+            },
             "BatchNorm",
         ),
         ({"regime": "generator", "objective": {"labels": 1, "soft-targets": 1}}, "would never speak"),

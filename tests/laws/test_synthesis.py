@@ -146,6 +146,16 @@ def test_every_setting_is_used(field):
 # --- on the disk
 
 
+def test_a_teacher_that_was_left_in_training_mode_learns_nothing(tmp_path):
+    own = teacher()
+    one = made(own, SPACE, CLASSES, FEW, tmp_path / "one")
+    before = of_module(own.module)
+    own.module.train()  # a parent's train() reaches it
+    assert torch.equal(made(own, SPACE, CLASSES, FEW, tmp_path / "two"), one)
+    playing(Dafl(), own.module).pictures(6, 0, None)
+    assert of_module(own.module) == before
+
+
 def test_what_was_made_is_read_and_what_was_cut_off_goes_on(tmp_path, monkeypatch):
     settings = Pictures(count=20, batch_size=8, steps=2)  # 7, 7 and 6 together
 

@@ -81,11 +81,13 @@ def compared(evidence: Evidence) -> str:
         learnt = f" on {data.train:,} examples"
         if data.labelled is not None:
             learnt += " (all labelled)" if data.labelled == data.train else f" ({data.labelled:,} labelled)"
+    judged = f"judged on the same {data.test:,} test examples{f' of {data.classes:,} {data.outputs}' if data.outputs else ''}."
+    if arms.with_data:
+        return (
+            f"A student that saw no training example against the same student trained{learnt}, each {times}, {judged}"
+        )
     against = "the same student without a teacher" if arms.control else "nothing, for there is no control"
-    return (
-        f"A student with a teacher against {against}, each trained {times}{learnt}, "
-        f"judged on the same {data.test:,} test examples{f' of {data.classes:,} {data.outputs}' if data.outputs else ''}."
-    )
+    return f"A student with a teacher against {against}, each trained {times}{learnt}, {judged}"
 
 
 def tiles(evidence: Evidence) -> list[dict[str, str]]:
