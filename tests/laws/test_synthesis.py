@@ -258,7 +258,9 @@ def test_a_game_goes_on_as_if_it_had_not_been_cut():
     again.load_state_dict(first.state_dict())
     for step in range(2, 5):
         assert torch.equal(again.pictures(6, step, None)[0], every[step])
-    assert not torch.equal(every[0], every[1]), "each step has noise of its own"
+    still = playing(Dafl(), learning_rate=1e-12)
+    one, two = (still.pictures(6, step, None)[0] for step in range(2))
+    assert float((one - two).abs().max()) > 0.01, "each step has noise of its own"
     assert not torch.equal(every[0], playing(Dafl(), seed=4).pictures(6, 0, None)[0])
 
 

@@ -6,7 +6,18 @@ import pytest
 import safetensors.torch
 import torch
 from tests.contracts.test_regime_contract import answered, known
-from tests.fakes.experiments import HINTS, LABELS, SOFT, plan, seeded_teacher
+from tests.fakes.experiments import (
+    HINTS,
+    LABELS,
+    SOFT,
+    TRAINING,
+    Crash,
+    Watching,
+    crash,
+    plan,
+    same,
+    seeded_teacher,
+)
 from tests.fakes.pictures import CLASSES, READER, SIDE, Convolutions, experienced, picture_plan
 
 from limbeck.config import digest
@@ -15,11 +26,12 @@ from limbeck.errors import LimbeckError
 from limbeck.objective.schedules import Place
 from limbeck.regimes.generator import Generator
 from limbeck.regimes.inversion import Inversion
-from limbeck.regimes.regime import Make
+from limbeck.regimes.regime import Make, Making
 from limbeck.regimes.walk import walk
 from limbeck.synthesis.games import Adversarial, Dafl
 from limbeck.synthesis.inversion import Pictures
 from limbeck.teachers.ensemble import EnsembleTeacher
+from limbeck.training.loop import train
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Workshop
 
@@ -162,6 +174,16 @@ def test_other_budgets_reach_the_pictures(tmp_path):
     assert GENERATOR.budgeted(lambda own: own.scaled(0.1)) == GENERATOR
 
 
+def test_how_long_it_takes_to_make_them_is_estimated(tmp_path, monkeypatch):
+    assert isinstance(INVERSION, Making)
+    assert not isinstance(GENERATOR, Making), "its pictures are a part of each step, which is timed"
+    clock = iter(range(100))
+    monkeypatch.setattr("limbeck.regimes.inversion.time.perf_counter", lambda: float(next(clock)))
+    one = picture_plan(tmp_path)
+    # 1 s a step: 3 steps, 2 batches, the first round for all seeds and the second for each of 3
+    assert INVERSION.making_seconds(one, 3) == 1 * 3 * 2 * (1 + 3)
+
+
 def test_made_pictures_vary_as_the_data_would(tmp_path):
     from limbeck.data.augment import Augment
 
@@ -198,6 +220,20 @@ def test_a_step_is_made_of_pictures_without_labels(tmp_path):
     told = pen.told()
     assert set(told) == {"generator.one-hot", "generator.balance", "generator.activation"}
     assert pen.told() == {}
+
+
+@pytest.mark.parametrize("game", [Dafl(), Adversarial(student_steps=4)], ids=lambda one: one.name)
+def test_cut_off_after_a_checkpoint_generator_and_student_go_on_as_they_were(game, tmp_path):
+    one = picture_plan(tmp_path, training=TRAINING.model_copy(update={"checkpoint_every": 3}))
+    stage = steps_of(Generator(game=game, width=4, latent=8), one)[-1]
+    whole = train(stage, tmp_path / "whole")
+    with pytest.raises(Crash):
+        train(stage, tmp_path / "cut", Watching(after=8, act=crash))
+    resumed = Watching()
+    again = train(stage, tmp_path / "cut", resumed)
+    assert resumed.places[0] == ("at", 6), "it did go on from a checkpoint"
+    assert same(whole, again)
+    assert torch.equal(whole.kept["pictures"], again.kept["pictures"])
 
 
 @pytest.mark.parametrize("game", [Dafl(), Adversarial(student_steps=4)], ids=lambda one: one.name)
