@@ -195,8 +195,9 @@ def test_made_pictures_vary_as_the_data_would(tmp_path):
 # --- generator
 
 
-def test_a_step_is_made_of_pictures_without_labels(tmp_path):
-    stage = steps_of(GENERATOR, picture_plan(tmp_path))[-1]
+@pytest.mark.parametrize("game", [Dafl(), Adversarial(student_steps=1)], ids=lambda one: one.name)
+def test_a_step_is_made_of_pictures_without_labels(game, tmp_path):
+    stage = steps_of(Generator(game=game, width=4, latent=8), picture_plan(tmp_path))[-1]
     student = Convolutions()
     student.train()
     before = {name: value.clone() for name, value in student.state_dict().items()}
@@ -214,7 +215,8 @@ def test_a_step_is_made_of_pictures_without_labels(tmp_path):
     assert student.training
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     told = pen.told()
-    assert set(told) == {"generator.one-hot", "generator.balance", "generator.activation"}
+    named = {"dafl": {"one-hot", "balance", "activation"}, "adversarial": {"agreement"}}
+    assert set(told) == {f"generator.{one}" for one in named[game.name]}
     assert pen.told() == {}
 
 
