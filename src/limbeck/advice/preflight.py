@@ -39,7 +39,7 @@ class Dry:
     """What one stage's dry batch showed.
 
     ``parts``: each term's mean. ``seconds``: of one step, from reading its rows to the optimiser. ``teacher_seconds``: of the
-    teacher's share in it. ``row_seconds``: of one row in an evaluation.
+    teacher's share in it. ``pen_seconds``: of what makes inputs anew. ``row_seconds``: of one row in an evaluation.
     ``peak``: bytes of memory that the step needed at most, None where that cannot be measured. ``memory``: what it
     consists of. ``row_bytes``: of the teacher's signals for one row. ``silent``: parameters that got no gradient.
     """
@@ -47,6 +47,7 @@ class Dry:
     parts: dict[str, float]
     seconds: float
     teacher_seconds: float
+    pen_seconds: float
     row_seconds: float
     peak: int | None
     memory: Memory
@@ -92,13 +93,14 @@ def dry_run(stage: Stage, device: str) -> Dry:
                 parts[name] = parts.get(name, 0.0) + float(value)
         _check_terms(objective, parts, batches, counts, stage, student)
         silent = tuple(name for name, one in student.named_parameters() if one.requires_grad and one.grad is None)
-        seconds, asked = _paced(stage, engine, device, pen)
+        seconds, asked, wrote = _paced(stage, engine, device, pen)
         engine.capture.close()
         row_seconds = _looked(stage, student, device)
     return Dry(
         parts=parts,
         seconds=seconds,
         teacher_seconds=asked,
+        pen_seconds=wrote,
         row_seconds=row_seconds,
         peak=peak.bytes,
         memory=memory(stage, student, kept),
@@ -108,8 +110,8 @@ def dry_run(stage: Stage, device: str) -> Dry:
     )
 
 
-def _paced(stage: Stage, engine: Engine, device: str, pen: Pen | None) -> tuple[float, float]:
-    """Seconds of a whole step after the first, and of the teacher's share in it. The learning rate is 0."""
+def _paced(stage: Stage, engine: Engine, device: str, pen: Pen | None) -> tuple[float, float, float]:
+    """Seconds of a whole step after the first, of the teacher's share in it, and of the pen's. The learning rate is 0."""
     settings, objective = stage.training, engine.objective
     wanted = objective.needs().teacher
     optimiser = optimizer(
@@ -119,13 +121,15 @@ def _paced(stage: Stage, engine: Engine, device: str, pen: Pen | None) -> tuple[
         group["lr"] = 0.0
     order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
     steps = Steps(stage.examples, order, settings.accumulate)
-    spent, asked, done = 0.0, 0.0, 0
+    spent, asked, wrote, done = 0.0, 0.0, 0.0, 0
     while spent < _ENOUGH and done < _MOST:
         began = _now(device)
         step = (done + 1 if pen is None else (done + 1) * settings.total // _MOST) % settings.total
         batches = [batch.to(device) for batch in steps[step]]
         if pen:
+            before = _now(device)
             batches = pen.written(engine.student, batches, Place(step, settings.total))
+            wrote += _now(device) - before
         counts = objective.total_counts(batches)
         for batch in batches:
             before = _now(device)
@@ -135,7 +139,7 @@ def _paced(stage: Stage, engine: Engine, device: str, pen: Pen | None) -> tuple[
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         spent, done = spent + _now(device) - began, done + 1
-    return spent / done, asked / done
+    return spent / done, asked / done, wrote / done
 
 
 @torch.no_grad()

@@ -18,7 +18,15 @@ from limbeck.evidence.schema import ArmName, Bootstrap, Difference, GapClosed, K
 Scores = NDArray[Any]  # [S, N], at most 1: how well the run of a seed does on an example; the teacher has S = 1
 Right = NDArray[np.bool_]
 FEW = 25  # examples that differ: below this, exact laws in place of approximate ones
-CHAIN: tuple[ArmName, ...] = ("control", "pseudo_labels", "soft_targets", "off_policy", "direct", "distilled")
+CHAIN: tuple[ArmName, ...] = (
+    "control",
+    "pseudo_labels",
+    "soft_targets",
+    "off_policy",
+    "direct",
+    "with_data",
+    "distilled",
+)
 
 
 def difference(a: Sequence[float], b: Sequence[float], resolution: float = 0.0) -> Difference:
@@ -191,6 +199,8 @@ def attribution(
         ("pseudo_labels", "direct"): ingredients,
         ("soft_targets", "direct"): "other terms",
         ("direct", "distilled"): "the teachers in between",
+        ("control", "with_data"): ingredients,
+        ("with_data", "distilled"): "made pictures in place of the data",
     }
     steps = []
     for source, target in pairwise(present):

@@ -56,6 +56,17 @@ class Sample:
     drawn: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Made:
+    """A picture that was made for the student to learn from (uint8, [height, width] or [height, width, 3]), and what the teacher
+    says of it.
+    """
+
+    picture: np.ndarray[Any, Any]
+    answer: str
+    confidence: float
+
+
 def disagreements(
     evidence: Evidence,
     arms: ArmResults,
@@ -168,6 +179,7 @@ def render(
     examples: Sequence[Example],
     recipe_text: str,
     samples: Sequence[Sample] = (),
+    made: Sequence[Made] = (),
 ) -> str:
     """The page as text. Everything that did not come from this package's own files is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -217,6 +229,7 @@ def render(
         samples=[_written(one, arms) for one in samples],
         writing=tables.writing(evidence),
         retention=shown_retention(evidence),
+        made=[{"image": image_uri(one.picture), "answer": one.answer, "confidence": one.confidence} for one in made],
         recipe=recipe_text.strip(),
     )
 
@@ -228,10 +241,11 @@ def write_report(
     recipe_text: str,
     path: Path,
     samples: Sequence[Sample] = (),
+    made: Sequence[Made] = (),
 ) -> None:
     """Writes the page to ``path``, whole or not at all.
 
     ``curves``: by arm, one a seed (`weigh.Curve`). ``examples``: as `disagreements` gives them. ``samples``: of language
-    models, what they write.
+    models, what they write. ``made``: of students without data, pictures that they learnt from.
     """
-    write_text(path, render(evidence, curves, examples, recipe_text, samples))
+    write_text(path, render(evidence, curves, examples, recipe_text, samples, made))

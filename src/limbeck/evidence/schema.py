@@ -27,6 +27,7 @@ ArmName = Literal[
     "soft_targets",
     "off_policy",
     "direct",
+    "with_data",
     "distilled",
 ]
 ARMS: tuple[str, ...] = get_args(ArmName)
@@ -164,6 +165,8 @@ class Arms(Record):
     """Trained on given texts alone, where the distilled student writes some itself."""
     direct: Arm | None = None
     """Taught by the first teacher all the time, where the distilled student has others in between."""
+    with_data: Arm | None = None
+    """Taught on the recipe's training rows, of which the distilled student saw none."""
     distilled: Arm
 
     def present(self) -> dict[str, Arm]:

@@ -19,6 +19,7 @@ NAMES = {
     "soft_targets": "Soft targets",
     "off_policy": "Off-policy",
     "direct": "First teacher alone",
+    "with_data": "Distilled with data",
     "distilled": "Distilled",
 }
 Cell = tuple[str, str | None] | None  # value, spread
@@ -92,14 +93,16 @@ def compared(evidence: Evidence) -> str:
         learnt = f" on {data.train:,} examples"
         if data.labelled is not None:
             learnt += " (all labelled)" if data.labelled == data.train else f" ({data.labelled:,} labelled)"
+    judged = f"judged on the same {data.test:,} test examples{f' of {data.classes:,} {data.outputs}' if data.outputs else ''}."
+    if arms.with_data:
+        return (
+            f"A student that saw no training example against the same student trained{learnt}, each {times}, {judged}"
+        )
     taught, alone = (
         ("with a teacher", "without a teacher") if about(evidence) == "the teacher" else ("taught so", "not taught")
     )
     against = f"the same student {alone}" if arms.control else "nothing, for there is no control"
-    return (
-        f"A student {taught} against {against}, each trained {times}{learnt}, "
-        f"judged on the same {data.test:,} test examples{f' of {data.classes:,} {data.outputs}' if data.outputs else ''}."
-    )
+    return f"A student {taught} against {against}, each trained {times}{learnt}, {judged}"
 
 
 def tiles(evidence: Evidence) -> list[dict[str, str]]:

@@ -85,6 +85,7 @@ class ArmResults:
     soft_targets: ArmResult | None = None
     off_policy: ArmResult | None = None
     direct: ArmResult | None = None
+    with_data: ArmResult | None = None
 
 
 def weigh(

@@ -15,6 +15,8 @@ from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.continual import Continual
 from limbeck.regimes.deep_to_shallow import DeepToShallow
 from limbeck.regimes.ema import Ema
+from limbeck.regimes.generator import Generator
+from limbeck.regimes.inversion import Inversion
 from limbeck.regimes.mutual import Mutual
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.on_policy import OnPolicy
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 else:
     ModelChoice = ModelSpec
     Regimes = choice(
-        *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, Mutual, OnPolicy),
+        *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, Generator, Inversion, Mutual, OnPolicy),
         *(SequenceLevel, Snapshot, Staged, Theseus),
     )
 

@@ -112,6 +112,10 @@ class TextPen:
         told, self._tally = self._tally.told(), Tally()
         return told
 
+    def kept(self) -> dict[str, Tensor]:
+        """Nothing: what is shown of writing is written at the end."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What it has not told yet."""
         return dict(vars(self._tally))

@@ -74,3 +74,12 @@ class Teaching(Protocol):
     def stages(self, plan: "Plan") -> tuple[Stage, ...]:
         """The trainings of the student that the recipe is about, from untrained models: what a preflight tries."""
         ...
+
+
+@runtime_checkable
+class Making(Protocol):
+    """What a regime has beside all that if it makes what its student learns from: a preflight tells how long that takes."""
+
+    def making_seconds(self, plan: "Plan", seeds: int) -> float:
+        """An estimate for all seeds together, from a little of it."""
+        ...

@@ -35,6 +35,7 @@ from limbeck.run import folder as runs
 from limbeck.run.arms import arms_of, compute_of, remembered
 from limbeck.run.delivered import Delivered
 from limbeck.run.experiment import Experiment
+from limbeck.run.made import made_of
 from limbeck.run.measure import counts, curve, measure, notes, said
 from limbeck.run.preflight import Preflight, preflight
 from limbeck.run.retention import retention_of
@@ -290,10 +291,15 @@ def _weigh(
         lambda position, answers: said(test, position, answers),
     )
     shown = [{**vars(one), "content": tensor(one.content)} for one in examples]
-    written = [vars(one) for one in texts]
-    runs.keep(out, runs.SHOWN, {"curves": curves, "examples": shown, "samples": written, "recipe": recipe_text})
+    written, made = [vars(one) for one in texts], made_of(plan, trained)
+    pictures = [{**vars(one), "picture": tensor(one.picture)} for one in made]
+    runs.keep(
+        out,
+        runs.SHOWN,
+        {"curves": curves, "examples": shown, "samples": written, "made": pictures, "recipe": recipe_text},
+    )
     runs.keep(out, runs.INPUTS, [test.table.raw(row) for row in test.rows[:_PROOFS].tolist()])
-    write_report(evidence, curves, examples, recipe_text, out / runs.REPORT, texts)
+    write_report(evidence, curves, examples, recipe_text, out / runs.REPORT, texts, made)
     write_json(out / runs.EVIDENCE, evidence.plain())  # last: a run with evidence is finished
 
 

@@ -11,7 +11,7 @@ from limbeck.data.batch import NO_LABEL
 from limbeck.data.raw import Raw
 from limbeck.data.sources import Data
 from limbeck.errors import LimbeckError
-from limbeck.evidence.report import Example, Sample, write_report
+from limbeck.evidence.report import Example, Made, Sample, write_report
 from limbeck.evidence.schema import Evidence, Quality
 from limbeck.export import Exported
 from limbeck.files import home
@@ -250,8 +250,9 @@ def report(folder: Path) -> Path:
     kept = runs.kept(folder, runs.SHOWN)
     examples = [Example(**{**one, "content": runs.image(one["content"])}) for one in kept["examples"]]
     texts = [Sample(**one) for one in kept.get("samples", ())]  # older runs kept none
+    made = [Made(**{**one, "picture": runs.image(one["picture"])}) for one in kept.get("made", ())]
     path = folder / runs.REPORT
-    write_report(evidence, kept["curves"], examples, kept["recipe"], path, texts)
+    write_report(evidence, kept["curves"], examples, kept["recipe"], path, texts, made)
     return path
 
 

@@ -26,6 +26,7 @@ from limbeck.models.adapters import merged
 from limbeck.models.identity import architecture
 from limbeck.objective.evaluate import distances
 from limbeck.regimes.budget import EQUAL_COMPUTE, Compute
+from limbeck.regimes.imagined import WITH_DATA
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import PART
 from limbeck.run.experiment import Experiment
@@ -206,7 +207,16 @@ def notes(
     splits = experiment.splits
     labelled, every = len(splits.train.labelled()), len(splits.train)
     told = []
-    if every > labelled:
+    if WITH_DATA in trained:
+        keeps = experiment.training.keep == "best"
+        told.append(
+            "The distilled student saw no training example: it learnt from made pictures, by what the teacher says of them. "
+            f"The control learnt from the {labelled:,} labels of the training part, and 'distilled with data' from the teacher's "
+            f"answers to all its {every:,} examples; who has no data can train neither."
+            + " Of its weights those are kept that do best on the validation part, which is data too."
+            * keeps
+        )
+    elif every > labelled:
         pseudo = "pseudo_labels" in trained
         shared = any(term.mask == REAL for term in plan.without_teacher)
         who = "The distilled student and the one of hard pseudo-labels" if pseudo else "The distilled student"

@@ -16,6 +16,7 @@ from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
 from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
 from limbeck.regimes.plan import Plan
+from limbeck.regimes.regime import Making
 from limbeck.run.arms import arms_of, compute_of
 from limbeck.run.cheaper import agreement
 from limbeck.run.experiment import Experiment
@@ -101,9 +102,12 @@ def _budget(
     names, seeds = list(arms_of(experiment, plan, compute)), len(experiment.seeds)
     students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
-    alone = dry.seconds - dry.teacher_seconds  # each arm has as many steps in all
+    alone = dry.seconds - dry.teacher_seconds - dry.pen_seconds  # each arm has as many steps in all
     training = alone * (steps * students - before_last * seeds * (2 if FINAL_STAGE in names else 1))
     training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
+    training += dry.pen_seconds * last.training.total * seeds
+    if isinstance(experiment.regime, Making):
+        training += experiment.regime.making_seconds(plan, seeds)
     longer = compute.matched_steps - compute.steps if compute is not None and EQUAL_COMPUTE in names else 0
     training += alone * longer * seeds
     per_row = dry.teacher_seconds / plan.training.batch_size

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -64,12 +64,15 @@ Watch = Callable[[Stage, Curve], Sequence[object]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training gave: the delivered weights, their validation metrics, the curve, and the seconds it took."""
+    """What a training gave: the delivered weights, their validation metrics, the curve, the seconds it took, and what was made
+    anew in it to be shown.
+    """
 
     weights: dict[str, Tensor]
     metrics: dict[str, float]
     points: list[dict[str, Any]]
     seconds: float
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objective:
@@ -175,7 +178,8 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
                     f"Stopped after step {place.step} of {settings.total} of {stage.name}; nothing is lost."
                 )
     engine.capture.close()
-    return Outcome(best.weights, best.metrics, curve.points, spent + time.monotonic() - began)
+    kept = pen.kept() if pen else {}
+    return Outcome(best.weights, best.metrics, curve.points, spent + time.monotonic() - began, kept)
 
 
 def _prepared(accelerator: Accelerator, engine: Engine, stage: Stage) -> tuple[nn.Module, Any]:

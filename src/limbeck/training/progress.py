@@ -61,9 +61,9 @@ class Watcher:
         return (Bar(self, stage, curve),)
 
     def labelling(self, done: int, total: int) -> None:
-        """Told how many rows of the teacher's outputs are stored."""
+        """Told how many rows the teacher was asked about: of its outputs that are stored, or of what is made of it."""
         if self._labelling is None or self._labelling[1] != total:
-            self._labelling = (self.bars.add_task("teacher's outputs", total=total, note=""), total)
+            self._labelling = (self.bars.add_task("asking the teacher", total=total, note=""), total)
             self._last = time.monotonic()
         task, _ = self._labelling
         self.bars.update(task, completed=done)
@@ -71,7 +71,7 @@ class Watcher:
             self.bars.stop_task(task)
             self._labelling = None
         if not self.live and self.due():
-            self.say(f"teacher's outputs: {done} of {total} rows stored")
+            self.say(f"asking the teacher: {done} of {total} rows done")
 
     def due(self) -> bool:
         """Whether a plain line is due."""

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Examples
@@ -47,32 +47,37 @@ class Start:
 
 
 class Pen(Protocol):
-    """What writes the texts of a step anew. One that remembers also has ``state_dict`` and ``load_state_dict``."""
+    """What makes the inputs of a step anew. One that remembers also has ``state_dict`` and ``load_state_dict``."""
 
     def written(self, student: nn.Module, micros: Sequence[Batch], place: Place) -> list[Batch]:
-        """The micro-batches of one step, some rows replaced by what the student, as it is now, or the teacher writes.
+        """The micro-batches of one step, some rows replaced: by texts that the student, as it is now, or the teacher writes, or
+        by pictures that are made for it.
 
         The student's mode and global random state are left as they were.
         """
         ...
 
     def told(self) -> dict[str, float]:
-        """What was written since this was last asked, in numbers for the curve."""
+        """What was made since this was last asked, in numbers for the curve."""
+        ...
+
+    def kept(self) -> dict[str, Tensor]:
+        """What of it is kept beside the trained weights, to be shown; often nothing."""
         ...
 
 
 class Writing(Protocol):
-    """How texts are written anew while a model trains; settings alone."""
+    """How inputs are made anew while a model trains; settings alone."""
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON types."""
         ...
 
     def pen(self, stage: "Stage", student: nn.Module) -> Pen:
-        """What writes for one training of ``stage``.
+        """What makes them for one training of ``stage``.
 
         Raises:
-            LimbeckError: student, teacher or data cannot be written with.
+            LimbeckError: it cannot be done with this student, teacher or data.
         """
         ...
 
@@ -107,7 +112,7 @@ class Stage:
 
     ``views``: see `Order`. ``teacher``: who is observed while training, None if no term needs one. ``side``: whose input
     columns the model reads. ``frozen``: patterns of parameters that stay as they are, such as ``bert.embeddings.*``.
-    ``writing``: how its texts are written anew; None: they are read. ``past``: how its own past teaches it, in place of a
+    ``writing``: how its inputs are made anew; None: they are read. ``past``: how its own past teaches it, in place of a
     ``teacher``. ``keeping``: what changes its gradients, in order.
     """
 

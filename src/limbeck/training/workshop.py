@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import safetensors.torch
 from accelerate import PartialState
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.config import digest
+from limbeck.data.examples import Examples
 from limbeck.data.fingerprint import file
 from limbeck.errors import LimbeckError
 from limbeck.files import held, whole_folder
@@ -22,6 +23,7 @@ from limbeck.training.loop import Watch, train
 from limbeck.training.stage import Origin, Stage
 
 _log = logging.getLogger(__name__)
+_KEPT = "kept.safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Trained:
     """What a stage gave; the weights stay on the disk until they are asked for.
 
     ``metrics``: validation metrics of the delivered weights. ``points``: the learning curve. ``reused``: it was trained
-    before, by this run or another. ``before``: the trainings of the same arm that came before it, in order. ``path``: of the
-    module that is meant, where that is a part of what was trained.
+    before, by this run or another. ``examples``: what it learnt from. ``kept``: a file of what was made anew in it, to be shown,
+    if anything was. ``before``: the trainings of the same arm that came before it, in order. ``path``: of the module that is
+    meant, where that is a part of what was trained.
     """
 
     key: str
@@ -42,6 +45,8 @@ class Trained:
     points: list[dict[str, Any]] = field(repr=False)
     seconds: float
     reused: bool
+    examples: Examples | None = field(default=None, repr=False)
+    kept: Path | None = field(default=None, repr=False)
     before: "tuple[Trained, ...]" = field(default=(), repr=False)
     path: str = ""
 
@@ -115,6 +120,7 @@ class Workshop:
                         "points": outcome.points,
                         "seconds": outcome.seconds,
                     },
+                    outcome.kept,
                 )
             state.wait_for_everyone()
             trained = self._finished(folder, key, stage, reused=False)
@@ -122,9 +128,13 @@ class Workshop:
         return trained
 
     @staticmethod
-    def _keep(folder: Path, identity: dict[str, Any], weights: dict[str, Any], result: dict[str, Any]) -> None:
+    def _keep(
+        folder: Path, identity: dict[str, Any], weights: dict[str, Any], result: dict[str, Any], kept: dict[str, Tensor]
+    ) -> None:
         try:
             with whole_folder(folder / "finished") as draft:
+                if kept:
+                    safetensors.torch.save_file(kept, draft / _KEPT)
                 safetensors.torch.save_file(weights, draft / "model.safetensors")
                 result["sha256"] = file(draft / "model.safetensors")
                 result["checksum"] = digest(result)
@@ -159,4 +169,6 @@ class Workshop:
             result["points"],
             result["seconds"],
             reused,
+            stage.examples,
+            path / _KEPT if (path / _KEPT).exists() else None,
         )

@@ -1,0 +1,1 @@
+"""Data that was not there: pictures made of what a teacher knows."""
