@@ -3,10 +3,11 @@
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.models.conv import Conv
+from limbeck.models.light import InvertedCnn, ShuffleCnn
 from limbeck.models.mixer import MlpMixer
 
 
@@ -28,14 +29,6 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, classes]."""
         return self.head(self.blocks(x.flatten(1)))  # type: ignore[no-any-return]
-
-
-class Conv(nn.Conv2d):
-    """A convolution whose result lies in memory with the channels last: what follows is 1.4 times as fast on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, height, width], wherever its numbers lie."""
-        return super().forward(x).contiguous(memory_format=torch.channels_last)
 
 
 class SmallCnn(nn.Module):
@@ -121,6 +114,8 @@ NETS: dict[str, type[nn.Module]] = {
     "small-cnn": SmallCnn,
     "small-resnet": SmallResnet,
     "mlp-mixer": MlpMixer,
+    "inverted-cnn": InvertedCnn,
+    "shuffle-cnn": ShuffleCnn,
 }
 
 

@@ -10,6 +10,7 @@ from limbeck.data.batch import DECODED
 from limbeck.data.tokenizers import resolve
 from limbeck.errors import LimbeckError
 from limbeck.models.causal import demand_causal, demand_decoder
+from limbeck.models.compact import EfficientCnn, MobileCnn, ShuffleCnn
 from limbeck.models.from_config import FromConfig
 from limbeck.models.given import Given
 from limbeck.models.huggingface import HuggingFace
@@ -26,15 +27,18 @@ from limbeck.signals.capture import show
 __all__ = [
     "SPECS",
     "BuildContext",
+    "EfficientCnn",
     "FromConfig",
     "Given",
     "HuggingFace",
     "Lora",
     "Mlp",
     "MlpMixer",
+    "MobileCnn",
     "ModelSpec",
     "Python",
     "Shrunk",
+    "ShuffleCnn",
     "SmallCnn",
     "SmallResnet",
     "SmallTransformer",
@@ -51,6 +55,9 @@ SPECS: tuple[type[Spec], ...] = (
     Mlp,
     SmallCnn,
     SmallResnet,
+    MobileCnn,
+    ShuffleCnn,
+    EfficientCnn,
     MlpMixer,
     Vit,
     SmallTransformer,
