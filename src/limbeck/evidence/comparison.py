@@ -18,7 +18,15 @@ from limbeck.evidence.schema import ArmName, Bootstrap, Difference, GapClosed, K
 Scores = NDArray[Any]  # [S, N], at most 1: how well the run of a seed does on an example; the teacher has S = 1
 Right = NDArray[np.bool_]
 FEW = 25  # examples that differ: below this, exact laws in place of approximate ones
-CHAIN: tuple[ArmName, ...] = ("control", "pseudo_labels", "soft_targets", "off_policy", "direct", "distilled")
+CHAIN: tuple[ArmName, ...] = (
+    "control",
+    "pseudo_labels",
+    "best_single",
+    "soft_targets",
+    "off_policy",
+    "direct",
+    "distilled",
+)
 
 
 def difference(a: Sequence[float], b: Sequence[float], resolution: float = 0.0) -> Difference:
@@ -173,6 +181,11 @@ def attribution(
         return ()
     names: dict[tuple[str, str], str] = {
         ("control", "pseudo_labels"): "hard pseudo-labels",
+        ("control", "best_single"): "the best teacher alone",
+        ("pseudo_labels", "best_single"): "the best teacher alone",
+        ("best_single", "soft_targets"): "the other teachers",
+        ("best_single", "distilled"): "the other teachers",
+        ("best_single", "direct"): "the other teachers",
         ("control", "soft_targets"): "soft targets",
         ("pseudo_labels", "soft_targets"): "soft targets",
         ("soft_targets", "distilled"): "other terms",

@@ -38,6 +38,7 @@ from limbeck.evidence.schema import (
     McNemar,
     Provenance,
     Samples,
+    Teachers,
 )
 from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence
 
@@ -79,6 +80,7 @@ class ArmResults:
     final_stage: ArmResult | None = None
     equal_compute: ArmResult | None = None
     pseudo_labels: ArmResult | None = None
+    best_single: ArmResult | None = None
     soft_targets: ArmResult | None = None
     off_policy: ArmResult | None = None
     direct: ArmResult | None = None
@@ -103,6 +105,7 @@ def weigh(
     task: Task = CLASSES,
     example: Logits | None = None,
     samples: Samples | None = None,
+    teachers: Teachers | None = None,
 ) -> Evidence:
     """Weighs all arms and says whether the teacher helped.
 
@@ -190,6 +193,7 @@ def weigh(
         gap_closed=closed,
         keeps=keeps(teacher, students, margin, resamples, seed, bounded) if teacher is not None else None,
         fidelity=_fidelity(arms, exam),
+        teachers=teachers,
         samples=samples,
         attribution=attribution(scores, ingredients, resamples, seed, bounded),
         data=data or Counts(test=exam.examples, classes=len(classes), outputs=task.outputs),
