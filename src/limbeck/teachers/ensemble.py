@@ -121,8 +121,8 @@ class EnsembleTeacher:
             return shown
         said = {place: shown[one] for place, name in enumerate(self.names) if (one := f"{name}.logits") in shown}
         if self.weighing.hears:
-            said = {place: said.get(place, self._logits(place, batch)) for place in range(len(self.members))}
-            weights = self.weighing.of(batch, [cast(Tensor, said[place]).float() for place in range(len(self.members))])
+            said |= {place: self._logits(place, batch) for place in range(len(self.members)) if place not in said}
+            weights = self.weighing.of(batch, [said[place].float() for place in range(len(self.members))])
         else:
             weights = self.weighing.of(batch)
         if WEIGHTS in needs:
