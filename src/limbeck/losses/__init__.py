@@ -35,6 +35,7 @@ from limbeck.losses.responses import (
     probability_mse,
     soft_cross_entropy,
 )
+from limbeck.losses.routing import evenness, mixture
 from limbeck.losses.sequences import (
     adaptive_kl,
     alpha_beta,
@@ -69,6 +70,7 @@ __all__ = [
     "dist",
     "dkd",
     "entropy",
+    "evenness",
     "forward_kl",
     "fsp",
     "generator_loss",
@@ -82,6 +84,7 @@ __all__ = [
     "margin_mse",
     "mgd",
     "minilm_relation",
+    "mixture",
     "negative_mean",
     "nkd",
     "nst",

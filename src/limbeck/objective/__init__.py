@@ -26,12 +26,13 @@ from limbeck.objective.relations import (
     RkdDistance,
     SimilarityPreserving,
 )
+from limbeck.objective.routing import Routing
 from limbeck.objective.soft_targets import SoftTargets
 from limbeck.objective.term import Needs, Scope, Term
 from limbeck.objective.vectors import MarginMse, Partners, untaught
 
 TERMS: tuple[type[Config], ...] = (
-    *(Labels, SoftTargets, Diverging, Decoupled, Dist, Nkd, Wsld, Perturbed),
+    *(Labels, SoftTargets, Diverging, Decoupled, Dist, Nkd, Wsld, Perturbed, Routing),
     *(Uld, SharedVocabulary, Alm),
     *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, Jacobian),
     *(AttentionMaps, MiniLm),
@@ -76,6 +77,7 @@ __all__ = [
     "Review",
     "RkdAngle",
     "RkdDistance",
+    "Routing",
     "Scope",
     "SharedVocabulary",
     "SimKd",

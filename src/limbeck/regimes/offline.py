@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from limbeck.config import Config
 from limbeck.data.asked import asked
 from limbeck.data.examples import Examples
+from limbeck.objective import Term
 from limbeck.regimes.plan import Plan, hard_labels
 from limbeck.regimes.regime import Regime, make, train
 from limbeck.teachers.member import OneOf
@@ -31,10 +32,11 @@ class Offline(Config):
         if plan.pseudo_labels:
             chosen["pseudo_labels"] = self.pseudo_labels
         reads = [term.needs().teacher for term in plan.terms]
+        answers = any(term.needs().teacher for term in _by_answers(plan))
         known = plan.teacher.provides if plan.teacher else Provides()
-        if len(known.members) > 1 and known.unseen and any(reads) and all(read <= {"logits"} for read in reads):
+        if len(known.members) > 1 and known.unseen and answers:
             chosen["best_single"] = self.best_single
-        if any(read - {"logits"} for read in reads) and any(read == {"logits"} for read in reads):
+        if answers and any(read - {"logits"} for read in reads):
             chosen["soft_targets"] = self.soft_targets
         return {**chosen, "distilled": self.distilled}
 
@@ -80,16 +82,21 @@ class Offline(Config):
             "the best teacher", best_of, teacher=plan.teacher, validation=plan.splits.validation, device=plan.device
         )
         assert plan.teacher is not None
-        plan = replace(plan, teacher=OneOf(plan.teacher, name))
+        plan = replace(plan, teacher=OneOf(plan.teacher, name), terms=_by_answers(plan))
         teacher = yield from plan.labelled()
         return (yield from train(plan.stage("best teacher alone", teacher=teacher)))
 
     def soft_targets(self, plan: Plan) -> Regime[Trained]:
         """The same student with the terms that read nothing but logits of the teacher: what the other terms add."""
         plan = yield from plan.taught()
-        teacher = yield from plan.labelled()
-        kept = tuple(term for term in plan.terms if term.needs().teacher <= {"logits"})
+        kept = _by_answers(plan)
+        teacher = yield from replace(plan, terms=(*plan.terms, *kept)).labelled()
         return (yield from train(plan.stage("soft targets", kept, teacher=teacher)))
+
+
+def _by_answers(plan: Plan) -> tuple[Term, ...]:
+    """The terms that read nothing but a single teacher's logits, or what stands for them."""
+    return tuple(one for term in plan.terms if (one := term.by_answers()) is not None)
 
 
 def best_of(teacher: Teacher, validation: Examples, device: str) -> str:

@@ -50,5 +50,5 @@ def _mean_weights(teacher: Teacher, examples: Examples, device: str) -> list[flo
 def _routed(names: Sequence[str], students: Sequence[Trained]) -> dict[str, float]:
     """The mean share that a routing term gave each, over the steps since the last evaluation but one."""
     parts = [student.points[-1]["parts"] for student in students if student.points]
-    found = {name: [one[key] for one in parts for key in one if key.endswith(f".to {name}")] for name in names}
+    found = {name: [one[key] for one in parts for key in one if key.endswith(f".{name}")] for name in names}
     return {name: sum(shares) / len(shares) for name, shares in found.items() if shares}
