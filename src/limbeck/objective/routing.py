@@ -54,7 +54,7 @@ class Routing(Weighted):
     """T: a number, a schedule, or by an example's difficulty for each teacher."""
     balance: Annotated[float, Field(ge=0)] = 0.1
     """How strongly shares are held together, in nats: with 0 the gate may come to hear one teacher alone."""
-    paths: dict[str, dict[str, str]] = Field(default_factory=dict)
+    paths: dict[str, dict[str, str]] | None = None
     """By a teacher's name, layers of it that are learnt from as well, each under the student's layer that is led to it."""
     path_weight: Annotated[float, Field(gt=0)] = 0.1
     """What a path counts beside the answers: normalised hints, mean over elements."""
@@ -65,7 +65,7 @@ class Routing(Weighted):
             raise ValueError("a teacher is named twice: name each once")
         if self.temperature.build() is not None:
             raise ValueError("a learned temperature belongs to one teacher: give a number or a schedule")
-        if strange := sorted(set(self.paths) - set(self.teachers)):
+        if strange := sorted(set(self.paths or {}) - set(self.teachers)):
             raise ValueError(f"paths are of {strange[0]!r}, who is not among the teachers")
         return self
 
@@ -80,7 +80,7 @@ class Routing(Weighted):
         return tuple(
             tuple(Hints(student=ours, teacher=f"{name}.{theirs}", normalise=True) for ours, theirs in pairs.items())
             for name in self.teachers
-            for pairs in [self.paths.get(name, {})]
+            for pairs in [(self.paths or {}).get(name, {})]
         )
 
     def needs(self) -> Needs:
