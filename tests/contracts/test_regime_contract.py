@@ -298,7 +298,7 @@ def test_regimes_nest_and_give_what_they_got(tmp_path):
 
 def test_a_teacher_that_has_to_be_trained_is_trained_first_in_every_arm(tmp_path):
     for arm in ARMS:
-        untaught = ready(tmp_path, teacher=None, teacher_stage=teaching())
+        untaught = ready(tmp_path, teacher=None, teacher_stages=(teaching(),))
         seen = []
         regime = getattr(Offline(), arm)(untaught)
         walk(_noted(regime, seen), Workshop(tmp_path), tmp_path / f"{arm}.json")

@@ -12,20 +12,33 @@ from tests.fakes.served import serving
 
 from limbeck.errors import SignalError
 from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.calibrated import Calibrated
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.labelling import label
 from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.member import OneOf
 from limbeck.teachers.onnx.settings import Onnx
 from limbeck.teachers.onnx.teacher import OnnxTeacher
 from limbeck.teachers.stored import StoredTeacher
 from limbeck.teachers.teacher import Provides, Teacher
-from limbeck.teachers.weighing import Fixed
+from limbeck.teachers.weighing import ByConfidence, Fixed
 
 NEEDS = frozenset({"logits", "body", "head:in"})
 DATA = examples(64)
 LOGITS = frozenset({"logits"})
-WHOLE = ("local", "served", "cold", "warm", "half warm", "cached served", "stored", "cached cached")
-BARE = ("onnx", "cached onnx", "ensemble", "cached ensemble", "ensemble of two kinds")
+WHOLE = (
+    "calibrated",
+    "member",
+    "local",
+    "served",
+    "cold",
+    "warm",
+    "half warm",
+    "cached served",
+    "stored",
+    "cached cached",
+)
+BARE = ("onnx", "cached onnx", "ensemble", "cached ensemble", "ensemble of two kinds", "confident ensemble")
 """Those that show every signal, and those that show logits alone."""
 
 
@@ -68,6 +81,9 @@ def case(request, tmp_path):
             "cached onnx": lambda: cached(onnx()),
             "ensemble": lambda: EnsembleTeacher([inner, inner], combine="logits"),
             "cached ensemble": lambda: cached(EnsembleTeacher([inner, inner], combine="logits")),
+            "confident ensemble": lambda: EnsembleTeacher([inner, inner], ByConfidence(), combine="logits"),
+            "member": lambda: OneOf(EnsembleTeacher([onnx(), inner], names=["file", "net"]), "net"),
+            "calibrated": lambda: Calibrated(inner, 1.0),
             "ensemble of two kinds": lambda: EnsembleTeacher([inner, onnx()], Fixed([1, 3]), combine="logits"),
         }[request.param]
         yield Case(make(), inner, frozenset(NEEDS) if request.param in WHOLE else LOGITS)

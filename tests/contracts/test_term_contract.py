@@ -41,6 +41,17 @@ LEAST = {
     "wsld": [{}],
     "confidence": [{"alpha": 0.6}, {"alpha": 0.75, "keep-prior": False, "temperature": 2}],
     "perturbed": [{}, {"epsilon": 0.5, "temperature": {"schedule": "by-difficulty", "easy": 2, "hard": 5}}],
+    "routing": [
+        {"teachers": ["a"]},
+        {"teachers": ["a", "b"]},
+        {"teachers": ["a", "b"], "paths": {"b": {"vector": "wide"}}},
+        {
+            "teachers": ["a", "b"],
+            "by": "map",
+            "balance": 0,
+            "temperature": {"schedule": "by-difficulty", "easy": 2, "hard": 5},
+        },
+    ],
     "divergence": [
         {},
         {"kind": "reverse-kl", "temperature": 2},
@@ -97,6 +108,9 @@ LEAST = {
 SHAPES = {
     "logits": (5,),
     "perturbed.0.5": (5,),
+    "a.logits": (5,),
+    "b.logits": (5,),
+    "b.wide": (6,),
     "perturbed.1.0": (5,),
     "vector": (4,),
     "wide": (6,),
@@ -115,13 +129,8 @@ SHAPES = {
     "attention.1.value": (3, 4),
 }
 DRAWS = ("crd", "mgd")  # numbers are drawn for each example
-# two players; memories and weights without a gradient of their own
-NOT_A_SLOPE = (
-    "adversarial",
-    "crd",
-    "domain-adversarial",
-    "wsld",
-)
+# two players; memories and weights without a gradient of their own, or with one that is not the value's
+NOT_A_SLOPE = ("adversarial", "crd", "domain-adversarial", "routing", "wsld")
 ROWS = 6
 CASES = [(term, given) for term in TERMS for given in LEAST[term.model_fields["name"].default]]
 PLACE = Place(0, 10)
@@ -149,6 +158,11 @@ class Case(NamedTuple):
         objective = Objective([self.term], task_of(self.term))
         objective.build(self.student, self.teacher, examples=ROWS)
         return objective.double().eval()  # what remembers stays as it is
+
+
+def heard(term):
+    """The student's signal that a gate alone reads, which has no gradient."""
+    return term.by if term.name == "routing" and term.by != "logits" else None
 
 
 def task_of(term):
@@ -390,7 +404,7 @@ def test_half_precision_signals_are_computed_in_single(case, dtype, size):
     assert torch.allclose(parts[case.term.name], values.mean(), rtol=1e-6)
     assert torch.allclose(loss, case.term.weight.at(PLACE) * parts[case.term.name], rtol=1e-6)
     loss.backward()
-    assert all(value.grad.dtype == dtype for value in ours.values())
+    assert all(value.grad.dtype == dtype for name, value in ours.items() if name != heard(case.term))
 
 
 def test_the_gradient_is_the_values_slope(case):
@@ -410,7 +424,7 @@ def test_the_gradient_is_the_values_slope(case):
 def test_the_teachers_side_gets_no_gradient(case):
     ours, theirs = leaves(case.student), leaves(case.teacher)
     case.values(ours, theirs).sum().backward()
-    assert all(value.grad is not None for value in ours.values())
+    assert all((value.grad is not None) == (name != heard(case.term)) for name, value in ours.items())
     assert all(value.grad is None for value in theirs.values())
 
 

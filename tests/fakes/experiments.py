@@ -196,7 +196,7 @@ def plan(labelled: int | None = None, store: Path | None = None, **changes) -> P
         "terms": (LABELS, SOFT),
         "training": TRAINING,
         "teacher": teacher(),
-        "teacher_stage": None,
+        "teacher_stages": (),
         "views": 2,
         "seed": 0,
         "context": start().context,

@@ -16,7 +16,17 @@ from limbeck.config import digest
 from limbeck.errors import LimbeckError
 from limbeck.models.sized import between, parameters, sized
 from limbeck.models.spec import BuildContext
-from limbeck.models.specs import Mlp, MlpMixer, SmallCnn, SmallResnet, SmallTransformer, Vit
+from limbeck.models.specs import (
+    EfficientCnn,
+    Mlp,
+    MlpMixer,
+    MobileCnn,
+    ShuffleCnn,
+    SmallCnn,
+    SmallResnet,
+    SmallTransformer,
+    Vit,
+)
 from limbeck.regimes import assistants
 from limbeck.regimes.assistants import Assistants, pays
 from limbeck.regimes.offline import Offline
@@ -29,6 +39,7 @@ IMAGE = BuildContext(10, {"pixels": torch.zeros(2, 1, 28, 28)})
 TEXT = BuildContext(2, {"input_ids": torch.zeros(2, 8, dtype=torch.int64)}, vocabulary=50)
 SPECS = [(Mlp(hidden=(8, 5)), IMAGE), (SmallCnn(), IMAGE), (SmallResnet(width=4), IMAGE), (MlpMixer(hidden=8), IMAGE)]
 SPECS += [(Vit(hidden=8), IMAGE), (SmallTransformer(hidden=16), TEXT)]
+SPECS += [(MobileCnn(width=4), IMAGE), (ShuffleCnn(width=4), IMAGE), (EfficientCnn(width=4), IMAGE)]
 SMALL = Mlp(hidden=(6,))
 
 

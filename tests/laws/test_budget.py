@@ -64,7 +64,7 @@ def test_the_estimate_counts_every_look_at_the_validation_part(monkeypatch):
 
 
 def test_a_step_is_timed_with_reading_and_optimiser(monkeypatch):
-    stage = from_recipe(parse(RECIPE)).teacher_stage()
+    stage = from_recipe(parse(RECIPE)).teacher_stages()[0]
     read = []
     real = type(stage.examples).batch
     monkeypatch.setattr(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from limbeck.data.batch import REAL, Batch
 from limbeck.errors import SignalError
 from limbeck.losses.similarity import linear_cka, unit_kernel
-from limbeck.models import nets
+from limbeck.models import light, nets
 from limbeck.objective import Hints, Labels, SoftTargets, mapping
 from limbeck.objective.mapping import last, layers_of, matched, similar, uniform
 from limbeck.signals.capture import show
@@ -347,6 +347,9 @@ MODELS = {
     "small-cnn": (lambda: nets.SmallCnn(3, 4, 3, 4), ["blocks.0", "blocks.1", "blocks.2"]),
     "one block": (lambda: nets.SmallCnn(3, 4, 1, 4), ["blocks.0"]),
     "small-resnet": (lambda: nets.SmallResnet(3, 4, 2, 3, 4), ["stages.0", "stages.1", "stages.2"]),
+    "mobile-cnn": (lambda: light.InvertedCnn(3, 4, 2, 3, 2, False, 4), ["stages.0", "stages.1", "stages.2"]),
+    "efficient-cnn": (lambda: light.InvertedCnn(3, 4, 1, 3, 2, True, 4), ["stages.0", "stages.1", "stages.2"]),
+    "shuffle-cnn": (lambda: light.ShuffleCnn(3, 4, 2, 3, 2, 4), ["stages.0", "stages.1", "stages.2"]),
     "one stage": (lambda: nets.SmallResnet(3, 4, 3, 1, 4), ["stages.0.0", "stages.0.1", "stages.0.2"]),
     "mlp": (lambda: nets.Mlp(768, (8, 9), 0.1, 4), ["blocks.0", "blocks.1"]),
     "one hidden layer": (lambda: nets.Mlp(768, (8,), 0.1, 4), ["blocks.0"]),

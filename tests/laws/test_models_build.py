@@ -14,13 +14,16 @@ from limbeck.models.identity import of_module, parameters
 from limbeck.models.specs import (
     SPECS,
     BuildContext,
+    EfficientCnn,
     Given,
     HuggingFace,
     Mlp,
     MlpMixer,
+    MobileCnn,
     ModelSpec,
     Python,
     Shrunk,
+    ShuffleCnn,
     SmallCnn,
     SmallResnet,
     SmallTransformer,
@@ -41,6 +44,8 @@ TEXT = BuildContext(
 )
 TINY = SmallTransformer(layers=4, hidden=16, heads=2)
 BUILDABLE = [(spec, IMAGES) for spec in (Mlp(hidden=(32, 32)), SmallCnn(), SmallResnet(), MlpMixer(), Vit())]
+LIGHT = (MobileCnn(), ShuffleCnn(), EfficientCnn())
+BUILDABLE += [(spec, IMAGES) for spec in LIGHT]
 BUILDABLE += [(TINY, TEXT)]
 
 
@@ -69,6 +74,12 @@ def test_a_seed_names_the_weights_and_nothing_else_is_drawn(spec, context):
         (SmallCnn(width=8, blocks=3), IMAGES, 9 * (8 + 8 * 16 + 16 * 32) + 2 * (8 + 16 + 32) + 330),
         (SmallCnn(width=4, blocks=1), IMAGES, 9 * 4 + 2 * 4 + 50),
         (SmallResnet(width=4, depth=1, stages=1), IMAGES, 9 * 4 + 8 + 2 * (9 * 16 + 8) + 50),
+        # a stem, a block of 8 channels within, twice the channels, and the head
+        (MobileCnn(width=4, depth=1, stages=1, expansion=2), IMAGES, 44 + (32 + 72 + 32 + 40) + (32 + 16) + 90),
+        # and a squeeze to one channel
+        (EfficientCnn(width=4, depth=1, stages=1, expansion=2), IMAGES, 44 + 176 + (8 + 1 + 8 + 8) + 48 + 90),
+        # each half of the channels sees its own half
+        (ShuffleCnn(width=4, depth=1, stages=1, groups=2), IMAGES, 44 + (8 + 36 + 8 + 24) + 50),
     ],
 )
 def test_parameter_counts(spec, context, count):
@@ -82,7 +93,7 @@ def test_tied_weights_count_once():
 
 
 @pytest.mark.parametrize("size", [28, 33, 64])
-@pytest.mark.parametrize("spec", [Mlp(), SmallCnn(), SmallResnet(depth=2)], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [Mlp(), SmallCnn(), SmallResnet(depth=2), *LIGHT], ids=lambda spec: spec.name)
 def test_images_of_any_size_and_colour(spec, size):
     context = BuildContext(7, {"pixel_values": torch.rand(1, 3, size, size)})
     assert build(spec, context, 0).eval()(torch.rand(5, 3, size, size)).shape == (5, 7)

@@ -12,11 +12,14 @@ from limbeck.models.identity import of_module
 from limbeck.models.saved import load_student, save_student
 from limbeck.models.specs import (
     BuildContext,
+    EfficientCnn,
     Given,
     Mlp,
     MlpMixer,
+    MobileCnn,
     Python,
     Shrunk,
+    ShuffleCnn,
     SmallCnn,
     SmallResnet,
     SmallTransformer,
@@ -43,6 +46,7 @@ class Numbers:
 
 
 SAVED = [Mlp(hidden=(8, 8)), SmallCnn(), SmallResnet(width=4), MlpMixer(hidden=8), Vit(hidden=16, layers=1)]
+SAVED += [MobileCnn(width=4), ShuffleCnn(width=4), EfficientCnn(width=4)]
 
 
 @pytest.mark.parametrize("spec", SAVED, ids=lambda spec: spec.name)

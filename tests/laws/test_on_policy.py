@@ -408,7 +408,7 @@ def plan(**changes):
         "terms": (LABELS, NEAR),
         "training": one.training,
         "teacher": one.teacher,
-        "teacher_stage": None,
+        "teacher_stages": (),
         "views": 0,
         "seed": 0,
         "context": one.start.context,

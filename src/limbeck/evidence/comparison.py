@@ -21,6 +21,7 @@ FEW = 25  # examples that differ: below this, exact laws in place of approximate
 CHAIN: tuple[ArmName, ...] = (
     "control",
     "pseudo_labels",
+    "best_single",
     "soft_targets",
     "off_policy",
     "direct",
@@ -189,6 +190,11 @@ def attribution(
         return ()
     names: dict[tuple[str, str], str] = {
         ("control", "pseudo_labels"): "hard pseudo-labels",
+        ("control", "best_single"): "the best teacher alone",
+        ("pseudo_labels", "best_single"): "the best teacher alone",
+        ("best_single", "soft_targets"): "the other teachers",
+        ("best_single", "distilled"): "the other teachers",
+        ("best_single", "direct"): "the other teachers",
         ("control", "soft_targets"): "soft targets",
         ("pseudo_labels", "soft_targets"): "soft targets",
         ("soft_targets", "distilled"): "other terms",

@@ -215,6 +215,7 @@ def render(
         explained=tables.explained(evidence),
         timed=tables.timed(evidence),
         fidelity=tables.fidelity(evidence),
+        teachers=tables.teachers(evidence),
         facts=tables.facts(evidence),
         forest=charts.forest(evidence),
         ladder=charts.ladder(evidence),

@@ -24,6 +24,7 @@ ArmName = Literal[
     "ceiling",
     "joint",
     "pseudo_labels",
+    "best_single",
     "soft_targets",
     "off_policy",
     "direct",
@@ -159,6 +160,8 @@ class Arms(Record):
     """Trained on all tasks at once, where the others learn them one after another."""
     pseudo_labels: Arm | None = None
     """Trained on the teacher's hard answers instead of its probabilities."""
+    best_single: Arm | None = None
+    """Taught by the one of several teachers that is best on validation, alone."""
     soft_targets: Arm | None = None
     """Trained on the teacher's probabilities without the objective's other terms."""
     off_policy: Arm | None = None
@@ -291,6 +294,39 @@ class Fidelity(Record):
     """Test positions (0-based) where the first seed's student is farthest from the teacher, worst first."""
 
 
+class Member(Record):
+    """One of several teachers, on the test part."""
+
+    name: str
+    score: float
+    """Its own."""
+    weight: float | None
+    """What it counts in the teachers' mean, on average over rows; a share."""
+    routed: float | None = None
+    """What a routing term made of it for the training examples since the last look, on average over seeds; a share."""
+    agreement: float | None
+    """Share of answers of the distilled students that are its own; mean over seeds. Null for numbers."""
+
+
+class Pair(Record):
+    """Two of several teachers, on the test part."""
+
+    one: str
+    other: str
+    differing: float | None
+    """Share of answers on which their choices differ; null for numbers."""
+    js: float | None
+    """Mean Jensen-Shannon divergence, nats, in [0, ln 2]; null for numbers and tokens."""
+
+
+class Teachers(Record):
+    """Several teachers of one student: what each contributed, and how much they disagree."""
+
+    members: tuple[Member, ...]
+    pairs: tuple[Pair, ...]
+    """Each two of them."""
+
+
 class Written(Record):
     """What one writer wrote after the prompts, or what stands there in the data. Higher is not better: compare with those."""
 
@@ -417,6 +453,8 @@ class Evidence(Record):
     keeps: Keeps | None = None
     fidelity: dict[str, Fidelity] = Field(default_factory=dict)
     """By arm: ``distilled``, and ``control`` for comparison."""
+    teachers: Teachers | None = None
+    """Where there are several, each of them."""
     samples: Samples | None = None
     """Of language models, what they write."""
     retention: Retention | None = None

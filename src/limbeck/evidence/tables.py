@@ -16,6 +16,7 @@ NAMES = {
     "ceiling": "Control, all labels",
     "joint": "All tasks at once",
     "pseudo_labels": "Pseudo-labels",
+    "best_single": "Best teacher alone",
     "soft_targets": "Soft targets",
     "off_policy": "Off-policy",
     "direct": "First teacher alone",
@@ -317,6 +318,37 @@ def fidelity(evidence: Evidence) -> dict[str, Any] | None:
 
 def _score(value: float | None, digits: int = 2) -> str | None:
     return None if value is None else number(value, digits)
+
+
+def teachers(evidence: Evidence) -> dict[str, Any] | None:
+    """Rows of the table of several teachers, a column each, and of each two of them."""
+    found = evidence.teachers
+    if found is None:
+        return None
+    members, measure = found.members, evidence.measure
+    rows: list[tuple[str, list[str | None]]] = [
+        (titled(measure.name), [measure.value(one.score) for one in members]),
+        ("Weight in their mean", [_share_of(one.weight) for one in members]),
+        ("Routed to it", [_share_of(one.routed) for one in members]),
+        ("Same answer as the student", [_share_of(one.agreement) for one in members]),
+    ]
+    for other in members:
+        pairs = {frozenset((one.one, one.other)): one for one in found.pairs}
+        each = [pairs.get(frozenset((one.name, other.name))) for one in members]
+        rows.append((f"Other answer than {other.name}", [_share_of(one.differing) if one else None for one in each]))
+    js = [one.js for one in found.pairs if one.js is not None]
+    differing = [one.differing for one in found.pairs if one.differing is not None]
+    note = "Of the test part." + " What was routed: of the training part, at the end." * any(
+        one.routed for one in members
+    )
+    if differing:
+        note += f" Two of them answer differently {percent(sum(differing) / len(differing))} of the time, on average"
+        note += f"; Jensen-Shannon divergence {number(sum(js) / len(js))} nats." if js else "."
+    return {
+        "names": [one.name for one in members],
+        "rows": [{"name": name, "cells": cells} for name, cells in rows if any(cell is not None for cell in cells)],
+        "note": note,
+    }
 
 
 def writing(evidence: Evidence) -> dict[str, Any] | None:

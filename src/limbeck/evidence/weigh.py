@@ -39,6 +39,7 @@ from limbeck.evidence.schema import (
     Provenance,
     Retention,
     Samples,
+    Teachers,
 )
 from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence, who
 
@@ -82,6 +83,7 @@ class ArmResults:
     ceiling: ArmResult | None = None
     joint: ArmResult | None = None
     pseudo_labels: ArmResult | None = None
+    best_single: ArmResult | None = None
     soft_targets: ArmResult | None = None
     off_policy: ArmResult | None = None
     direct: ArmResult | None = None
@@ -108,6 +110,7 @@ def weigh(
     example: Logits | None = None,
     samples: Samples | None = None,
     retention: Retention | None = None,
+    teachers: Teachers | None = None,
 ) -> Evidence:
     """Weighs all arms and says whether the teacher helped.
 
@@ -202,6 +205,7 @@ def weigh(
         gap_recovered=recovered,
         keeps=keeps(teacher, students, margin, resamples, seed, bounded) if teacher is not None else None,
         fidelity=_fidelity(arms, exam),
+        teachers=teachers,
         samples=samples,
         retention=retention,
         attribution=attribution(scores, ingredients, resamples, seed, bounded),

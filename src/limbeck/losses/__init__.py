@@ -37,6 +37,7 @@ from limbeck.losses.responses import (
     probability_mse,
     soft_cross_entropy,
 )
+from limbeck.losses.routing import evenness, mixture
 from limbeck.losses.sequences import (
     adaptive_kl,
     alpha_beta,
@@ -74,6 +75,7 @@ __all__ = [
     "dkd",
     "domain_cross_entropy",
     "entropy",
+    "evenness",
     "forward_kl",
     "fsp",
     "generator_loss",
@@ -88,6 +90,7 @@ __all__ = [
     "margin_mse",
     "mgd",
     "minilm_relation",
+    "mixture",
     "negative_mean",
     "nkd",
     "nst",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
-from limbeck.models.nets import Conv
+from limbeck.models.conv import Conv
 from limbeck.signals.call import call, logits_of
 
 

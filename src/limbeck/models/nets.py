@@ -4,11 +4,12 @@ from itertools import pairwise
 from math import ceil
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.errors import LimbeckError
+from limbeck.models.conv import Conv
+from limbeck.models.light import InvertedCnn, ShuffleCnn
 from limbeck.models.mixer import MlpMixer
 
 
@@ -42,14 +43,6 @@ class Mlp(nn.Module):
             nn.init.eye_(block[0].weight)  # type: ignore[index]
             nn.init.zeros_(block[0].bias)  # type: ignore[index]
         return net
-
-
-class Conv(nn.Conv2d):
-    """A convolution whose result lies in memory with the channels last: what follows is 1.4 times as fast on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, height, width], wherever its numbers lie."""
-        return super().forward(x).contiguous(memory_format=torch.channels_last)
 
 
 class SmallCnn(nn.Module):
@@ -161,6 +154,8 @@ NETS: dict[str, type[nn.Module]] = {
     "small-cnn": SmallCnn,
     "small-resnet": SmallResnet,
     "mlp-mixer": MlpMixer,
+    "inverted-cnn": InvertedCnn,
+    "shuffle-cnn": ShuffleCnn,
 }
 
 

@@ -10,6 +10,7 @@ from limbeck.data.batch import DECODED
 from limbeck.data.tokenizers import resolve
 from limbeck.errors import LimbeckError
 from limbeck.models.causal import demand_causal, demand_decoder
+from limbeck.models.compact import EfficientCnn, MobileCnn, ShuffleCnn
 from limbeck.models.from_config import FromConfig
 from limbeck.models.given import Given
 from limbeck.models.grow import Grown
@@ -27,6 +28,7 @@ from limbeck.signals.capture import show
 __all__ = [
     "SPECS",
     "BuildContext",
+    "EfficientCnn",
     "FromConfig",
     "Given",
     "Grown",
@@ -34,9 +36,11 @@ __all__ = [
     "Lora",
     "Mlp",
     "MlpMixer",
+    "MobileCnn",
     "ModelSpec",
     "Python",
     "Shrunk",
+    "ShuffleCnn",
     "SmallCnn",
     "SmallResnet",
     "SmallTransformer",
@@ -53,6 +57,9 @@ SPECS: tuple[type[Spec], ...] = (
     Mlp,
     SmallCnn,
     SmallResnet,
+    MobileCnn,
+    ShuffleCnn,
+    EfficientCnn,
     MlpMixer,
     Vit,
     SmallTransformer,

@@ -27,12 +27,13 @@ from limbeck.objective.relations import (
     RkdDistance,
     SimilarityPreserving,
 )
+from limbeck.objective.routing import Routing
 from limbeck.objective.soft_targets import EarlierClasses, SoftTargets
 from limbeck.objective.term import Needs, Scope, Term
 from limbeck.objective.vectors import MarginMse, Partners, untaught
 
 TERMS: tuple[type[Config], ...] = (
-    *(Labels, SoftTargets, Diverging, Decoupled, Dist, Nkd, Wsld, Confidence, Perturbed),
+    *(Labels, SoftTargets, Diverging, Decoupled, Dist, Nkd, Wsld, Confidence, Perturbed, Routing),
     *(Uld, SharedVocabulary, Alm),
     *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, Jacobian),
     *(AttentionMaps, MiniLm),
@@ -82,6 +83,7 @@ __all__ = [
     "Review",
     "RkdAngle",
     "RkdDistance",
+    "Routing",
     "Scope",
     "SharedVocabulary",
     "SimKd",

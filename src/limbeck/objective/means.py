@@ -1,6 +1,8 @@
 """A term's mean over the rows that it sees of a batch, as a part of its mean over all rows of the step."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +16,29 @@ from limbeck.objective.together import processes, together
 from limbeck.signals.capture import Signals
 
 
+@runtime_checkable
+class Tells(Protocol):
+    """A part that has numbers for the curve."""
+
+    def told(self) -> Mapping[str, Tensor]:
+        """By name, a number for each of the rows that were seen last, [B]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Mean:
     """What a term says of a batch.
 
     ``value``: a scalar with its graph; None: a sum of several terms has it, weighted. ``plain``: the value without a graph.
-    ``share``: of the step's rows, those that are here. ``kept``: the share of the step's rows that a gate kept here.
+    ``share``: of the step's rows, those that are here. ``kept``: the share of the step's rows that a gate kept here. ``told``:
+    what the term's part tells of the rows that it saw, as its part in the step's mean.
     """
 
     value: Tensor | None
     plain: Tensor
     share: Tensor
     kept: Tensor | None = None
+    told: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,14 +75,16 @@ def mean_of(
         value = values.mean() / processes()
         return _mean(value, torch.ones_like(value) / processes())
     share = len(rows) / total
+    shown: Mapping[str, Tensor] = part.told() if isinstance(part, Tells) else {}
+    told = {name: numbers.sum() / total for name, numbers in shown.items()}
     if gate is None:
-        return _mean(values.sum() / total, share)
+        return _mean(values.sum() / total, share, told=told)
     weights = gate.weights(ours, theirs, rows)
     assert isinstance(kept, Kept)
     kept(weights, rows)
     value = torch.where(weights > 0, weights * values, 0.0).sum() / total
-    return _mean(value, share, weights.sum() / total)
+    return _mean(value, share, weights.sum() / total, told)
 
 
-def _mean(value: Tensor, share: Tensor, kept: Tensor | None = None) -> Mean:
-    return Mean(value, value.detach(), share.detach(), kept=kept)
+def _mean(value: Tensor, share: Tensor, kept: Tensor | None = None, told: Mapping[str, Tensor] | None = None) -> Mean:
+    return Mean(value, value.detach(), share.detach(), kept, told or {})

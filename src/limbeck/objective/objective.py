@@ -197,7 +197,10 @@ class Objective(nn.Module):
             if len(means) < len(self.terms):  # every process must reach what the others do; a zero has a gradient too
                 loss = loss + sum((carrier(one).flatten()[:0].sum() for one in ours.values()), start=loss.new_zeros(()))
         parts = {name: one.plain for name, one in means.items()}
-        return loss, parts | {f"{name}.kept": one.kept for name, one in means.items() if one.kept is not None}
+        parts |= {f"{name}.kept": one.kept for name, one in means.items() if one.kept is not None}
+        return loss, parts | {
+            f"{name}.{what}": value for name, one in means.items() for what, value in one.told.items()
+        }
 
     def _means(self, examples: Seen, counts: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Mean]]:
         """What every term says that does not rest and has rows, and a weighted sum of those that have no value of their own."""

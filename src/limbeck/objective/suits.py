@@ -61,6 +61,12 @@ def demand_suited(name: str, term: Term, task: Task) -> None:
     if task.single:
         return
     answers = grain(term, task) == "answer"
+    single = sorted(one for one in reads if one.endswith(".logits"))
+    if single and not answers:
+        raise SignalError(
+            f"The term {name!r} reads {single[0]!r}, one teacher's answers, and in the task {task.name!r} an example has "
+            "several: use soft-targets, which learn from the mean of the teachers."
+        )
     if term.gate and not answers:
         raise SignalError(
             f"The term {name!r} compares layers and takes no gate in the task {task.name!r}: its examples have "
@@ -86,10 +92,13 @@ def demand_taught(name: str, term: Term, provides: Provides | None) -> None:
     if provides is None:
         raise SignalError(f"The term {name!r} needs a teacher, and there is none.")
     if lacking := provides.lacking(wanted):
-        raise SignalError(f"The term {name!r} needs {sorted(lacking)} of the teacher, which does not show it.")
+        members = f": it consists of {', '.join(provides.members)}" if len(provides.members) > 1 else ""
+        raise SignalError(f"The term {name!r} needs {sorted(lacking)} of the teacher, which does not show it{members}.")
     reads = max(term.reads, Offer.MATRIX) if gated else term.reads
-    if "logits" in wanted and reads > provides.offers:
-        raise SignalError(
-            f"The term {name!r} reads {reads.name.lower()} of the teacher's logits, "
-            f"but they are stored as {provides.offers.name.lower()}."
-        )
+    sources = {"logits": provides, **{f"{who}.logits": one for who, one in provides.members.items()}}
+    for one in sorted(wanted & sources.keys()):
+        if reads > (offers := sources[one].offers):
+            raise SignalError(
+                f"The term {name!r} reads {reads.name.lower()} of the teacher's {one}, "
+                f"but they are stored as {offers.name.lower()}."
+            )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -114,6 +114,14 @@ class Weighted(Config):
         """The same term at weight 1, without a gate."""
         return self.model_copy(update={"weight": Fixed(value=1.0), "gate": None})
 
+    def by_answers(self) -> "Term | None":
+        """What of it learns from a single teacher's logits alone: itself, or a term in its place; None if nothing does."""
+        return cast("Term", self) if self.needs().teacher <= {"logits"} else None
+
+    def needs(self) -> Needs:
+        """See `Term.needs`."""
+        raise NotImplementedError
+
     def resolved(self, match: Match) -> tuple[Self, ...]:
         """The terms that it stands for, once its layers are found."""
         return (self,)
@@ -196,6 +204,10 @@ class Term(Protocol):
 
     def alone(self) -> Self:
         """The same term at weight 1, without a gate."""
+        ...
+
+    def by_answers(self) -> "Term | None":
+        """What of it learns from a single teacher's logits alone: itself, or a term in its place; None if nothing does."""
         ...
 
     def plain(self) -> dict[str, Any]:

@@ -101,6 +101,10 @@ class Within:
         """See `Term.alone`."""
         return replace(self, term=self.term.alone())
 
+    def by_answers(self) -> Term | None:
+        """Itself: no other teacher is heard."""
+        return self
+
     def plain(self) -> dict[str, Any]:
         """See `Term.plain`."""
         own = {"student": self.student, "teacher": self.teacher, "share": self.share}

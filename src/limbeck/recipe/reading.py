@@ -56,12 +56,10 @@ def description(path: Path) -> str:
 def quick(recipe: Recipe) -> Recipe:
     """A tenth of the steps, at least 20, and two seeds at most: to see that all works, not to learn whether it helped."""
     teacher = recipe.teacher
-    if teacher is not None and teacher.training is not None:
-        teacher = teacher.model_copy(update={"training": _tenth(teacher.training)})
     return recipe.model_copy(
         update={
             "name": f"{recipe.name[:58]} quick",
-            "teacher": teacher,
+            "teacher": teacher and teacher.budgeted(_tenth),
             "training": _tenth(recipe.training),
             "regime": recipe.regime.budgeted(_tenth),
             "seeds": min(recipe.seeds, 2),

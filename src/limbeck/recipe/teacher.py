@@ -1,6 +1,7 @@
 """What a recipe says of its teacher: one model or several, here or elsewhere."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -25,15 +26,25 @@ else:
     ModelChoice = ModelSpec
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Heard = Literal["confidence", "correctness"]
 Weights = Annotated[tuple[Weight, ...], Tuple]
 OnnxFile = Annotated[Onnx, BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value)]
 
 
 class Member(Config):
-    """One of several teachers. It knows these answers already."""
+    """One of several teachers."""
 
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)] | None = None
+    """What its signals are called by, as in ``NAME.logits``; null: the name of its model, or ``onnx``, ``served``, ``stored``."""
     model: ModelChoice | None = None
-    """A model with its weights."""
+    """A model, with its weights, or trained here if ``training`` is given."""
+    training: Training | None = None
+    """How it is trained on the labelled rows; null if it knows the answers already. Members of one architecture differ by their
+    initial weights and the order of their examples."""
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing while it is trained."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """What its logits are divided by: above 1 for one that is too sure."""
     onnx: OnnxFile | None = None
     """An ONNX file, or a mapping with its settings."""
     served: Served | None = None
@@ -48,7 +59,17 @@ class Member(Config):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         _demand_one(self, ("model", "onnx", "served", "stored"))
+        if self.training is not None and self.model is None:
+            raise ValueError("only a model is trained here: leave training out")
+        if self.smoothing and self.training is None:
+            raise ValueError("smoothing is for the training of a teacher: give 'training', or leave it out")
         return self
+
+    @property
+    def called(self) -> str:
+        """Its name, or what it is."""
+        kind = next(name for name in ("model", "onnx", "served", "stored") if getattr(self, name) is not None)
+        return self.name or (self.model.plain()["name"] if self.model is not None else kind)
 
     @property
     def asking(self) -> Asking:
@@ -61,13 +82,19 @@ class Ensemble(Config):
 
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
     """The teachers; all know the same classes in the same order, and language models have one tokenizer."""
-    weights: Weights | dict[str, Weights] | None = None
-    """What each teacher counts: a list, or one for each domain, by its name (see ``domain`` of the source); null: all alike."""
+    weights: Weights | dict[str, Weights] | Heard | None = None
+    """What each teacher counts: a list, or one for each domain, by its name (see ``domain`` of the source); ``confidence``: in
+    each row more the surer it is; ``correctness``: in each row with a label more the better it knows it; null: all alike."""
     combine: Combine = "probabilities"
     """What the mean is of. That of ``logits`` favours what all find likely."""
 
     @model_validator(mode="after")
     def _a_weight_each(self) -> Self:
+        given = [one.name for one in self.members if one.name is not None]
+        if twice := sorted({name for name in given if given.count(name) > 1}):
+            raise ValueError(f"two teachers are called {twice[0]!r}: give each a name of its own")
+        if isinstance(self.weights, str):
+            return self
         named = self.weights if isinstance(self.weights, dict) else {"": self.weights}
         for name, weights in named.items():
             if weights is None:
@@ -80,6 +107,18 @@ class Ensemble(Config):
             if not sum(weights):
                 raise ValueError(f"all weights{where} are 0: some teacher must count")
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the members are called; the second of one name that nobody gave has a number, and so on."""
+        given, found = {one.name for one in self.members}, list[str]()
+        for one in self.members:
+            own, number = one.called, 1
+            while one.name is None and (own in found or own in given):
+                number += 1
+                own = f"{one.called}-{number}"
+            found.append(own)
+        return tuple(found)
 
 
 def _ensemble(value: Any) -> Any:
@@ -123,9 +162,28 @@ class TeacherPart(Config):
             raise ValueError("an ONNX file is not trained here: leave training out")
         if self.ensemble is not None and self.training is not None:
             raise ValueError(
-                "the teachers of an ensemble know these answers already: train each by itself, leave training out"
+                "the teachers of an ensemble train each by itself: give its members 'training', and leave it out here"
             )
         return self
+
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """With other budgets for all that is trained here before the student."""
+        if self.training is not None:
+            return self.model_copy(update={"training": change(self.training)})
+        if self.ensemble is None:
+            return self
+        members = tuple(
+            one.model_copy(update={"training": one.training and change(one.training)}) for one in self.ensemble.members
+        )
+        return self.model_copy(update={"ensemble": self.ensemble.model_copy(update={"members": members})})
+
+    @property
+    def trainings(self) -> tuple[tuple[str, Training], ...]:
+        """All that is trained here before the student, and who it is."""
+        if self.ensemble is None:
+            return (("the teacher", self.training),) if self.training is not None else ()
+        each = zip(self.ensemble.names, self.ensemble.members, strict=True)
+        return tuple((f"the teacher {name}", one.training) for name, one in each if one.training is not None)
 
     @property
     def asking(self) -> Asking:

@@ -72,7 +72,7 @@ class BornAgain(Config):
 
     def _zeroth(self, plan: Plan) -> tuple[Stage, ...]:
         """The student that learns from labels alone and teaches the first generation, where no teacher is given."""
-        if plan.teacher is not None or plan.teacher_stage is not None:
+        if plan.teacher is not None or plan.teacher_stages:
             return ()
         own = plan.at(derived(plan.seed, "generation", 0)).stage("generation 0", plan.without_teacher)
         return (replace(own, name=f"generation 0, seed {plan.seed}"),)

@@ -153,7 +153,7 @@ class Continual(Config):
         return tuple(tuple(classes.index(name) for name in group) for group in self.tasks)
 
     def _demand(self, plan: Plan) -> None:
-        if plan.teacher is not None or plan.teacher_stage is not None:
+        if plan.teacher is not None or plan.teacher_stages:
             raise LimbeckError(f"In the regime {self.name!r} the student is its own teacher: leave 'teacher' out.")
         if plan.splits.task.name != "classes":
             raise LimbeckError(f"In the regime {self.name!r} tasks are groups of classes, and these data have none.")

@@ -1,11 +1,17 @@
 """The offline regime: the teacher is ready, its outputs are written, then the student learns (Hinton et al. 2015)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
 from limbeck.config import Config
+from limbeck.data.asked import asked
+from limbeck.data.examples import Examples
+from limbeck.objective import Term
 from limbeck.regimes.plan import Plan, hard_labels
 from limbeck.regimes.regime import Regime, make, train
+from limbeck.teachers.member import OneOf
+from limbeck.teachers.teacher import Provides, Teacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
@@ -19,12 +25,18 @@ class Offline(Config):
     name: Literal["offline"] = "offline"
 
     def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
-        """``pseudo_labels`` where rows without a label are used, ``soft_targets`` where the objective reads more than logits."""
+        """``pseudo_labels`` where rows without a label are used, ``best_single`` where several teachers are learnt from by their
+        logits, ``soft_targets`` where the objective reads more than those.
+        """
         chosen: dict[str, Callable[[Plan], Regime[Trained]]] = {"control": self.control}
         if plan.pseudo_labels:
             chosen["pseudo_labels"] = self.pseudo_labels
         reads = [term.needs().teacher for term in plan.terms]
-        if any(read - {"logits"} for read in reads) and any(read == {"logits"} for read in reads):
+        answers = any(term.needs().teacher for term in _by_answers(plan))
+        known = plan.teacher.provides if plan.teacher else Provides()
+        if len(known.members) > 1 and known.unseen and answers:
+            chosen["best_single"] = self.best_single
+        if answers and any(read - {"logits"} for read in reads):
             chosen["soft_targets"] = self.soft_targets
         return {**chosen, "distilled": self.distilled}
 
@@ -63,9 +75,37 @@ class Offline(Config):
         examples = plan.splits.train.relabelled(labels)
         return (yield from train(plan.stage("hard pseudo-labels", plan.without_teacher, examples=examples)))
 
+    def best_single(self, plan: Plan) -> Regime[Trained]:
+        """The same student taught by the one of several teachers that is best on validation: what the others add."""
+        plan = yield from plan.taught()
+        name = yield from make(
+            "the best teacher", best_of, teacher=plan.teacher, validation=plan.splits.validation, device=plan.device
+        )
+        assert plan.teacher is not None
+        plan = replace(plan, teacher=OneOf(plan.teacher, name), terms=_by_answers(plan))
+        teacher = yield from plan.labelled()
+        return (yield from train(plan.stage("best teacher alone", teacher=teacher)))
+
     def soft_targets(self, plan: Plan) -> Regime[Trained]:
         """The same student with the terms that read nothing but logits of the teacher: what the other terms add."""
         plan = yield from plan.taught()
-        teacher = yield from plan.labelled()
-        kept = tuple(term for term in plan.terms if term.needs().teacher <= {"logits"})
+        kept = _by_answers(plan)
+        teacher = yield from replace(plan, terms=(*plan.terms, *kept)).labelled()
         return (yield from train(plan.stage("soft targets", kept, teacher=teacher)))
+
+
+def _by_answers(plan: Plan) -> tuple[Term, ...]:
+    """The terms that read nothing but a single teacher's logits, or what stands for them."""
+    return tuple(one for term in plan.terms if (one := term.by_answers()) is not None)
+
+
+def best_of(teacher: Teacher, validation: Examples, device: str) -> str:
+    """Which of several teachers does best on the examples of validation; of equals the first."""
+    own = validation.as_read_by("teacher")
+
+    def score(name: str) -> float:
+        one = OneOf(teacher, name)
+        found = asked(lambda batch: one.observe(batch, frozenset({"logits"}))["logits"], own, device)
+        return float(own.task.scores(found).mean())
+
+    return max(teacher.provides.members, key=score)

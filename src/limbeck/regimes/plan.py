@@ -1,11 +1,11 @@
 """`Plan`: what a regime plans with, for one seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import torch
 from accelerate import PartialState
@@ -32,13 +32,19 @@ _MATCHED = 512  # examples that layers are compared on
 _ROWS = 256  # a labelling batch; its bits depend on this, so it is not a setting
 
 
+Learnt: TypeAlias = Callable[[Asking | None], Teacher]
+"""Somebody who was trained, as a teacher that is run in a certain way."""
+Join: TypeAlias = Callable[[Sequence[Learnt]], Teacher]
+"""Makes one teacher of those that were trained for it, in their order."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Data, models, objective and budget of one seed.
 
-    ``teacher``: if it is given; else ``teacher_stage`` trains it, and it is run as ``asking`` says. ``store``: the root of stored
-    teacher outputs, None to ask live. ``views``: augmented views a row, 0 for none, None for a new one every epoch. ``on_label``
-    hears (done, all) rows.
+    ``teacher``: if it is given; else ``teacher_stages`` train it, or those that it consists of, and ``join`` makes it of what
+    they gave; without ``join`` it is the one, run as ``asking`` says. ``store``: the root of stored teacher outputs, None to ask
+    live. ``views``: augmented views a row, 0 for none, None for a new one every epoch. ``on_label`` hears (done, all) rows.
     """
 
     splits: Splits
@@ -46,13 +52,14 @@ class Plan:
     terms: tuple[Term, ...]
     training: Training
     teacher: Teacher | None
-    teacher_stage: Stage | None
+    teacher_stages: tuple[Stage, ...]
     views: int | None
     seed: int
     context: BuildContext = field(repr=False)
     store: Path | None = None
     codec: Coding | None = None
     asking: Asking | None = None
+    join: Join | None = None
     device: str = "cpu"
     on_label: Callable[[int, int], None] = lambda done, total: None
 
@@ -100,10 +107,16 @@ class Plan:
 
     def taught(self) -> Regime[Self]:
         """The plan with its teacher ready: as it is given, or trained now. A student may start from its layers."""
-        if self.teacher is not None or self.teacher_stage is None:
+        if self.teacher is not None or not self.teacher_stages:
             return self
-        trained = yield from train(self.teacher_stage)
-        teacher = trained.as_teacher(self.asking)
+        trained = list[Learnt]()
+        for stage in self.teacher_stages:
+            trained.append((yield from train(stage)).as_teacher)
+        return self.joined(trained)
+
+    def joined(self, trained: Sequence[Learnt]) -> Self:
+        """The plan with the teacher that is made of those that were trained for it."""
+        teacher = self.join(trained) if self.join else trained[0](self.asking)
         return replace(self, teacher=teacher, context=replace(self.context, donor=teacher.module))
 
     def matched(self) -> Self:

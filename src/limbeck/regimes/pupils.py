@@ -48,7 +48,7 @@ def demand_alone(plan: Plan, regime: str) -> None:
     Raises:
         LimbeckError: a teacher is given, or no term learns from one.
     """
-    if plan.teacher is not None or plan.teacher_stage is not None:
+    if plan.teacher is not None or plan.teacher_stages:
         raise LimbeckError(f"In the regime {regime!r} the student is its own teacher: leave 'teacher' out.")
     if not any(term.needs().teacher for term in plan.terms):
         raise LimbeckError(
@@ -103,7 +103,7 @@ def arms_beside(regime: Teaching, plan: Plan) -> dict[str, Arm]:
     ``direct``, where the regime has other teachers in between: the student of the first one all that time.
     """
     if (
-        plan.teacher is None and plan.teacher_stage is None
+        plan.teacher is None and not plan.teacher_stages
     ):  # the student that learns from labels alone is the first teacher
         return {"control": at_whole_budget(Offline().control, regime)}
     found = {name: at_whole_budget(arm, regime) for name, arm in Offline().arms(plan).items() if name != "distilled"}

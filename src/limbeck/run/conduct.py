@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -40,6 +40,7 @@ from limbeck.run.measure import counts, curve, measure, notes, said
 from limbeck.run.preflight import Preflight, preflight
 from limbeck.run.retention import retention_of
 from limbeck.run.samples import samples_of
+from limbeck.run.several import teachers_of
 from limbeck.run.teachers import TEACHER_SEED
 from limbeck.training import launch
 from limbeck.training.loop import Watch
@@ -143,12 +144,35 @@ def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watche
     """
     plan = experiment.plan(home(), experiment.seeds[0], watcher.labelling)
     trained = None
-    if plan.teacher_stage is not None:
-        trained = walk(train(plan.teacher_stage), workshop, out / "journal" / "teacher.json")
-        _reused(watcher, trained, experiment.splits.task)
+    if plan.teacher_stages:
+        trained = walk(remembered(_school(plan.teacher_stages)), workshop, out / "journal" / "teacher.json")
+        for one in (*trained.before, trained):
+            _reused(watcher, one, experiment.splits.task)
     plan = walk(plan.taught(), workshop, out / "journal" / "taught.json").matched()
     _check_teacher(experiment, plan)
+    if trained is not None and experiment.learners:
+        _check_members(experiment, (*trained.before, trained))
     return plan, trained
+
+
+def _school(stages: Sequence[Stage]) -> Regime[Trained]:
+    """Those who will teach, one after another; the last one, who remembers the others."""
+    for stage in stages[:-1]:
+        yield from train(stage)
+    return (yield from train(stages[-1]))
+
+
+def _check_members(experiment: Experiment, trained: Sequence[Trained]) -> None:
+    """A mean hides a teacher that knows nothing."""
+    validation, measure = experiment.splits.validation, Measure.of(experiment.splits.task)
+    floor = floor_of(validation)
+    for one in trained:
+        if one.metrics[measure.name] <= floor:
+            raise PreflightError(
+                f"On the validation part the {measure.name} of the {one.name} is {measure.value(one.metrics[measure.name])}, "
+                f"and that of {validation.task.constant} {measure.value(floor)}: it has learnt nothing, which the others would "
+                "hide. Give its training more steps or another learning rate."
+            )
 
 
 def _check_teacher(experiment: Experiment, plan: Plan) -> None:
@@ -157,17 +181,18 @@ def _check_teacher(experiment: Experiment, plan: Plan) -> None:
     validation, measure = experiment.splits.validation, Measure.of(experiment.splits.task)
     score, floor = score_of(plan.teacher, validation, plan.device), floor_of(validation)
     if score <= floor:
-        stage, task = plan.teacher_stage, validation.task
+        stages, task = plan.teacher_stages, validation.task
         raise PreflightError(
             f"On the validation part the teacher's {measure.name} is {measure.value(score)}, and that of {task.constant} "
             f"{measure.value(floor)}: "
             + (
-                f"it knows nothing of {f'these {task.outputs}' if task.outputs else 'this task'}. Are they in the order that it "
-                "was trained with? If it still has to be trained on them, give teacher.training (in Python teacher_training)."
-                if stage is None
-                else f"it has learnt nothing in {stage.training.total:,} steps of training on {len(stage.examples):,} labelled "
-                "rows. Give teacher.training (in Python teacher_training) more steps or another learning rate, and look at "
-                "the labels."
+                f"it has learnt nothing in {sum(one.training.total for one in stages):,} steps of training on "
+                f"{len(stages[0].examples):,} labelled rows. Give teacher.training (in Python teacher_training) more steps or "
+                "another learning rate, and look at the labels."
+                if stages
+                else f"it knows nothing of {f'these {task.outputs}' if task.outputs else 'this task'}. Are they in the order "
+                "that it was trained with? If it still has to be trained on them, give teacher.training (in Python "
+                "teacher_training)."
             )
         )
 
@@ -268,10 +293,11 @@ def _weigh(
         example=measured.example,
         samples=samples,
         retention=retention_of(experiment, plan, trained),
+        teachers=teachers_of(experiment, plan, trained, measured),
     )
     curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
     if teacher:
-        curves["teacher"] = [curve(teacher)]
+        curves["teacher"] = [curve(replace(one, before=())) for one in (*teacher.before, teacher)]
     best = max(trained["distilled"], key=lambda one: rank(experiment.splits.task, one.metrics))
     about = {"recipe_hash": experiment.hash, "name": experiment.name, "validation": best.metrics}
     delivered = merged(best.module(), experiment.sample().columns("student"))
@@ -316,7 +342,7 @@ def _before(
     # a training that was done again took another time
     here = {name: tuple(one.whole_seconds for one in several) for name, several in trained.items()}
     if teacher:
-        here["teacher"] = (teacher.seconds,)
+        here["teacher"] = (teacher.whole_seconds,)
     passing = {"date": None, "command": None}
     same = found.provenance.model_copy(update=passing) == source.model_copy(update=passing)
     return found if same and there == here else None

@@ -85,9 +85,9 @@ def _within(recipe: Recipe, out: Path, minutes: float, allow_code: bool) -> tupl
         return recipe, ()
     training = experiment.training.resolved(len(experiment.splits.train)).scaled(share)
     teacher = recipe.teacher
-    if teacher and teacher.training:
+    if teacher is not None:
         labelled = len(experiment.splits.train.labelled())
-        teacher = teacher.model_copy(update={"training": teacher.training.resolved(labelled).scaled(share)})
+        teacher = teacher.budgeted(lambda own: own.resolved(labelled).scaled(share))
     regime = recipe.regime.budgeted(lambda own: own.scaled(share))
     less = recipe.model_copy(update={"training": training, "teacher": teacher, "regime": regime})
     return less, _cut(recipe, less, minutes)
@@ -99,27 +99,22 @@ def _unbudgeted(recipe: Recipe) -> Recipe:
     def bare(training: Training) -> Training:
         return training.model_copy(update={"steps": 1, "epochs": None})
 
-    teacher = recipe.teacher
-    if teacher and teacher.training:
-        teacher = teacher.model_copy(update={"training": bare(teacher.training)})
+    teacher = recipe.teacher and recipe.teacher.budgeted(bare)
     regime = recipe.regime.budgeted(bare)
     return recipe.model_copy(update={"training": bare(recipe.training), "teacher": teacher, "regime": regime})
 
 
 def _cut(whole: Recipe, less: Recipe, minutes: float) -> tuple[str, ...]:
     """What a reader must know of cut budgets; nothing if they are whole."""
-    pairs: list[tuple[str, Training | None, Training | None]] = [
+    taught = [one.teacher.trainings if one.teacher else () for one in (whole, less)]
+    pairs: list[tuple[str, Training, Training]] = [
         ("each student", whole.training, less.training),
-        (
-            "the teacher",
-            whole.teacher.training if whole.teacher else None,
-            less.teacher.training if less.teacher else None,
-        ),
+        *((who, own, cut) for (who, own), (_, cut) in zip(*taught, strict=True)),
     ]
     told = [
         f"{less.steps:,} steps for {who} in place of {f'{whole.steps:,}' if whole.steps else f'{whole.epochs:g} epochs'}"
         for who, whole, less in pairs
-        if whole and less and whole != less
+        if whole != less
     ]
     if whole.regime != less.regime:
         told.append("less for the trainings before the last in the same proportion")

@@ -20,9 +20,9 @@ from limbeck.objective import Term, untaught
 from limbeck.recipe import Recipe
 from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.offline import Offline
-from limbeck.regimes.plan import Plan
+from limbeck.regimes.plan import Join, Plan
 from limbeck.regimes.regime import Teaching
-from limbeck.run.teachers import TEACHER_SEED, teacher_of
+from limbeck.run.teachers import Learner, learners_of, teacher_of
 from limbeck.teachers.precision import Asking
 from limbeck.teachers.store.codecs import Coding
 from limbeck.teachers.teacher import Teacher
@@ -38,8 +38,8 @@ class Experiment:
     """What a run consists of.
 
     ``settings``: what names the run and is shown in its report. ``teacher``: if it knows the classes already; otherwise
-    ``teacher_spec`` is trained as ``teacher_training`` says, and run as ``asking`` does. ``remarks``: what a reader of the report
-    must know of how the experiment came about.
+    ``teacher_spec`` is trained as ``teacher_training`` says, and run as ``asking`` does; or ``learners`` are, and ``join`` makes
+    one teacher of them. ``remarks``: what a reader of the report must know of how the experiment came about.
     """
 
     name: str
@@ -53,6 +53,8 @@ class Experiment:
     teacher_training: Training | None = None
     teacher_smoothing: float = 0.0
     asking: Asking | None = None
+    learners: tuple[Learner, ...] = ()
+    join: Join | None = None
     store: bool = True
     codec: Coding | None = None
     views: int | None = 0
@@ -106,8 +108,9 @@ class Experiment:
             terms=self.terms,
             training=self.training.resolved(len(self.splits.train)),
             teacher=self.teacher,
-            teacher_stage=self.teacher_stage(),
+            teacher_stages=self.teacher_stages(),
             asking=self.asking,
+            join=self.join,
             views=self.views,
             seed=seed,
             context=self.context("student"),
@@ -117,21 +120,25 @@ class Experiment:
             on_label=on_label,
         )
 
-    def teacher_stage(self) -> Stage | None:
-        """How the teacher is trained; None if it knows the classes already."""
+    def teacher_stages(self) -> tuple[Stage, ...]:
+        """How the teacher is trained, or those that it consists of; nothing if all know the answers already."""
         if self.teacher_spec is None or self.teacher_training is None:
-            return None
+            return tuple(self._learning(one) for one in self.learners)
+        alone = Learner("teacher", self.teacher_spec, self.teacher_training, self.teacher_smoothing)
+        return (self._learning(alone),)
+
+    def _learning(self, one: Learner) -> Stage:
         labelled = self.splits.train.labelled().as_read_by("teacher")
         return Stage(
-            name="teacher",
-            start=Start(self.teacher_spec, TEACHER_SEED, self.context("teacher")),
-            terms=untaught(self.splits.task, self.teacher_smoothing),
+            name=one.name,
+            start=Start(one.spec, one.seed, self.context("teacher")),
+            terms=untaught(self.splits.task, one.smoothing),
             examples=labelled,
             validation=self.splits.validation.as_read_by("teacher"),
-            training=self.teacher_training.resolved(len(labelled)),
+            training=one.training.resolved(len(labelled)),
             teacher=None,
             views=self.views,
-            seed=TEACHER_SEED,
+            seed=one.seed,
             side="teacher",
         )
 
@@ -181,4 +188,5 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
         )
         if recipe.teacher is None:
             return found
-        return replace(found, teacher=teacher_of(part, splits, found.context("teacher")))
+        teacher, join = teacher_of(part, splits, found.context("teacher"))
+        return replace(found, teacher=teacher, learners=learners_of(part), join=join)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.advice.preflight import answers_by
+from limbeck.advice.preflight import answers_by, score_of
 from limbeck.config import digest
 from limbeck.data.asked import asked
 from limbeck.data.batch import NO_LABEL, REAL, SUPERVISED
@@ -118,7 +118,7 @@ def measure(
             logits=[theirs.logits.numpy()],
             truth=(theirs.labels.numpy(), theirs.example.numpy()) if apart_read else None,
             curves=[curve(teacher)] if teacher else (),
-            seconds=[teacher.seconds] if teacher else (),
+            seconds=[teacher.whole_seconds] if teacher else (),
             efficiency=costs.get("teacher"),
         )
     truth = given["distilled"][0]
@@ -229,14 +229,19 @@ def notes(
         )
     else:
         told.append(f"Every student saw all {every:,} training examples with their labels.")
-    origin = f"The teacher is one fixed model, {f'trained here on the same {labelled:,} labels' if teacher else 'given'}; the"
+    several = len(plan.teacher.provides.members) if plan.teacher else 0
+    who = f"The teachers are {several} fixed models" if several > 1 else "The teacher is one fixed model"
+    here = f"{'some of them ' * (0 < len(experiment.learners) < several)}trained here on the same {labelled:,} labels"
+    origin = f"{who}, {here if teacher else 'given'}" if plan.teacher else "Students teach themselves or each other"
     told.append(
-        f"{origin if plan.teacher else 'Students teach themselves or each other; the'} interval over seeds speaks of the "
-        "students' initial weights and orders of data, not of other teachers or other data."
+        f"{origin}; the interval over seeds speaks of the students' initial weights and orders of data, not of other teachers or "
+        "other data."
     )
     if teacher and "control" in trained:
         measure = Measure.of(splits.task)
         best, theirs = max(one.metrics[measure.name] for one in trained["control"]), teacher.metrics[measure.name]
+        if several > 1 and plan.teacher is not None:
+            theirs = score_of(plan.teacher, splits.validation, plan.device)
         if theirs <= best:
             told.append(
                 f"The teacher is no better than the control on validation ({measure.value(theirs)} against "

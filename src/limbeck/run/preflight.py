@@ -15,7 +15,7 @@ from limbeck.evidence.tables import compute as flop
 from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
 from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
-from limbeck.regimes.plan import Plan
+from limbeck.regimes.plan import Learnt, Plan
 from limbeck.regimes.regime import Making
 from limbeck.run.arms import arms_of, compute_of
 from limbeck.run.cheaper import agreement
@@ -62,13 +62,9 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
         check_labels(part)
     cost = expense(experiment)
     plan = replace(experiment.plan(home, experiment.seeds[0]), store=None)
-    teaching: Dry | None = None
-    if plan.teacher_stage is not None:
-        teaching = dry_run(plan.teacher_stage, plan.device)
-        # an untrained copy shows the same signals, which is all that a dry batch needs of it
-        module = plan.teacher_stage.start.module()
-        untrained = LocalTeacher(module, of_module(module))
-        plan = replace(plan, teacher=untrained, context=replace(plan.context, donor=module))
+    teaching = [(stage, dry_run(stage, plan.device)) for stage in plan.teacher_stages]
+    if teaching:  # untrained copies show the same signals, which is all that a dry batch needs of them
+        plan = plan.joined([_untrained(stage) for stage in plan.teacher_stages])
     labelled = len(splits.train.labelled())
     if plan.training.batch_size > len(splits.train):
         raise PreflightError(
@@ -76,7 +72,7 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
             f"set it to {len(splits.train)} or less."
         )
     plan, coded = plan.matched(), None
-    asked = tokens(experiment, plan, teaching is not None)
+    asked = tokens(experiment, plan, bool(teaching))
     compute = compute_of(experiment, plan)
     if experiment.store and plan.teacher and (codec := plan.coded):
         coded = CodedTeacher(plan.teacher, codec)
@@ -91,7 +87,7 @@ def _budget(
     experiment: Experiment,
     plan: Plan,
     tried: Sequence[tuple[Stage, Dry]],
-    teaching: Dry | None,
+    teaching: Sequence[tuple[Stage, Dry]],
     labelled: int,
     compute: Compute | None,
     coded: CodedTeacher | None = None,
@@ -116,15 +112,18 @@ def _budget(
     fixed += _timing(dry.row_seconds) + _timing(per_row)
     if task.gives == "tokens":
         fixed += writing_passes(experiment) * (dry.row_seconds * len(names) + per_row)
+    members = len(plan.teacher.provides.members) if plan.teacher else 0
     if experiment.store:
-        fixed += per_row * rows
+        fixed += (
+            per_row * rows * (1 + ("best_single" in names) / max(1, members))
+        )  # who is taught by one asks that one again
     else:
         training += dry.teacher_seconds * plan.training.total * seeds
-    if teaching and plan.teacher_stage:
-        training += teaching.seconds * plan.teacher_stage.training.total
-        fixed += _looks(plan.teacher_stage.training) * len(splits.validation) * teaching.row_seconds
+    for stage, one in teaching:
+        training += one.seconds * stage.training.total
+        fixed += _looks(stage.training) * len(splits.validation) * one.row_seconds
     each = coded.bytes // plan.training.batch_size if coded else dry.row_bytes
-    store = rows * each if experiment.store else 0
+    store = rows * each * (1 + ("best_single" in names)) if experiment.store else 0
     seconds = training + fixed
     unused = len(splits.train) - labelled
     told = (
@@ -136,7 +135,7 @@ def _budget(
             f"{len(splits.train):,} training rows, {labelled:,} with label; {len(splits.validation):,} validation, "
             f"{len(splits.test):,} test; " + (f"{len(splits.classes)} {task.outputs}" if task.outputs else task.name),
         ),
-        ("student", _sizes(parameters(plan.start.module()), dry.parameters, teaching)),
+        ("student", f"{_size(parameters(plan.start.module()), dry.parameters)}{_taught(teaching)}"),
         *agreement(experiment, plan.device),
         *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
         *([("stages", _stages(tried))] if before else []),
@@ -151,7 +150,7 @@ def _budget(
         *([("compute", _computed(compute))] if compute is not None else []),
         ("teacher's outputs", _outputs(experiment, plan, rows, store)),
     ]
-    peaks = (*(one.peak for _, one in tried), teaching.peak if teaching else None)
+    peaks = [one.peak for _, one in (*tried, *teaching)]
     peak = max(filter(None, peaks), default=None)
     if peak is not None:
         found.append(
@@ -179,6 +178,25 @@ def _budget(
     if len(experiment.seeds) < 3:
         warnings.append("With fewer than 3 seeds the verdict will hardly be certain.")
     return Preflight(tuple(found), seconds, store, fixed, warnings)
+
+
+def _untrained(stage: Stage) -> Learnt:
+    """A teacher before its training; how it will be run does not matter yet."""
+    module = stage.start.module()
+    return lambda asking: LocalTeacher(module, of_module(module))
+
+
+def _size(student: int, trained: int) -> str:
+    """What is delivered, and what is trained for it, in parameters."""
+    return f"{student:,} parameters" + (f", {trained:,} while it is trained" if trained != student else "")
+
+
+def _taught(teaching: Sequence[tuple[Stage, Dry]]) -> str:
+    """How large those are that are trained to teach, and how long, where they are several."""
+    if len(teaching) == 1 and teaching[0][0].name == "teacher":
+        return f", the teacher {teaching[0][1].parameters:,}"
+    each = [f"the {stage.name} {one.parameters:,} ({stage.training.total:,} steps)" for stage, one in teaching]
+    return "".join(f", {one}" for one in each)
 
 
 def _outputs(experiment: Experiment, plan: Plan, rows: int, store: int) -> str:
@@ -227,12 +245,6 @@ def _stages(tried: Sequence[tuple[Stage, Dry]]) -> str:
 
 def _bare(stage: Stage) -> str:
     return stage.name.rpartition(", seed")[0]
-
-
-def _sizes(student: int, trained: int, teaching: Dry | None) -> str:
-    """What is delivered, what is trained for it, and who teaches, in parameters."""
-    told = f"{student:,} parameters" + (f", {trained:,} while it is trained" if trained != student else "")
-    return told + (f", the teacher {teaching.parameters:,}" if teaching else "")
 
 
 def _looks(training: Training) -> int:

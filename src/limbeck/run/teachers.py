@@ -1,5 +1,7 @@
 """The teacher that a recipe names, ready to be asked."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.config import digest
@@ -10,6 +12,8 @@ from limbeck.files import home
 from limbeck.models.identity import of_module
 from limbeck.models.specs import BuildContext, Spec, build
 from limbeck.recipe.teacher import Ensemble, Member, TeacherPart, tokenizer_of
+from limbeck.regimes.plan import Join, Learnt
+from limbeck.teachers.calibrated import Calibrated
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.onnx.settings import Onnx
@@ -19,20 +23,50 @@ from limbeck.teachers.served.settings import Served
 from limbeck.teachers.served.teacher import ServedTeacher
 from limbeck.teachers.stored import StoredTeacher
 from limbeck.teachers.teacher import Teacher
-from limbeck.teachers.weighing import ByDomain, Fixed
+from limbeck.teachers.weighing import ByConfidence, ByCorrectness, ByDomain, Fixed, Weighing
+from limbeck.training.settings import Training
 
 TEACHER_SEED = 0
 
 
-def teacher_of(part: TeacherPart, splits: Splits, context: BuildContext) -> Teacher | None:
-    """The teacher; None if it is yet to be trained. ``context``: what a model that teaches is built from.
+@dataclass(frozen=True)
+class Learner:
+    """A teacher that is trained here, on the labelled rows."""
+
+    name: str
+    spec: Spec
+    training: Training
+    smoothing: float = 0.0
+    seed: int = TEACHER_SEED
+
+
+def learners_of(part: TeacherPart) -> tuple[Learner, ...]:
+    """Those of several teachers that are trained here.
+
+    The first of an architecture has the seed of a teacher that is alone, so that it is that teacher; the others have their own.
+    """
+    found: list[Learner] = []
+    for name, one in zip(part.ensemble.names, part.ensemble.members, strict=True) if part.ensemble else ():
+        if one.model is not None and one.training is not None:
+            seed = TEACHER_SEED + sum(one.model == other.spec for other in found)
+            found.append(Learner(f"teacher {name}", one.model, one.training, one.smoothing, seed))
+    return tuple(found)
+
+
+def teacher_of(part: TeacherPart, splits: Splits, context: BuildContext) -> tuple[Teacher | None, Join | None]:
+    """The teacher, None if it is yet to be trained; and what makes it of several that are trained, if it consists of them.
+
+    ``context``: what a model that teaches is built from.
 
     Raises:
         LimbeckError: it is not there, or does not suit the data or the task.
     """
     if part.training is not None:
-        return None
-    return _one(part, splits, context) if part.ensemble is None else _several(part.ensemble, splits, context)
+        return None, None
+    if part.ensemble is None:
+        return _one(part, splits, context), None
+    join = _several(part.ensemble, splits, context)
+    return (None, join) if learners_of(part) else (join(()), None)
 
 
 def _one(part: TeacherPart | Member, splits: Splits, context: BuildContext) -> Teacher:
@@ -73,21 +107,39 @@ def _served(served: Served, splits: Splits) -> Teacher:
     return ServedTeacher(served, vocabulary, home() / "served" / digest([served.url, served.model])[:16])
 
 
-def _several(ensemble: Ensemble, splits: Splits, context: BuildContext) -> Teacher:
-    texts, domains, weights = splits.train.table.texts, splits.train.domains, ensemble.weights
-    teachers = []
-    for number, member in enumerate(ensemble.members, 1):
+def _several(ensemble: Ensemble, splits: Splits, context: BuildContext) -> Join:
+    """Makes one teacher of those that know the answers, which are loaded here, and of those that are trained."""
+    texts, known = splits.train.table.texts, dict[int, Teacher]()
+    for place, member in enumerate(ensemble.members):
         tokenizer = tokenizer_of(member)
         if texts is not None and tokenizer is not None:
-            texts.demand_tokens_of("teacher", tokenizer, f"Teacher {number} of the ensemble")
+            texts.demand_tokens_of("teacher", tokenizer, f"Teacher {place + 1} of the ensemble")
+        if member.training is not None:
+            continue
         if member.model is not None:
-            _demand_trained(member.model.finished(splits.task), context, number)
-        teachers.append(_one(member, splits, context))
+            _demand_trained(member.model.finished(splits.task), context, place + 1)
+        known[place] = _one(member, splits, context)
+    weighing = _weighing(ensemble, splits)
+
+    def join(trained: Sequence[Learnt]) -> Teacher:
+        left, teachers = iter(trained), list[Teacher]()
+        for place, member in enumerate(ensemble.members):
+            one = known[place] if place in known else next(left)(member.asking)
+            teachers.append(one if member.temperature == 1 else Calibrated(one, member.temperature))
+        return EnsembleTeacher(teachers, weighing, ensemble.combine, splits.task, ensemble.names)
+
+    return join
+
+
+def _weighing(ensemble: Ensemble, splits: Splits) -> Weighing:
+    weights, domains = ensemble.weights, splits.train.domains
+    if weights == "confidence":
+        return ByConfidence()
+    if weights == "correctness":
+        return ByCorrectness(splits.train)
     if isinstance(weights, dict):
-        weighing: ByDomain | Fixed = ByDomain(weights, domains.names if domains is not None else None)
-    else:
-        weighing = Fixed(weights or [1.0] * len(teachers))
-    return EnsembleTeacher(teachers, weighing, ensemble.combine, splits.task)
+        return ByDomain(weights, domains.names if domains is not None else None)
+    return Fixed(weights if isinstance(weights, tuple) else [1.0] * len(ensemble.members))
 
 
 def _demand_trained(spec: Spec, context: BuildContext, number: int) -> None:
@@ -96,6 +148,6 @@ def _demand_trained(spec: Spec, context: BuildContext, number: int) -> None:
         return
     if len({of_module(build(spec, context, seed)) for seed in (TEACHER_SEED, TEACHER_SEED + 1)}) > 1:
         raise LimbeckError(
-            f"Teacher {number} of the ensemble hangs on a seed, so it was never trained: name its 'weights', take a model that "
-            "knows these answers, or an ONNX file of one."
+            f"Teacher {number} of the ensemble hangs on a seed, so it was never trained: name its 'weights', give it 'training', "
+            "or take a model or an ONNX file that knows these answers."
         )

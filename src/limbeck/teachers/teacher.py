@@ -1,7 +1,8 @@
 """The `Teacher` contract: whatever knows, behind one method."""
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -16,17 +17,25 @@ class Provides:
     """What a teacher can show: ``names`` of signals (None: any that its model has), and how much of its logits.
 
     ``classes``: how many the logits have, None where that is only known by asking. ``unseen``: whether it answers for
-    inputs that it was never asked about before.
+    inputs that it was never asked about before. ``members``: by their names, the teachers that it consists of; a signal of one
+    is ``NAME.SIGNAL``.
     """
 
     names: frozenset[str] | None = None
     offers: Offer = Offer.MATRIX
     classes: int | None = None
     unseen: bool = True
+    members: "Mapping[str, Provides]" = field(default_factory=dict)
 
     def lacking(self, needs: AbstractSet[str]) -> frozenset[str]:
         """The needed names that are not provided."""
-        return frozenset() if self.names is None else frozenset(needs) - self.names
+        if self.names is None:
+            return frozenset()
+        return frozenset(name for name in frozenset(needs) - self.names if not self._of_a_member(name))
+
+    def _of_a_member(self, name: str) -> bool:
+        who, _, signal = name.partition(".")
+        return who in self.members and bool(signal) and not self.members[who].lacking({signal})
 
 
 @runtime_checkable

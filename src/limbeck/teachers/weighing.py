@@ -1,26 +1,32 @@
-"""What each teacher of an ensemble counts: the same for every row, or by the domain that a row is from."""
+"""What each teacher of an ensemble counts: the same for every row, by the domain that a row is from, or by what it says."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from limbeck.config import digest
 from limbeck.data.batch import DOMAIN, Batch
+from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError, SignalError, nearest
 
 
 class Weighing(Protocol):
-    """Weights of K teachers, row by row."""
+    """Weights of K teachers, row by row. ``hears``: it weighs what they say; else who counts nothing in a row is not asked."""
+
+    hears: ClassVar[bool]
 
     @property
     def fingerprint(self) -> str | None:
         """Names all that the weights depend on but the batch; None where they move."""
         ...
 
-    def of(self, batch: Batch) -> Tensor:
-        """Float32 [B, K] on the batch's device; none is negative, and a row's sum is 1."""
+    def of(self, batch: Batch, said: Sequence[Tensor] = ()) -> Tensor:
+        """Float32 [B, K] on the batch's device; none is negative, and a row's sum is 1.
+
+        ``said``: where it hears, each teacher's logits, K of float32 [B, C].
+        """
         ...
 
 
@@ -31,6 +37,8 @@ class Fixed:
         LimbeckError: one is negative, or all are 0.
     """
 
+    hears: ClassVar[bool] = False
+
     def __init__(self, weights: Sequence[float]) -> None:
         self.weights = shares(weights)
 
@@ -39,7 +47,7 @@ class Fixed:
         """The weights."""
         return digest(["fixed", self.weights.tolist()])
 
-    def of(self, batch: Batch) -> Tensor:
+    def of(self, batch: Batch, said: Sequence[Tensor] = ()) -> Tensor:
         """See `Weighing.of`."""
         return self.weights.to(batch.ids.device).expand(len(batch), -1)
 
@@ -54,6 +62,8 @@ class ByDomain:
     Raises:
         LimbeckError: the data has other domains; or as `Fixed`.
     """
+
+    hears: ClassVar[bool] = False
 
     def __init__(self, weights: Mapping[str, Sequence[float]], names: Sequence[str] | None) -> None:
         if names is None:
@@ -74,7 +84,7 @@ class ByDomain:
         """The weights, and the names in order."""
         return digest(["by domain", list(self.names), self.weights.tolist()])
 
-    def of(self, batch: Batch) -> Tensor:
+    def of(self, batch: Batch, said: Sequence[Tensor] = ()) -> Tensor:
         """See `Weighing.of`.
 
         Raises:
@@ -85,6 +95,72 @@ class ByDomain:
                 "The ensemble's weights are by domain, and these rows have none: it can teach the recipe's own data alone."
             )
         return self.weights.to(batch.ids.device)[batch.labels[DOMAIN]]
+
+
+class ByConfidence:
+    """By how sure each is of its answer: in proportion to exp(-H), H being the entropy of its distribution in nats.
+
+    Who is sure of everything counts most, right or wrong: a teacher that is too sure needs a temperature above 1 first, see
+    `limbeck.teachers.calibrated`.
+    """
+
+    hears: ClassVar[bool] = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Its name."""
+        return "by confidence"
+
+    def of(self, batch: Batch, said: Sequence[Tensor] = ()) -> Tensor:
+        """See `Weighing.of`."""
+        logs = torch.stack([torch.log_softmax(one, -1) for one in said], 1)
+        return torch.softmax(torch.special.entr(logs.exp()).sum(-1).neg(), -1)
+
+
+class ByCorrectness:
+    """By how likely each finds the label, where the student may see it; all alike elsewhere.
+
+    ``(1 - exp(CE_k) / sum_j exp(CE_j)) / (K - 1)`` (CA-MKD: Zhang et al. 2022, arXiv:2201.00007), CE in nats at temperature 1.
+
+    Args:
+        examples: those that are learnt from. Labels are looked up here and nowhere else, so that those of a test part, which a
+            batch of it holds, are never seen.
+
+    Raises:
+        LimbeckError: rows are mixed, and have two labels.
+    """
+
+    hears: ClassVar[bool] = True
+
+    def __init__(self, examples: Examples) -> None:
+        if examples.mixup:
+            raise LimbeckError(
+                "'weights: correctness' looks up the label of a row, and with mixup a row has two: leave one of them out."
+            )
+        self._examples = examples
+        self._seen = torch.zeros(len(examples.labels), dtype=torch.bool)
+        self._seen[examples.rows] = examples.supervised[examples.rows]
+        self._fingerprint = digest(["by correctness", examples.fingerprint])
+
+    @property
+    def fingerprint(self) -> str:
+        """The rows, and which labels are seen: stored answers of other labels are not read."""
+        return self._fingerprint
+
+    def of(self, batch: Batch, said: Sequence[Tensor] = ()) -> Tensor:
+        """See `Weighing.of`."""
+        ids = batch.ids.cpu()
+        known = (ids >= 0) & (ids < len(self._seen))
+        ids = ids.where(known, 0)
+        seen = known & self._seen[ids]
+        if not self._examples.keep_labels:
+            seen &= ~self._examples.table.altered(ids, batch.views.cpu())
+        labels, seen = self._examples.labels[ids].clamp_min(0).to(batch.ids.device), seen.to(batch.ids.device)
+        costs = [-torch.log_softmax(one, -1).gather(1, labels[:, None])[:, 0] for one in said]
+        if len(costs) == 1:
+            return torch.ones(len(batch), 1, device=batch.ids.device)
+        found = (1 - torch.softmax(torch.stack(costs, 1), -1)) / (len(costs) - 1)
+        return found.where(seen[:, None], 1 / len(costs))
 
 
 def shares(weights: Sequence[float]) -> Tensor:
