@@ -103,7 +103,18 @@ def test_a_teacher_is_counted_when_it_is_asked(store):
     assert twice.distilled == pytest.approx(steps * NET + asked * (2 if store else 1))
 
 
-@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
+SEVERAL = {"continual"}  # regimes whose control has several trainings
+
+
+@pytest.mark.parametrize("regime", [one for one in REGIMES if one.name in SEVERAL], ids=lambda regime: regime.name)
+def test_a_control_of_several_trainings_is_not_given_more(regime, tmp_path):
+    one = layered(tmp_path, regime)
+    with pytest.raises(LimbeckError, match=r"equal-compute.*its control has several trainings"):
+        compute_of(experiment(one, False, regime=regime), one)
+    assert compute_of(experiment(one, False, regime=regime, equal_compute=False), one) is None
+
+
+@pytest.mark.parametrize("regime", [one for one in REGIMES if one.name not in SEVERAL], ids=lambda regime: regime.name)
 def test_it_is_the_control_with_more_steps_and_nothing_else(regime, tmp_path):
     one = layered(tmp_path, regime)
     control = regime.arms(one)["control"]

@@ -89,8 +89,11 @@ def compute_of(experiment: Experiment, plan: Plan) -> Compute | None:
     if experiment.store and plan.teacher is not None and (codec := plan.coded):
         plan = replace(plan, teacher=CodedTeacher(plan.teacher, codec))  # so that its head's work is counted once, too
     stages = experiment.regime.stages(plan)
-    costs = [step_cost(stage, plan.device) for stage in stages]
     own = control_stage(control, plan)
+    if own.training.total < sum(stage.training.total for stage in stages):
+        _refuse("its control has several trainings, as the student has", experiment)
+        return None
+    costs = [step_cost(stage, plan.device) for stage in stages]
     step = step_cost(own, plan.device).student
     asked = any(term.needs().teacher for stage in stages for term in stage.terms)
     if asked and not any(cost.teacher for cost in costs):
