@@ -1,7 +1,7 @@
 """The specs of three small networks that err differently, for several teachers of one student. Images of 28 to 64 pixels."""
 
 from math import ceil
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from torch import nn
 
@@ -11,10 +11,11 @@ from limbeck.models.small import Positive, only_image
 from limbeck.models.spec import BuildContext, Spec
 
 
-class MobileCnn(Spec):
-    """Inverted residuals with ReLU6 (MobileNetV2: Sandler et al. 2018, arXiv:1801.04381); some 45 thousand parameters."""
+class Inverted(Spec):
+    """What networks of inverted residuals have in common."""
 
-    name: Literal["mobile-cnn"] = "mobile-cnn"
+    squeezed: ClassVar[bool]
+
     width: Positive = 12
     """Channels of the first stage; each further stage doubles them."""
     depth: Positive = 2
@@ -30,33 +31,27 @@ class MobileCnn(Spec):
 
     def create(self, context: BuildContext) -> nn.Module:
         """A `light.InvertedCnn` over the one image column."""
-        channels = only_image(context, self.name).shape[1]
-        return light.InvertedCnn(channels, self.width, self.depth, self.stages, self.expansion, False, context.classes)
+        channels = only_image(context, self.plain()["name"]).shape[1]
+        sizes = (channels, self.width, self.depth, self.stages, self.expansion)
+        return light.InvertedCnn(*sizes, self.squeezed, context.classes)
 
 
-class EfficientCnn(Spec):
+class MobileCnn(Inverted):
+    """Inverted residuals with ReLU6 (MobileNetV2: Sandler et al. 2018, arXiv:1801.04381); some 45 thousand parameters."""
+
+    squeezed: ClassVar[bool] = False
+
+    name: Literal["mobile-cnn"] = "mobile-cnn"
+
+
+class EfficientCnn(Inverted):
     """Inverted residuals with squeeze and excitation, and SiLU (EfficientNet: Tan & Le 2019, arXiv:1905.11946); some 50 thousand
     parameters.
     """
 
+    squeezed: ClassVar[bool] = True
+
     name: Literal["efficient-cnn"] = "efficient-cnn"
-    width: Positive = 12
-    """Channels of the first stage; each further stage doubles them."""
-    depth: Positive = 2
-    """Blocks a stage."""
-    stages: Positive = 3
-    """Stages, the first at half the image's size; each after it halves it again."""
-    expansion: Positive = 4
-    """How many times as many channels a block has within."""
-
-    def widened(self, factor: float) -> Self:
-        """See `Spec.widened`."""
-        return self.model_copy(update={"width": ceil(factor * self.width)})
-
-    def create(self, context: BuildContext) -> nn.Module:
-        """A `light.InvertedCnn` over the one image column."""
-        channels = only_image(context, self.name).shape[1]
-        return light.InvertedCnn(channels, self.width, self.depth, self.stages, self.expansion, True, context.classes)
 
 
 class ShuffleCnn(Spec):

@@ -1,7 +1,6 @@
 """What makes the pictures of a training without data: a generator that learns beside the student."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -13,6 +12,7 @@ from limbeck.data.images import PIXELS
 from limbeck.errors import LimbeckError
 from limbeck.objective.schedules import Place
 from limbeck.signals.call import call, logits_of
+from limbeck.signals.capture import evaluating
 from limbeck.synthesis.generator import Playing
 from limbeck.synthesis.space import InputSpace
 from limbeck.training.order import derived
@@ -60,7 +60,7 @@ class PicturePen:
         """See `limbeck.training.stage.Pen`: every row is a picture that was just made."""
 
         def logits(pictures: Tensor) -> Tensor:
-            with _as_evaluated(student):
+            with evaluating(student):
                 return logits_of(call(student, {PIXELS: pictures}))
 
         pictures, parts = self._playing.pictures(sum(map(len, micros)), place.step, logits)
@@ -92,15 +92,3 @@ class PicturePen:
         """Puts them back."""
         self._playing.load_state_dict(state["playing"])
         self._sums, self._steps, self._last = dict(state["sums"]), state["steps"], state["last"]
-
-
-@contextmanager
-def _as_evaluated(module: nn.Module) -> Iterator[None]:
-    """Within the block the module is in evaluation mode: its statistics stay as they are, and nothing is drawn."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

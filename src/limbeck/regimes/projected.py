@@ -13,7 +13,7 @@ from limbeck.data.batch import CLASS
 from limbeck.data.examples import Examples
 from limbeck.objective.schedules import Place
 from limbeck.signals.call import call, logits_of
-from limbeck.signals.capture import bare
+from limbeck.signals.capture import bare, evaluating
 from limbeck.training.order import Order, derived
 from limbeck.training.stage import Stage
 
@@ -67,16 +67,10 @@ class RightAngle:
     def _gradients(self, student: nn.Module, moving: list[nn.Parameter]) -> list[Tensor]:
         ids, views = self.order.step(self.step)
         batch = self.memory.batch(ids, views).to(moving[0].device)
-        training = [part for part in student.modules() if part.training]
-        student.eval()
-        try:
-            with torch.enable_grad():
-                logits = logits_of(call(student, batch.columns(self.side)))
-                loss = F.cross_entropy(logits.float(), batch.labels[CLASS])
+        with evaluating(student), torch.enable_grad():
+            logits = logits_of(call(student, batch.columns(self.side)))
+            loss = F.cross_entropy(logits.float(), batch.labels[CLASS])
             found = torch.autograd.grad(loss, moving, allow_unused=True)
-        finally:
-            for part in training:
-                part.training = True
         return [torch.zeros_like(one) if grad is None else grad for one, grad in zip(moving, found, strict=True)]
 
 

@@ -1,8 +1,8 @@
 """Capture: names are resolved once, on the bare model, to module objects, and hooks are placed there."""
 
 import sys
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self, TypeAlias, cast
 
 import torch
@@ -237,11 +237,17 @@ def show(
     keys: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The named signals once, in evaluation mode, without a graph; the module's mode is put back."""
+    with evaluating(module), Capture(module, names) as capture:
+        return capture(columns, keys=keys)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within the block the module is in evaluation mode; afterwards each of its parts is in the mode it was in."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with Capture(module, names) as capture:
-            return capture(columns, keys=keys)
+        yield
     finally:
         for part in training:
             part.training = True
