@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -63,7 +64,7 @@ def bare_loop(stage: Stage, teacher: torch.nn.Module) -> None:
         logits = student(x)
         loss = 0.1 * F.cross_entropy(logits, y) + 0.9 * kl_divergence(logits, target, 4.0).mean()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step()
 
@@ -82,14 +83,17 @@ def training_rows() -> list[tuple[str, str, str]]:
         for name, spec in (("multilayer perceptron, 25 k", Mlp(hidden=32)), ("convolutional, small-cnn", SmallCnn())):
             stage = _stage(spec, context, splits.train, splits.validation)
 
+            def bare(stage: Stage = stage) -> float:
+                return seconds(lambda: bare_loop(stage, module))
+
             def ours(asked: Teacher, stage: Stage = stage) -> float:
                 return seconds(lambda: train(_taught(stage, asked), Path(folder) / "none"))
 
             found = turns(
                 {
-                    "bare": lambda stage=stage: seconds(lambda: bare_loop(stage, module)),
-                    "live": lambda: ours(teacher),
-                    "stored": lambda: ours(cached),
+                    "bare": bare,
+                    "live": partial(ours, teacher),
+                    "stored": partial(ours, cached),
                 }
             )
             rows.append(

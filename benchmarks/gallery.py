@@ -6,7 +6,8 @@ With names of recipes only these are run; the page has all that were.
 import sys
 from pathlib import Path
 
-from benchmarks.methods import RESULTS, STAGES
+from benchmarks.kept import RESULTS
+from benchmarks.methods import STAGES
 from benchmarks.page import stage, texts
 from benchmarks.texts import STAGES as TEXT_STAGES
 from limbeck.evidence.schema import Evidence

@@ -11,15 +11,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from torch import nn
 
 from benchmarks.comparisons import compare
+from benchmarks.kept import RESULTS, Arm, Kept
 from benchmarks.objectives import BASELINES, CNN, MIXER, Objective, Student, objectives, patient, scaled
 from limbeck.config import digest
 from limbeck.files import home, write_json
@@ -38,7 +40,6 @@ from limbeck.signals.capture import show
 from limbeck.training.progress import Watcher
 from limbeck.training.workshop import Trained, Workshop
 
-RESULTS = Path(__file__).parent / "results"
 WEIGHTS = (0.3, 1.0, 3.0)
 BEST, COMPARED, TAUGHT = 6, 512, 6000
 AGAINST = ("control", "soft-targets")
@@ -92,22 +93,62 @@ STAGES = {
 
 
 class Bench:
-    """One stage's plan, teacher and trainings."""
+    """One stage's arms: those that are kept, and what trains the others."""
 
-    def __init__(self, stage: Stage, watcher: Watcher) -> None:
-        self.stage = stage
+    def __init__(self, name: str, stage: Stage, watcher: Watcher) -> None:
+        self.stage, self.watcher, self.kept = stage, watcher, Kept(f"methods-{name}")
         self.experiment: Experiment = from_recipe(parse(stage.recipe))
-        self.folder = home() / "methods" / self.experiment.hash
+
+    @cached_property
+    def school(self) -> "School":
+        """The teacher and its answers; made where an arm is missing."""
+        school = School(self.stage, self.experiment, self.watcher)
+        self.kept.taught_by(school.right(school.taught))
+        return school
+
+    @property
+    def teacher(self) -> Arm:
+        """The teacher, as all stages of this student have it."""
+        return self.kept.teacher(lambda: Arm(float("nan"), self.school.right(self.school.taught)))
+
+    def trained(self, objective: Mapping[str, Any] | None, seed: int) -> Arm:
+        """One training of a student; None: on hard pseudo-labels, which say what soft targets add to more data."""
+        told = None if objective is None else dict(objective)
+        key = digest([self.experiment.hash, told, seed])[:24]
+        return self.kept.arm(key, lambda: self.school.arm(objective, seed))
+
+    def method(self, objective: Objective | None, search: bool) -> "Method":
+        """The best weight by validation at the first seed, then every seed; None: hard pseudo-labels."""
+        seeds, tried = self.stage.seeds, dict[float, float]()
+        if objective is not None and search:
+            for factor in WEIGHTS:
+                tried[factor] = self.trained(scaled(objective, factor), seeds[0]).validation
+            objective = scaled(objective, max(tried, key=lambda factor: tried[factor]))
+        return Method(objective, tried, [self.trained(objective, seed) for seed in seeds])
+
+
+class School:
+    """What trains a stage's arms: its plan, its teacher, and the teacher's answers."""
+
+    def __init__(self, stage: Stage, experiment: Experiment, watcher: Watcher) -> None:
+        self.student, self.folder = stage.student, home() / "methods" / experiment.hash
         self.workshop = Workshop(home(), watcher.watch)
         plain = replace(stage, labelled="all", mixup=0, patient=False)  # one teacher for all stages
         whole = from_recipe(parse(plain.recipe))
         taught, _ = ready(whole, self.workshop, home() / "methods" / whole.hash, watcher)
-        own = self.experiment.plan(home(), stage.seeds[0], watcher.labelling)
+        own = experiment.plan(home(), stage.seeds[0], watcher.labelling)
         assert own.splits.validation.rows.equal(taught.splits.validation.rows)  # the teacher has not seen them
-        self.plan: Plan = replace(own, teacher=taught.teacher, teacher_stage=None)
-        self.teacher = walk(self.plan.labelled(), self.workshop, self.folder / "label.json")
-        test = self.plan.splits.test
-        self.labels = test.labels[test.rows].numpy()
+        assert taught.teacher is not None
+        assert taught.teacher.module is not None
+        self.taught: nn.Module = taught.teacher.module
+        self.plan: Plan = replace(own, teacher=taught.teacher, teacher_stages=())
+        self.answers = walk(self.plan.labelled(), self.workshop, self.folder / "label.json")
+
+    def arm(self, objective: Mapping[str, Any] | None, seed: int) -> Arm:
+        """Trains one student and marks it; None: on hard pseudo-labels."""
+        trained = self.pseudo_labelled(seed) if objective is None else self.trained(objective, seed)
+        module = trained.module()
+        return Arm.of(trained, self.right(module), self.likeness(module))
 
     def trained(self, objective: Mapping[str, Any], seed: int) -> Trained:
         """One training of a student."""
@@ -116,69 +157,30 @@ class Bench:
         reads = {name for term in terms for name in term.needs().teacher}
         examples = None if reads else self.plan.splits.train.labelled()
         # maps of every view would fill the disk: what is more than logits is asked live
-        teacher = None if not reads else self.teacher if reads == {"logits"} else plan.teacher
+        teacher = None if not reads else self.answers if reads == {"logits"} else plan.teacher
         stage = plan.stage("method", terms, teacher, examples)
         return walk(train(stage), self.workshop, self.folder / f"{digest([dict(objective), seed])[:16]}.json")
 
     def pseudo_labelled(self, seed: int) -> Trained:
-        """One training on hard pseudo-labels, which say what soft targets add to more data."""
+        """One training on hard pseudo-labels."""
         return walk(Offline().pseudo_labels(self.plan.at(seed)), self.workshop, self.folder / f"hard-{seed}.json")
 
-    def right(self, trained: Trained) -> NDArray[np.bool_]:
-        """Which test examples it has right, [N]; asked once and kept."""
-        path = self.folder / "right" / f"{trained.key[:24]}.npy"
-        if not path.exists():
-            answers = (
-                answers_of(trained.module(), self.plan.splits.test, "student", self.plan.device)
-                .logits.argmax(-1)
-                .numpy()
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, answers == self.labels)
-        found: NDArray[np.bool_] = np.load(path, allow_pickle=False)
+    def right(self, module: nn.Module) -> NDArray[np.bool_]:
+        """Which test examples it has right, [N]."""
+        test = self.plan.splits.test
+        answers = answers_of(module, test, "student", self.plan.device).logits.argmax(-1)
+        found: NDArray[np.bool_] = (answers == test.labels[test.rows]).numpy()
         return found
 
-    def likeness(self, trained: Trained) -> dict[str, float]:
+    def likeness(self, student: nn.Module) -> dict[str, float]:
         """Linear CKA of the student's last two layers with the teacher's last two stages, on validation rows."""
-        student, rows = trained.module(), self.plan.splits.validation.rows[:COMPARED]
+        rows = self.plan.splits.validation.rows[:COMPARED]
         batch = self.plan.splits.validation.batch(rows, torch.zeros_like(rows))
-        pairs = {self.stage.student.before: "stages.1", self.stage.student.last: "stages.2"}
+        pairs = {self.student.before: "stages.1", self.student.last: "stages.2"}
         assert self.plan.teacher is not None
         theirs = self.plan.teacher.observe(batch, frozenset(pairs.values()))
         ours = show(student, batch.columns("student"), frozenset(pairs))
         return {b: float(linear_cka(_pooled(ours[a]), _pooled(theirs[b]))) for a, b in pairs.items()}
-
-    def method(self, objective: Objective | None, search: bool) -> "Method":
-        """The best weight by validation at the first seed, then every seed; None: hard pseudo-labels."""
-        seeds, tried = self.stage.seeds, dict[float, float]()
-        if objective is None:
-            return Method(None, tried, [self.pseudo_labelled(seed) for seed in seeds])
-        if search:
-            for factor in WEIGHTS:
-                tried[factor] = self.trained(scaled(objective, factor), seeds[0]).metrics["accuracy"]
-            objective = scaled(objective, max(tried, key=lambda factor: tried[factor]))
-        return Method(objective, tried, [self.trained(objective, seed) for seed in seeds])
-
-    def row(self, one: "Method", others: Mapping[str, "Method"]) -> dict[str, Any]:
-        """What is kept of a method, compared with those of `AGAINST` that there are."""
-        right = self.rights(one)
-        return {
-            "objective": one.objective,
-            "tried": {str(factor): value for factor, value in one.tried.items()},
-            "validation": [arm.metrics["accuracy"] for arm in one.arms],
-            "test": right.mean(1).tolist(),
-            "against": {
-                name: compare(right, self.rights(others[name]))
-                for name in AGAINST
-                if name in others and others[name] is not one
-            },
-            "cka": self.likeness(one.arms[0]),
-            "seconds": [round(arm.seconds, 1) for arm in one.arms],
-        }
-
-    def rights(self, one: "Method") -> NDArray[np.bool_]:
-        """Which test examples each seed has right, [S, N]."""
-        return np.stack([self.right(arm) for arm in one.arms])
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,28 @@ class Method:
 
     objective: Objective | None
     tried: Mapping[float, float]
-    arms: Sequence[Trained]
+    arms: Sequence[Arm]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which test examples each seed has right, [S, N]."""
+        return np.stack([arm.right for arm in self.arms])
+
+    def row(self, others: Mapping[str, "Method"]) -> dict[str, Any]:
+        """What a table says of it, compared with those of `AGAINST` that there are."""
+        return {
+            "objective": self.objective,
+            "tried": {str(factor): value for factor, value in self.tried.items()},
+            "validation": [arm.validation for arm in self.arms],
+            "test": self.right.mean(1).tolist(),
+            "against": {
+                name: compare(self.right, others[name].right)
+                for name in AGAINST
+                if name in others and others[name] is not self
+            },
+            "cka": dict(self.arms[0].cka),
+            "seconds": [arm.seconds for arm in self.arms],
+        }
 
 
 def _pooled(value: torch.Tensor) -> torch.Tensor:
@@ -217,21 +240,15 @@ def perform(name: str, stage: Stage) -> None:
     """Runs what has not been run of one stage, and writes every result at once."""
     path = RESULTS / f"methods-{name}.json"
     with Watcher() as watcher:
-        bench = Bench(stage, watcher)
-        taught = bench.plan.teacher
-        assert taught is not None
-        assert taught.module is not None
-        answers = (
-            answers_of(taught.module, bench.plan.splits.test, "teacher", bench.plan.device).logits.argmax(-1).numpy()
-        )
+        bench = Bench(name, stage, watcher)
         arms = {"control": bench.method({"labels": 1.0}, search=False)}
         if stage.labelled != "all":
             arms["hard pseudo-labels"] = bench.method(None, search=False)
-        rows: dict[str, Any] = {"teacher": {"test": [float((answers == bench.labels).mean())]}}
+        rows: dict[str, Any] = {"teacher": {"test": [float(bench.teacher.right.mean())]}}
         for method, objective in chosen(stage).items():
             screening = stage.after is None and not stage.patient
             arms[method] = bench.method(objective, screening and method != "label smoothing")
-            rows |= {one: bench.row(arm, arms) for one, arm in arms.items() if one not in rows}
+            rows |= {one: arm.row(arms) for one, arm in arms.items() if one not in rows}
             watcher.say(f"{stage.title}: {method} {100 * np.mean(rows[method]['test']):.2f} %")
             write_json(
                 path,

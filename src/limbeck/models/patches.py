@@ -60,7 +60,7 @@ class Vit(Spec):
     """Attention heads; they divide ``hidden``."""
     intermediate: Positive | None = None
     """The inner size of the feed-forward parts; four times ``hidden`` if left out."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout behind the position embeddings and the feed-forward parts; attention itself has none, as in the paper."""
 
     def widened(self, factor: float) -> Self:

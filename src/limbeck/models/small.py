@@ -22,7 +22,7 @@ class Mlp(Spec):
     name: Literal["mlp"] = "mlp"
     hidden: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] = (128,)
     """Units of each hidden layer; a single number for one layer."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """The share of hidden units that rest in each training step."""
 
     def widened(self, factor: float) -> Self:
@@ -88,7 +88,7 @@ class SmallTransformer(Spec):
     """Attention heads; they divide ``hidden``."""
     intermediate: Positive | None = None
     """The inner size of the feed-forward parts; four times ``hidden`` if left out."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout everywhere, attention included."""
     positions: Positive = 512
     """The longest text, in tokens."""

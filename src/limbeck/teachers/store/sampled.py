@@ -27,9 +27,9 @@ class SampledCodec(Config):
     offers: ClassVar[Offer] = Offer.EXPECTATIONS
 
     name: Literal["sampled"] = "sampled"
-    draws: int = Field(50, ge=1, le=2**15 - 1)
+    draws: int = Field(default=50, ge=1, le=2**15 - 1)
     """How many, with replacement."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Of the draws."""
     entropy: bool = True
     """Store each distribution's entropy, without which a forward KL is known up to a constant only; in half precision."""

@@ -30,7 +30,7 @@ class TopKCodec(Config):
     offers: ClassVar[Offer] = Offer.OUTCOMES
 
     name: Literal["top-k"] = "top-k"
-    k: int = Field(50, ge=1)
+    k: int = Field(default=50, ge=1)
     """How many classes."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of the log-probabilities; in half precision each probability is right to 1 part in 1000, and nearer where it is large."""
