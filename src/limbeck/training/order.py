@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,6 +16,12 @@ from limbeck.data.examples import Examples
 def derived(seed: int, *names: object) -> int:
     """A seed for one purpose, 63 bits, independent of every other purpose's."""
     return int(digest([seed, [str(name) for name in names]])[:16], 16) >> 1
+
+
+@lru_cache(maxsize=4)  # the epochs at hand: thousands of steps ask for each
+def _permutation(count: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derived(seed, "order", epoch))
+    return torch.randperm(count, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,6 @@ class Order:
     seed: int
     views: int | None = None
 
-    def _permutation(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(derived(self.seed, "order", epoch))
-        return self.rows[torch.randperm(len(self.rows), generator=generator)]
-
     def step(self, step: int) -> tuple[Tensor, Tensor]:
         """Ids and views of a whole step, int64 [batch_size]."""
         count = len(self.rows)
@@ -44,7 +47,7 @@ class Order:
         left = self.batch_size
         while left:
             epoch, offset = divmod(place, count)
-            part = self._permutation(epoch)[offset : offset + left]
+            part = self.rows[_permutation(count, self.seed, epoch)[offset : offset + left]]
             ids.append(part)
             views.append(torch.full_like(part, self.view(epoch)))
             place, left = place + len(part), left - len(part)
