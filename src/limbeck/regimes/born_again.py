@@ -1,25 +1,22 @@
 """Generations: what has been taught teaches the next one (Furlanello et al. 2018, arXiv:1805.04770)."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from limbeck.config import Config
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import arms_beside, demand_answers, untrained
-from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.regime import Common, Regime, train
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
-from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 
-class BornAgain(Config):
+class BornAgain(Common):
     """Students in turn, each from new initial weights and taught by the one before; the first by the recipe's teacher, or where
     there is none by a student like it that learnt from labels alone.
 
@@ -38,10 +35,6 @@ class BornAgain(Config):
     def arms(self, plan: Plan) -> dict[str, Arm]:
         """See `arms_beside`: the first teacher alone has as many steps as all generations together."""
         return {**arms_beside(self, plan), "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: every generation has the recipe's budget."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """A training for each generation."""

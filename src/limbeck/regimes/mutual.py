@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from torch import nn
 
-from limbeck.config import Config
 from limbeck.data.examples import Examples
 from limbeck.data.task import rank
 from limbeck.models.peers import Peers
@@ -17,9 +16,8 @@ from limbeck.objective import Term
 from limbeck.objective.within import Within
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import PART, demand_alone, demand_apart, metrics_of
-from limbeck.regimes.regime import Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.training.order import derived
-from limbeck.training.settings import Training
 from limbeck.training.stage import Origin, Stage, Start
 from limbeck.training.workshop import Trained
 
@@ -41,7 +39,7 @@ class Together:
         return Peers([start.module() for start in self.starts], self.numbers)
 
 
-class Mutual(Config):
+class Mutual(Common):
     """Peers learn from labels and from each other's answers, from weights of their own and on the same batches.
 
     The objective's terms that read no teacher are every peer's own. Of those that read one, each other peer is the teacher in
@@ -74,10 +72,6 @@ class Mutual(Config):
     def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
         """The control is the same peers, and the same choice among them, that do not hear each other."""
         return {"control": self.control, "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: it names none."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training."""

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
+from limbeck.config import Config
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 if TYPE_CHECKING:
+    from limbeck.data.examples import Examples
     from limbeck.regimes.plan import Plan
 
 T = TypeVar("T")
@@ -75,11 +77,28 @@ class Teaching(Protocol):
         """The trainings of the student that the recipe is about, from untrained models: what a preflight tries."""
         ...
 
-
-@runtime_checkable
-class Making(Protocol):
-    """What a regime has beside all that if it makes what its student learns from: a preflight tells how long that takes."""
+    def exams(self, plan: "Plan") -> "Mapping[str, Examples]":
+        """Parts of the test by their names, if its students are asked about each after every training."""
+        ...
 
     def making_seconds(self, plan: "Plan", seeds: int) -> float:
-        """An estimate for all seeds together, from a little of it."""
+        """How long what its student learns from takes to be made, for all seeds together: an estimate from a little of it."""
         ...
+
+
+class Common(Config):
+    """What most regimes have in common: a teacher, the recipe's budget for every training, nothing made, and no exams."""
+
+    taught: ClassVar[bool] = True
+
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """Itself: every training has the recipe's budget."""
+        return self
+
+    def exams(self, plan: "Plan") -> "Mapping[str, Examples]":
+        """None."""
+        return {}
+
+    def making_seconds(self, plan: "Plan", seeds: int) -> float:
+        """0: nothing is made."""
+        return 0.0

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -21,7 +21,7 @@ from limbeck.objective import Terms
 from limbeck.regimes.budget import at_whole_budget
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.regime import Common, Regime, train
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
@@ -122,10 +122,8 @@ class Part(Config):
         return replace(plan, splits=splits, context=context, views=0)
 
 
-class Staged(Config):
+class Staged(Common):
     """The student goes through the trainings of ``before``, each from where the last one ended, then the recipe's own."""
-
-    taught: ClassVar[bool] = True
 
     name: Literal["staged"] = "staged"
     before: Annotated[tuple[Part, ...], Field(min_length=1)]

@@ -16,7 +16,6 @@ from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
 from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
 from limbeck.regimes.plan import Learnt, Plan
-from limbeck.regimes.regime import Making
 from limbeck.run.arms import arms_of, compute_of
 from limbeck.run.cheaper import agreement
 from limbeck.run.experiment import Experiment
@@ -102,8 +101,7 @@ def _budget(
     training = alone * (steps * students - before_last * seeds * (2 if FINAL_STAGE in names else 1))
     training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
     training += dry.pen_seconds * last.training.total * seeds
-    if isinstance(experiment.regime, Making):
-        training += experiment.regime.making_seconds(plan, seeds)
+    training += experiment.regime.making_seconds(plan, seeds)
     longer = compute.matched_steps - compute.steps if compute is not None and EQUAL_COMPUTE in names else 0
     training += alone * longer * seeds
     per_row = dry.teacher_seconds / plan.training.batch_size
