@@ -1,15 +1,13 @@
 """Students teach each other while they learn (deep mutual learning, Zhang et al. 2018, arXiv:1706.00384)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from torch import nn
 
 from limbeck.data.examples import Examples
 from limbeck.data.task import rank
-from limbeck.models.peers import Peers
 from limbeck.models.spec import Tuple
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.objective import Term
@@ -18,25 +16,13 @@ from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import PART, demand_alone, demand_apart, metrics_of
 from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.training.order import derived
-from limbeck.training.stage import Origin, Stage, Start
+from limbeck.training.stage import Origin, Stage, Start, Together
 from limbeck.training.workshop import Trained
 
 if TYPE_CHECKING:
     Models = tuple[Spec, ...]
 else:
     Models = Annotated[tuple[ModelSpec, ...], Field(min_length=1, max_length=15), Tuple]
-
-
-@dataclass(frozen=True)
-class Together:
-    """Models that are trained side by side."""
-
-    starts: tuple[Origin, ...] = field(repr=False)
-    numbers: bool
-
-    def module(self) -> nn.Module:
-        """A new module; see `Peers`."""
-        return Peers([start.module() for start in self.starts], self.numbers)
 
 
 class Mutual(Common):
