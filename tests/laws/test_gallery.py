@@ -51,7 +51,7 @@ def test_tables_follow_from_the_kept_answers(name, monkeypatch):
     rows, arms = found["rows"], Kept(f"methods-{name}")
     assert rows["teacher"]["test"] == [arms.teacher(never).right.mean()]
     for row in (rows[one] for one in rows if one != "teacher"):
-        keys = [digest([found["hash"], row["objective"], seed])[:24] for seed in found["seeds"]]
+        keys = [digest([found["recipe"], row["objective"], seed])[:24] for seed in found["seeds"]]
         several = [arms.arm(key, never) for key in keys]
         assert [one.validation for one in several] == row["validation"]
         assert [one.right.mean() for one in several] == row["test"]

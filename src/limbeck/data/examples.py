@@ -152,6 +152,13 @@ class Examples:
         """Only the rows whose label may be seen."""
         return replace(self, rows=self.rows[self.supervised[self.rows]])
 
+    def with_labels_as(self, share: float) -> Self:
+        """The same rows, those whose label may be seen repeated until they are about ``share`` of all; each once at least."""
+        known = self.supervised[self.rows]
+        others, labelled = self.rows[~known], self.rows[known]
+        times = copies(share, len(others), len(labelled))
+        return self if times == 1 else replace(self, rows=torch.cat([others, labelled.repeat(times)]))
+
     def revealed(self) -> Self:
         """The same rows, every one supervised whose label is known, hidden or not: a yardstick, which nothing may learn from."""
         supervised = self.supervised.clone()
@@ -185,6 +192,11 @@ class Examples:
         if (texts := self.table.texts) is not None and "teacher.input_ids" in inputs:
             masks[ALIKE] = texts.alike(inputs)
         return Batch(inputs, labels, masks, ids, views)
+
+
+def copies(share: float, others: int, repeated: int) -> int:
+    """How often each of ``repeated`` rows must come for them to be about ``share`` of all, beside as many ``others``."""
+    return max(1, round(share / (1 - share) * others / repeated)) if repeated else 1
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ class Data(Config):
     ``next-token``, which token follows each; ``text-to-text``, which tokens a text is turned into."""
     labelled: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     """How many training rows keep their label, in the proportion of the classes; the others are used without it."""
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """About which share of a batch has its label, for whoever learns from a teacher as well: rows with a label are repeated until
+    they are so many, each time under their next view; null: all rows come once an epoch."""
     validation: Size = 0.1
     """Rows to choose by: a number, or a share of the labelled rows. Ignored if the source has its own."""
     test: Size = 0.2
@@ -67,9 +70,13 @@ class Data(Config):
     """Tokens after which a text is cut."""
 
     @model_validator(mode="after")
-    def _only_classes_are_mixed(self) -> Self:
+    def _what_is_mixed(self) -> Self:
         if self.mixup and self.task != CLASSES:
             raise ValueError(f"'mixup' mixes the classes of images, and the task is {self.task.name!r}: leave it out")
+        if self.mixup and self.labelled_share is not None:
+            raise ValueError(
+                "'mixup' mixes each row with any other, which 'labelled-share' would repeat: leave one of them out"
+            )
         return self
 
     @property

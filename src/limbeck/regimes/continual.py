@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from limbeck.config import Config
-from limbeck.data.examples import Examples
+from limbeck.data.examples import Examples, copies
 from limbeck.errors import LimbeckError
 from limbeck.objective import EarlierClasses, Term
 from limbeck.objective.schedules import Fixed
@@ -219,5 +219,4 @@ def sampled(examples: Examples, count: int, seed: int) -> Examples:
 
 def beside(new: Examples, kept: Examples, share: float) -> Examples:
     """Rows of both, those of ``kept`` repeated until they are about ``share`` of all; each once at least."""
-    times = max(1, round(share / (1 - share) * len(new) / len(kept)))
-    return replace(new, rows=torch.cat([new.rows, kept.rows.repeat(times)]))
+    return replace(new, rows=torch.cat([new.rows, kept.rows.repeat(copies(share, len(new), len(kept)))]))

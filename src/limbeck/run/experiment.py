@@ -58,6 +58,7 @@ class Experiment:
     store: bool = True
     codec: Coding | None = None
     views: int | None = 0
+    labelled_share: float | None = None
     vocabulary: int | None = None
     regime: Teaching = field(default_factory=Offline)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -114,6 +115,7 @@ class Experiment:
             views=self.views,
             seed=seed,
             context=self.context("student"),
+            labelled_share=self.labelled_share,
             store=home / "stores" if self.store else None,
             codec=self.codec,
             device=str(PartialState().device),
@@ -174,6 +176,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             store=bool(part.store) and not kept and (bool(codec) or splits.task.gives != "tokens"),
             codec=codec,
             views=recipe.data.looks,
+            labelled_share=recipe.data.labelled_share,
             vocabulary=getattr(splits.reader, "vocabulary", None),
             regime=recipe.regime,
             seeds=tuple(range(recipe.seeds)),

@@ -53,6 +53,7 @@ def distill(
     training: Training | Mapping[str, Any] | None = None,
     teacher_training: Training | Mapping[str, Any] | None = None,
     labelled: int | Literal["all"] = "all",
+    labelled_share: float | None = None,
     tokenizer: str | None = None,
     task: Task | str = CLASSES,
     seeds: int = 3,
@@ -83,6 +84,8 @@ def distill(
         training: budget and optimiser, or a mapping as in a recipe; by default 20 epochs of AdamW.
         teacher_training: if the teacher has yet to be trained on the labelled rows.
         labelled: how many training rows keep their label.
+        labelled_share: about which share of a batch has its label, above 0 and below 1, for whoever learns from a teacher too;
+            None: all rows come once an epoch.
         tokenizer: a folder or name on the hub, if the inputs are texts (or pairs, lists of words, questions with a text).
         task: what is asked of a row: ``classes``, ``multi-label``, ``numbers``, ``tags`` or ``spans``, as in a recipe.
         seeds: how often each student is trained.
@@ -100,7 +103,7 @@ def distill(
         LimbeckError: something that the caller can mend.
     """
     chosen = _regime(regime)
-    _demand(teacher, seeds, name, chosen)
+    _demand(teacher, seeds, name, chosen, labelled_share)
     asked: Task = _read(task, "task")
     splits = _split(data, validation, test, labelled, tokenizer, asked)
     table = splits.train.table
@@ -121,6 +124,7 @@ def distill(
         "metrics": list(metrics),
         **({"equal-compute": True} if equal_compute else {}),
         **({"ceiling": True} if ceiling else {}),
+        **({} if labelled_share is None else {"labelled-share": labelled_share}),
         **({} if chosen == _OFFLINE else {"regime": chosen.plain()}),
     }
     experiment = Experiment(
@@ -135,6 +139,7 @@ def distill(
         teacher_training=taught,
         store=store,
         views=None if isinstance(table, MapTable) and table.varies else 0,
+        labelled_share=labelled_share,
         seeds=tuple(range(seeds)),
         metrics=tuple(metrics),
         equal_compute=equal_compute,
@@ -148,12 +153,14 @@ def distill(
     return result
 
 
-def _demand(teacher: Any, seeds: Any, name: Any, regime: Teaching) -> None:
+def _demand(teacher: Any, seeds: Any, name: Any, regime: Teaching, share: float | None) -> None:
     """What the types promise, and a caller may not keep."""
     if teacher is None and regime.taught:
         raise LimbeckError(f"The regime {regime.name!r} needs a teacher, and there is none.")
     if teacher is not None and not isinstance(teacher, nn.Module | Teacher):
         raise LimbeckError(f"teacher is a {type(teacher).__name__}, but an nn.Module or a limbeck.Teacher is needed.")
+    if share is not None and not 0 < share < 1:
+        raise LimbeckError(f"labelled_share is {share}, but a number above 0 and below 1 is needed.")
     if not isinstance(seeds, int) or not 1 <= seeds <= _MOST_SEEDS:
         raise LimbeckError(f"seeds is {seeds!r}, but a whole number from 1 to {_MOST_SEEDS} is needed.")
     if not isinstance(name, str) or not re.fullmatch(NAME, name):

@@ -9,6 +9,7 @@ from typing import Final
 
 from limbeck.advice.memory import Memory
 from limbeck.advice.preflight import Dry, check_labels, dry_run
+from limbeck.data.batch import SUPERVISED
 from limbeck.errors import PreflightError
 from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.evidence.tables import compute as flop
@@ -29,6 +30,7 @@ from limbeck.training.stage import Stage
 
 _REST: Final = 3.0  # seconds: loading and keeping models, the intervals, the report
 _CALL: Final = 1e-3  # seconds that a call takes beside its rows
+_FEW: Final = 0.1  # of all rows
 _BULK: Final = 1500  # rows through a model to time its throughput
 
 
@@ -171,6 +173,8 @@ def _budget(
         )
     if unused and not any(term.needs().teacher for term in plan.terms):
         warnings.append(f"{unused:,} rows without label are not used: no term of the objective reads the teacher.")
+    if heard := _hardly_heard(plan, labelled):
+        warnings.append(heard)
     if len(splits.test) < 200:
         warnings.append(f"With {len(splits.test)} test rows only large differences can be told from chance.")
     if len(experiment.seeds) < 3:
@@ -243,6 +247,18 @@ def _stages(tried: Sequence[tuple[Stage, Dry]]) -> str:
 
 def _bare(stage: Stage) -> str:
     return stage.name.rpartition(", seed")[0]
+
+
+def _hardly_heard(plan: Plan, labelled: int) -> str:
+    """What there is to say of terms that learn from the teacher about rows with a label alone, where these are few."""
+    share = labelled / len(plan.splits.train)
+    names = [term.name for term in plan.terms if term.needs().teacher and term.mask == SUPERVISED]
+    if not names or share >= _FEW or plan.labelled_share is not None:
+        return ""
+    return (
+        f"{', '.join(names)} learn from rows with a label alone, which are {100 * share:.1f} % of a batch: set "
+        "data.labelled-share to 0.25, say, or compare by a term of all rows, such as soft-targets."
+    )
 
 
 def _looks(training: Training) -> int:
