@@ -23,6 +23,7 @@ from limbeck.regimes.elastic import Ewc
 from limbeck.regimes.ema import Ema
 from limbeck.regimes.generator import Generator
 from limbeck.regimes.inversion import Inversion
+from limbeck.regimes.meta_distil import MetaDistil
 from limbeck.regimes.mutual import Mutual
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.projected import Projection
@@ -55,6 +56,7 @@ REGIMES: list[Teaching] = [
     Ema(),
     Snapshot(),
     Mutual(),
+    MetaDistil(),
     DeepToShallow(),
     Continual(tasks=3, replay=Replay(rows=4), distil=Distil(), ewc=Ewc(rows=5), projection=Projection(rows=5)),
     Inversion(pictures=Pictures(count=18, batch_size=9, steps=3), rounds=2),
@@ -65,7 +67,7 @@ ALONE = {"ema", "snapshot", "mutual", "deep-to-shallow", "continual"}  # regimes
 LABELS_ALONE = {"continual"}  # regimes that say themselves what is learnt from the student's past
 IMAGINED = {"inversion", "generator"}  # regimes that make pictures
 # regimes whose students teach, so that layers of a teacher need not be there
-ANSWERS = {"born-again", "assistants", "mutual", "deep-to-shallow"}
+ANSWERS = {"born-again", "assistants", "mutual", "deep-to-shallow", "meta-distil"}
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 
 

@@ -47,8 +47,8 @@ def demand(
         )
     if writes:
         raise LimbeckError(
-            "With FSDP the student cannot write texts while it is trained (the regime 'on-policy'): each process would need its "
-            "weights at other moments. Use distributed_type: MULTI_GPU."
+            "With FSDP nothing can be made of the student before its steps (the regimes 'on-policy', 'generator' and "
+            "'meta-distil'): each process would need its weights at other moments. Use distributed_type: MULTI_GPU."
         )
     if past:
         raise LimbeckError(
