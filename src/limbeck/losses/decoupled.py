@@ -57,7 +57,7 @@ def nkd(
     _, others_q = _split(student_logits, labels, temperature)
     _, others_p = _split(constant(teacher_logits), labels, temperature)
     p_hat = others_p.exp()
-    others = -torch.where(p_hat > 0, p_hat * others_q, 0.0).sum(-1)
+    others = -(p_hat * torch.where(p_hat > 0, others_q, 0.0)).sum(-1)
     return torch.where(known, target + _weighted(gamma, temperature**2 * others), 0.0)
 
 

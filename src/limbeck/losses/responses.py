@@ -43,7 +43,7 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, temperatu
     """
     log_q, log_p = _log_probs(student_logits, teacher_logits, temperature)
     p = log_p.exp()
-    return temperature**2 * -torch.where(p > 0, p * log_q, 0.0).sum(-1)
+    return temperature**2 * -(p * torch.where(p > 0, log_q, 0.0)).sum(-1)
 
 
 def probability_mse(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
