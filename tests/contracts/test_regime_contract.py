@@ -66,7 +66,7 @@ REGIMES: list[Teaching] = [
 ALONE = {"ema", "snapshot", "mutual", "deep-to-shallow", "continual"}  # regimes whose student is its own teacher
 LABELS_ALONE = {"continual"}  # regimes that say themselves what is learnt from the student's past
 IMAGINED = {"inversion", "generator"}  # regimes that make pictures
-# regimes whose students teach, so that layers of a teacher need not be there
+# regimes whose students teach, so that layers of a teacher need not be there, or that follow a gradient through answers alone
 ANSWERS = {"born-again", "assistants", "mutual", "deep-to-shallow", "meta-distil"}
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 

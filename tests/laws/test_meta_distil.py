@@ -143,6 +143,18 @@ def test_frozen_weights_take_no_trial_step():
     assert not torch.equal(learning.module.head.weight, teacher().module.head.weight)
 
 
+def test_the_quiz_is_answered_in_evaluation_mode():
+    one = replace(meta(MetaDistil(trial_learning_rate=1e-30)), start=stage(lambda: Net(norm=False, drop=0.5)).start)
+    student = one.model().train()
+    pen, _, micros = piloted(one, student)
+    pen.written(student, micros, Place(0, 12))
+    quiz = one.writing.quiz
+    with torch.no_grad():
+        said = student.eval()(quiz.table.x[quiz.rows])
+    expected = torch.nn.functional.cross_entropy(said, quiz.labels[quiz.rows])
+    assert pen.told()["quiz"] == pytest.approx(float(expected), rel=1e-6)
+
+
 @pytest.mark.parametrize("after", [1, 5, 8])
 def test_stopped_and_resumed_is_uninterrupted(after, tmp_path):
     one = meta(MetaDistil(teacher_learning_rate=1e-2))
