@@ -83,3 +83,20 @@ class Making(Protocol):
     def making_seconds(self, plan: "Plan", seeds: int) -> float:
         """An estimate for all seeds together, from a little of it."""
         ...
+
+
+@runtime_checkable
+class Ending(Protocol):
+    """What a regime has beside all that if it is another one whose arms all end with the same training.
+
+    What is compared with what is then the other's affair: how long its controls are, and what compute they have.
+    """
+
+    @property
+    def of(self) -> Teaching:
+        """The other one."""
+        ...
+
+    def ended(self, name: str, arm: "Callable[[Plan], Regime[Trained]]") -> "Callable[[Plan], Regime[Trained]]":
+        """An arm of the other one, by its name in the evidence, with the last training behind it."""
+        ...

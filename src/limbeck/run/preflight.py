@@ -14,7 +14,7 @@ from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.evidence.tables import compute as flop
 from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
-from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
+from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, compared, earlier
 from limbeck.regimes.plan import Learnt, Plan
 from limbeck.regimes.regime import Making
 from limbeck.run.arms import arms_of, compute_of
@@ -99,11 +99,12 @@ def _budget(
     students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
     alone = dry.seconds - dry.teacher_seconds - dry.pen_seconds  # each arm has as many steps in all
-    training = alone * (steps * students - before_last * seeds * (2 if FINAL_STAGE in names else 1))
+    shorter = earlier(compared(experiment.regime)[0].stages(plan)) if FINAL_STAGE in names else 0
+    training = alone * (steps * students - (before_last + shorter) * seeds)
     training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
     training += dry.pen_seconds * last.training.total * seeds
-    if isinstance(experiment.regime, Making):
-        training += experiment.regime.making_seconds(plan, seeds)
+    if isinstance(making := compared(experiment.regime)[0], Making):
+        training += making.making_seconds(plan, seeds)
     longer = compute.matched_steps - compute.steps if compute is not None and EQUAL_COMPUTE in names else 0
     training += alone * longer * seeds
     per_row = dry.teacher_seconds / plan.training.batch_size
@@ -144,7 +145,7 @@ def _budget(
         (
             "training",
             f"{steps:,} steps for each of {told}{f', {steps + longer:,} for the one of equal compute' * bool(longer)}"
-            f"{f', {last.training.total:,} for the one of the last training' * (FINAL_STAGE in names)}: about "
+            f"{f', {steps - shorter:,} for the one of the last training' * (FINAL_STAGE in names)}: about "
             f"{duration(seconds)} with all that comes after",
         ),
         *([("compute", _computed(compute))] if compute is not None else []),

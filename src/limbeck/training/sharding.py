@@ -57,8 +57,8 @@ def demand(
         )
     if keeping:
         raise LimbeckError(
-            "With FSDP a student's gradients cannot be changed before its steps (the regime 'continual' with ewc or projection), "
-            "as no process has the whole of one: use distributed_type: MULTI_GPU."
+            "With FSDP a student's gradients cannot be changed before its steps (the regimes 'continual' with ewc or projection "
+            "and 'fine-tuned' with elastic), as no process has the whole of one: use distributed_type: MULTI_GPU."
         )
     for name, parameter in student.named_parameters():
         if parameter.ndim == 0:
