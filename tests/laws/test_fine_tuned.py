@@ -19,6 +19,7 @@ from tests.fakes.experiments import (
 from torch import nn
 
 import limbeck
+from limbeck.config import digest
 from limbeck.errors import SettingError
 from limbeck.models.given import Given
 from limbeck.objective import GradientPenalty, Labels
@@ -56,8 +57,8 @@ def test_every_arm_ends_with_the_same_training_from_where_it_was(of, tmp_path):
 
 def weights(regime, root, arm="distilled", **changes):
     given = {"student": Given(smooth), "store": root / "stores", **changes}
-    one = plan(**given)
-    return walk(regime.arms(one)[arm](one), Workshop(root), root / f"{arm} {id(regime)}.json").module().state_dict()
+    one, journal = plan(**given), root / f"{arm} {digest(regime)}.json"
+    return walk(regime.arms(one)[arm](one), Workshop(root), journal).module().state_dict()
 
 
 def apart(one, other):

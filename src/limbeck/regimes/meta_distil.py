@@ -49,8 +49,9 @@ class MetaDistil(Config):
     thousands."""
     trial_learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     """Of the student's trial step, which is plain gradient descent."""
-    teacher_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
-    """The teacher's peak, much smaller than the student's; it rises and falls as that does. 0: the teacher stays as it is."""
+    teacher_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-5
+    """The teacher's peak, hundreds of times smaller than the student's; it rises and falls as that does. 0: the teacher stays as
+    it is."""
 
     def arms(self, plan: Plan) -> dict[str, Arm]:
         """The control and, where rows have no label, pseudo-labels; the student of the teacher as it was; the distilled student.
