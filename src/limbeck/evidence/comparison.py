@@ -26,6 +26,7 @@ CHAIN: tuple[ArmName, ...] = (
     "off_policy",
     "direct",
     "with_data",
+    "fixed_teacher",
     "distilled",
 )
 
@@ -207,6 +208,9 @@ def attribution(
         ("direct", "distilled"): "the teachers in between",
         ("control", "with_data"): ingredients,
         ("with_data", "distilled"): "made pictures in place of the data",
+        ("control", "fixed_teacher"): ingredients,
+        ("pseudo_labels", "fixed_teacher"): ingredients,
+        ("fixed_teacher", "distilled"): "a teacher that learns to teach",
     }
     steps = []
     for source, target in pairwise(present):

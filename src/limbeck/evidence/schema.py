@@ -29,6 +29,7 @@ ArmName = Literal[
     "off_policy",
     "direct",
     "with_data",
+    "fixed_teacher",
     "distilled",
 ]
 ARMS: tuple[str, ...] = get_args(ArmName)
@@ -170,6 +171,8 @@ class Arms(Record):
     """Taught by the first teacher all the time, where the distilled student has others in between."""
     with_data: Arm | None = None
     """Taught on the recipe's training rows, of which the distilled student saw none."""
+    fixed_teacher: Arm | None = None
+    """Taught by the teacher as it was, where the distilled student's learns to teach."""
     distilled: Arm
 
     def present(self) -> dict[str, Arm]:

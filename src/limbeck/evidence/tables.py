@@ -21,6 +21,7 @@ NAMES = {
     "off_policy": "Off-policy",
     "direct": "First teacher alone",
     "with_data": "Distilled with data",
+    "fixed_teacher": "Fixed teacher",
     "distilled": "Distilled",
 }
 Cell = tuple[str, str | None] | None  # value, spread

@@ -88,6 +88,7 @@ class ArmResults:
     off_policy: ArmResult | None = None
     direct: ArmResult | None = None
     with_data: ArmResult | None = None
+    fixed_teacher: ArmResult | None = None
 
 
 def weigh(

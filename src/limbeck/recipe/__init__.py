@@ -15,8 +15,10 @@ from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.continual import Continual
 from limbeck.regimes.deep_to_shallow import DeepToShallow
 from limbeck.regimes.ema import Ema
+from limbeck.regimes.fine_tuned import FineTuned
 from limbeck.regimes.generator import Generator
 from limbeck.regimes.inversion import Inversion
+from limbeck.regimes.meta_distil import MetaDistil
 from limbeck.regimes.mutual import Mutual
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.on_policy import OnPolicy
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 else:
     ModelChoice = ModelSpec
     Regimes = choice(
-        *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, Generator, Inversion, Mutual, OnPolicy),
-        *(SequenceLevel, Snapshot, Staged, Theseus),
+        *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, FineTuned, Generator, Inversion),
+        *(MetaDistil, Mutual, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus),
     )
 
 

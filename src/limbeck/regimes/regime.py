@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar, cast, runtime_checkable
 
 from limbeck.config import Config
 from limbeck.training.settings import Training
@@ -85,6 +85,15 @@ class Teaching(Protocol):
         """How long what its student learns from takes to be made, for all seeds together: an estimate from a little of it."""
         ...
 
+    @property
+    def core(self) -> "Teaching":
+        """The regime whose arms are compared, and whose steps and compute a control gets: itself, unless all arms end alike."""
+        ...
+
+    def ended(self, name: str, arm: "Callable[[Plan], Regime[Trained]]") -> "Callable[[Plan], Regime[Trained]]":
+        """An arm of `core`, by its name in the evidence, with what all arms end with."""
+        ...
+
 
 class Common(Config):
     """What most regimes have in common: a teacher, the recipe's budget for every training, nothing made, and no exams."""
@@ -102,3 +111,12 @@ class Common(Config):
     def making_seconds(self, plan: "Plan", seeds: int) -> float:
         """0: nothing is made."""
         return 0.0
+
+    @property
+    def core(self) -> Teaching:
+        """Itself."""
+        return cast(Teaching, self)
+
+    def ended(self, name: str, arm: "Callable[[Plan], Regime[Trained]]") -> "Callable[[Plan], Regime[Trained]]":
+        """The arm."""
+        return arm

@@ -100,7 +100,8 @@ def _budget(
     students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
     alone = dry.seconds - dry.teacher_seconds - dry.pen_seconds  # each arm has as many steps in all
-    training = alone * (steps * students - before_last * seeds * (2 if FINAL_STAGE in names else 1))
+    shorter = earlier(experiment.regime.core.stages(plan)) if FINAL_STAGE in names else 0
+    training = alone * (steps * students - (before_last + shorter) * seeds)
     training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
     training += dry.pen_seconds * last.training.total * seeds
     training += experiment.regime.making_seconds(plan, seeds)
@@ -144,7 +145,7 @@ def _budget(
         (
             "training",
             f"{steps:,} steps for each of {told}{f', {steps + longer:,} for the one of equal compute' * bool(longer)}"
-            f"{f', {last.training.total:,} for the one of the last training' * (FINAL_STAGE in names)}: about "
+            f"{f', {steps - shorter:,} for the one of the last training' * (FINAL_STAGE in names)}: about "
             f"{duration(seconds)} with all that comes after",
         ),
         *([("compute", _computed(compute))] if compute is not None else []),

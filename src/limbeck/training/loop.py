@@ -26,7 +26,7 @@ from limbeck.training import launch, pieces, sharding
 from limbeck.training.guard import Interrupt, explained
 from limbeck.training.memory import keep_freed
 from limbeck.training.moments import MOMENTS, Best, Curve, tell
-from limbeck.training.optimizers import clip, groups, optimizer, rate
+from limbeck.training.optimizers import MaxNorm, clip, groups, optimizer, rate
 from limbeck.training.order import Order, Steps, derived
 from limbeck.training.resumable import Resumable, agreed
 from limbeck.training.silence import Silence
@@ -134,6 +134,7 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
     moving = getattr(student, MOMENTS, None)
     parts = [
         moving,
+        MaxNorm(settings.max_norm) if settings.max_norm else None,
         objective,
         silence,
         best,

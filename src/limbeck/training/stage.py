@@ -60,11 +60,13 @@ class Together:
 
 
 class Pen(Protocol):
-    """What makes the inputs of a step anew. One that remembers also has ``state_dict`` and ``load_state_dict``."""
+    """What makes the inputs of a step anew, or teaches the teacher by them. One that remembers also has ``state_dict`` and
+    ``load_state_dict``.
+    """
 
     def written(self, student: nn.Module, micros: Sequence[Batch], place: Place) -> list[Batch]:
         """The micro-batches of one step, some rows replaced: by texts that the student, as it is now, or the teacher writes, or
-        by pictures that are made for it.
+        by pictures that are made for it. Or the same ones, after the stage's teacher has learnt from them.
 
         The student's mode and global random state are left as they were.
         """
@@ -80,7 +82,7 @@ class Pen(Protocol):
 
 
 class Writing(Protocol):
-    """How inputs are made anew while a model trains; settings alone."""
+    """What is done with the inputs of each step before a model learns from them; settings, and further rows."""
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON types."""
@@ -96,14 +98,14 @@ class Writing(Protocol):
 
 
 class Past(Protocol):
-    """How what a student was teaches it while it is trained; settings alone."""
+    """Whose teacher moves while a student is trained: what that student was, or one that learns. Settings, and who it was."""
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON types."""
         ...
 
     def teacher(self, student: nn.Module) -> Teacher:
-        """Who teaches it: told the moments of the training, with ``state_dict`` and ``load_state_dict``."""
+        """Who teaches it: made when the training begins, told its moments, with ``state_dict`` and ``load_state_dict``."""
         ...
 
 
