@@ -161,7 +161,7 @@ class Plan:
             self.splits.train,
             self.needed_views,
             _ROWS,
-            Objective(self.terms).needs().teacher,
+            Objective(self.terms, self.splits.task).needs().teacher,
             self.on_label,
             self.device,
             part,
@@ -177,7 +177,7 @@ class Plan:
 
     def unlabelled(self, teacher: CachedTeacher) -> int:
         """How many training rows, under each view, are not stored yet."""
-        rows, needs = self.splits.train.rows.numpy(), Objective(self.terms).needs().teacher
+        rows, needs = self.splits.train.rows.numpy(), Objective(self.terms, self.splits.task).needs().teacher
         return sum(int(missing(teacher.store, rows, view, needs).sum()) for view in self.needed_views)
 
     @property

@@ -84,7 +84,8 @@ def distill(
         teacher_training: if the teacher has yet to be trained on the labelled rows.
         labelled: how many training rows keep their label.
         tokenizer: a folder or name on the hub, if the inputs are texts (or pairs, lists of words, questions with a text).
-        task: what is asked of a row: ``classes``, ``multi-label``, ``numbers``, ``tags`` or ``spans``, as in a recipe.
+        task: what is asked of a row: ``classes``, ``multi-label``, ``multi-task``, ``numbers``, ``tags`` or ``spans``, as in a
+            recipe.
         seeds: how often each student is trained.
         metrics: further metrics by name, such as ``f1-macro``.
         name: what the report calls it.
@@ -180,10 +181,12 @@ def _split(
     whole = data if len(parts) == 1 else ConcatDataset(list(parts.values()))
     if tokenizer is None:
         found = MapTable(whole, task=task)
+        task = task.asking(found.classes)
         return split_table(found, found.labels, found.classes, own=rows, labelled=labelled, keys=found.keys, task=task)
     inputs, labels = zip(*(parted(whole[row], task) for row in range(len(whole))), strict=True)
     texts = [tuple(text) if isinstance(text, list) else text for text in inputs]
     known, classes = task.read(labels, "the data set")
+    task = task.asking(classes)
     table = TextTable(texts, TextReader(tokenizer=tokenizer, reads=task.reads))
     return split_table(table, table.placed(known, task), classes, own=rows, labelled=labelled, keys=texts, task=task)
 
