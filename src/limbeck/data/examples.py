@@ -152,6 +152,13 @@ class Examples:
         """Only the rows whose label may be seen."""
         return replace(self, rows=self.rows[self.supervised[self.rows]])
 
+    def only(self, head: str) -> Self:
+        """The same rows, of which nothing but one of several tasks is asked: examples of one class."""
+        labels, one = self.task.labels_of(self.labels, head), self.task.heads[head]
+        return replace(
+            self, labels=labels, supervised=self.supervised & (labels >= 0), classes=one.classes, task=CLASSES
+        )
+
     def revealed(self) -> Self:
         """The same rows, every one supervised whose label is known, hidden or not: a yardstick, which nothing may learn from."""
         supervised = self.supervised.clone()
@@ -209,6 +216,11 @@ class Splits:
         """The same rows, with what each is from."""
         parts = {name: replace(getattr(self, name), domains=domains) for name in ("train", "validation", "test")}
         return replace(self, **parts)
+
+    def only(self, head: str) -> Self:
+        """Of one of several tasks; validation and test hold the rows that have a label of it."""
+        validation, test = (part.only(head).labelled() for part in (self.validation, self.test))
+        return replace(self, train=self.train.only(head), validation=validation, test=test)
 
     @property
     def reader(self) -> Reader:

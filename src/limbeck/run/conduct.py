@@ -151,7 +151,7 @@ def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watche
     plan = walk(plan.taught(), workshop, out / "journal" / "taught.json").matched()
     _check_teacher(experiment, plan)
     if trained is not None and experiment.learners:
-        _check_members(experiment, (*trained.before, trained))
+        _check_members(plan.teacher_stages, (*trained.before, trained))
     return plan, trained
 
 
@@ -162,11 +162,11 @@ def _school(stages: Sequence[Stage]) -> Regime[Trained]:
     return (yield from train(stages[-1]))
 
 
-def _check_members(experiment: Experiment, trained: Sequence[Trained]) -> None:
+def _check_members(stages: Sequence[Stage], trained: Sequence[Trained]) -> None:
     """A mean hides a teacher that knows nothing."""
-    validation, measure = experiment.splits.validation, Measure.of(experiment.splits.task)
-    floor = floor_of(validation)
-    for one in trained:
+    for stage, one in zip(stages, trained, strict=True):
+        validation, measure = stage.validation, Measure.of(stage.validation.task)
+        floor = floor_of(validation)
         if one.metrics[measure.name] <= floor:
             raise PreflightError(
                 f"On the validation part the {measure.name} of the {one.name} is {measure.value(one.metrics[measure.name])}, "

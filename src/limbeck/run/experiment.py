@@ -16,7 +16,7 @@ from limbeck.errors import DataError
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import BuildContext, Spec, allow_code
-from limbeck.objective import Term, untaught
+from limbeck.objective import Term, by_task, untaught
 from limbeck.recipe import Recipe
 from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.offline import Offline
@@ -77,7 +77,19 @@ class Experiment:
                 raise DataError(
                     f"The {part} part is empty, and nothing works without it: raise data.{part}, or add rows."
                 )
+        for name in self.splits.task.heads:
+            self._demand_labels(name)
         check_names(self.metrics, self.splits.task, self.splits.classes)
+
+    def _demand_labels(self, task: str) -> None:
+        own = self.splits.only(task)
+        for part in ("train", "validation", "test"):
+            if not len(getattr(own, part).labelled()):
+                size = "labelled" if part == "train" else part
+                raise DataError(
+                    f"No row of the {part} part has a label of the task {task!r} that may be seen, so nothing can be said of it: "
+                    f"add rows, raise data.{size}, or leave the task out."
+                )
 
     @property
     def hash(self) -> str:
@@ -128,13 +140,14 @@ class Experiment:
         return (self._learning(alone),)
 
     def _learning(self, one: Learner) -> Stage:
-        labelled = self.splits.train.labelled().as_read_by("teacher")
+        splits = self.splits.only(one.task) if one.task else self.splits
+        labelled = splits.train.labelled().as_read_by("teacher")
         return Stage(
             name=one.name,
-            start=Start(one.spec, one.seed, self.context("teacher")),
-            terms=untaught(self.splits.task, one.smoothing),
+            start=Start(one.spec, one.seed, self.context("teacher").about(splits.task, splits.classes)),
+            terms=untaught(splits.task, one.smoothing),
             examples=labelled,
-            validation=self.splits.validation.as_read_by("teacher"),
+            validation=splits.validation.as_read_by("teacher"),
             training=one.training.resolved(len(labelled)),
             teacher=None,
             views=self.views,
@@ -165,7 +178,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             settings=recipe.plain(),
             splits=splits,
             student=recipe.student,
-            terms=recipe.objective,
+            terms=by_task(recipe.objective, splits.task, part.tasks),
             training=recipe.training,
             teacher_spec=part.model,
             teacher_training=part.training,

@@ -23,7 +23,7 @@ from limbeck.data.text import TextReader, TextTable
 from limbeck.errors import LimbeckError
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module
-from limbeck.objective import Labels, SoftTargets, Term, Terms
+from limbeck.objective import Labels, SoftTargets, Term, Terms, by_task
 from limbeck.objective.schedules import Fixed
 from limbeck.recipe import NAME, Regimes
 from limbeck.recipe.complaints import refusal
@@ -106,7 +106,10 @@ def distill(
     splits = _split(data, validation, test, labelled, tokenizer, asked)
     table = splits.train.table
     spec, settings = Given(student), _training(training, "training") or Training(epochs=20.0)
-    terms = _terms(objective)
+    known_tasks = (
+        teacher.provides.heads if isinstance(teacher, Teacher) and not isinstance(teacher, nn.Module) else None
+    )
+    terms = by_task(_terms(objective), splits.task, known_tasks)
     taught = _training(teacher_training, "teacher_training")
     known = LocalTeacher(teacher, of_module(teacher)) if isinstance(teacher, nn.Module) and not taught else teacher
     given = {
