@@ -294,6 +294,7 @@ def _weigh(
         samples=samples,
         retention=retention_of(experiment, plan, trained),
         teachers=teachers_of(experiment, plan, trained, measured),
+        taught=plan.teacher.provides.heads if plan.teacher else None,
     )
     curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
     if teacher:

@@ -66,6 +66,7 @@ class Experiment:
     margin: float = 0.02
     equal_compute: bool = False
     ceiling: bool = False
+    apart: bool = False
     samples: int = 32
     new_tokens: int = 48
     trackers: tuple[str, ...] = ()
@@ -195,6 +196,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             margin=recipe.evidence.margin,
             equal_compute=recipe.evidence.equal_compute,
             ceiling=recipe.evidence.ceiling,
+            apart=recipe.evidence.apart,
             samples=recipe.evidence.samples,
             new_tokens=recipe.evidence.new_tokens,
             trackers=recipe.trackers,

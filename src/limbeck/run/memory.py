@@ -62,6 +62,7 @@ def distill(
     store: bool = True,
     equal_compute: bool = False,
     ceiling: bool = False,
+    apart: bool = False,
     regime: Teaching | Mapping[str, Any] | str = _OFFLINE,
     quiet: bool = False,
 ) -> Result:
@@ -93,6 +94,7 @@ def distill(
         store: whether the teacher's outputs are stored first, and read from there.
         equal_compute: whether there is a second control, with as much compute as the distilled student.
         ceiling: whether there is a student that sees the labels which ``labelled`` hides from the others.
+        apart: of several tasks, whether there is also a student for each.
         regime: who teaches whom and when: as in a recipe, such as ``"born-again"`` or a mapping with its settings, or an object
             of one's own; see `limbeck.regimes.regime.Teaching`.
         quiet: no progress, and no results on the error stream at the end; ``print(result)`` shows them.
@@ -125,6 +127,7 @@ def distill(
         "metrics": list(metrics),
         **({"equal-compute": True} if equal_compute else {}),
         **({"ceiling": True} if ceiling else {}),
+        **({"apart": True} if apart else {}),
         **({} if chosen == _OFFLINE else {"regime": chosen.plain()}),
     }
     experiment = Experiment(
@@ -143,6 +146,7 @@ def distill(
         metrics=tuple(metrics),
         equal_compute=equal_compute,
         ceiling=ceiling,
+        apart=apart,
         regime=chosen,
     )
     folder = Path(out) if out else Path("runs") / f"{name}-{digest(given)[:8]}"

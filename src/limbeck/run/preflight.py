@@ -14,6 +14,7 @@ from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.evidence.tables import compute as flop
 from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
+from limbeck.regimes.apart import APART
 from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
 from limbeck.regimes.plan import Learnt, Plan
 from limbeck.regimes.regime import Making
@@ -104,6 +105,8 @@ def _budget(
     training += dry.pen_seconds * last.training.total * seeds
     if isinstance(experiment.regime, Making):
         training += experiment.regime.making_seconds(plan, seeds)
+    if APART in names:  # as many students as tasks
+        training += alone * steps * seeds * (len(task.heads) - 1)
     longer = compute.matched_steps - compute.steps if compute is not None and EQUAL_COMPUTE in names else 0
     training += alone * longer * seeds
     per_row = dry.teacher_seconds / plan.training.batch_size
