@@ -61,7 +61,7 @@ class Across(Config):
         tested = self._tested(target, theirs)
         rows = _without(known)
         hidden = theirs.clone()
-        hidden[_others(len(target), tested)] = NO_LABEL
+        hidden[others(len(target), tested)] = NO_LABEL
         return Raw(
             known.kind,
             _joined(known, rows, target),
@@ -81,10 +81,11 @@ class Across(Config):
 
 def _without(raw: Raw) -> Tensor:
     """Its rows but those of its test part."""
-    return torch.arange(len(raw)) if raw.test is None else _others(len(raw), raw.test)
+    return torch.arange(len(raw)) if raw.test is None else others(len(raw), raw.test)
 
 
-def _others(count: int, rows: Tensor) -> Tensor:
+def others(count: int, rows: Tensor) -> Tensor:
+    """Of so many rows all but these."""
     free = torch.ones(count, dtype=torch.bool)
     free[rows] = False
     return free.nonzero()[:, 0]

@@ -152,6 +152,11 @@ class Examples:
         """Only the rows whose label may be seen."""
         return replace(self, rows=self.rows[self.supervised[self.rows]])
 
+    def unlabelled(self) -> Tensor:
+        """The rows of which a label may not be seen, or, of several tasks, one is not known; int64."""
+        partly = (self.labels < 0).any(1) if self.task.heads else torch.zeros(len(self.labels), dtype=torch.bool)
+        return self.rows[(~self.supervised | partly)[self.rows]]
+
     def only(self, head: str) -> Self:
         """The same rows, of which nothing but one of several tasks is asked: examples of one class."""
         labels, one = self.task.labels_of(self.labels, head), self.task.heads[head]

@@ -198,7 +198,7 @@ class Plan:
     def pseudo_labels(self) -> bool:
         """Whether some rows have no label, and the teacher's answers could stand in its place."""
         train = self.splits.train
-        return len(train.labelled()) < len(train) and train.task.gives not in ("vectors", "tokens")
+        return len(train.unlabelled()) > 0 and train.task.gives not in ("vectors", "tokens")
 
     @property
     def without_teacher(self) -> tuple[Term, ...]:
@@ -224,9 +224,12 @@ def hard_labels(examples: Examples, teacher: Teacher, device: str) -> Tensor:
     The teacher is asked about rows as they are (view 0).
     """
     labels = examples.labels.clone()
-    rows = examples.rows[~examples.supervised[examples.rows]]
-    for ids in torch.split(rows, _ROWS):
+    for ids in torch.split(examples.unlabelled(), _ROWS):
         batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
         logits = teacher.observe(batch, frozenset({"logits"}))["logits"].float().cpu()
-        labels[ids] = examples.task.hard(logits, examples.labels[ids]).to(labels.dtype)
+        said = examples.task.hard(logits, examples.labels[ids]).to(labels.dtype)
+        if examples.task.heads:  # of several tasks some may be labelled
+            seen = examples.supervised[ids, None] & (labels[ids] >= 0)
+            said = labels[ids].where(seen, said)
+        labels[ids] = said
     return labels

@@ -123,4 +123,4 @@ class HeadOf:
     def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:
         """The needed signals; see `Teacher.observe`."""
         said = self._teacher.observe(batch, needs)["logits"]
-        return {"logits": said[:, self._head.start : self._head.stop]}
+        return {"logits": said[:, self._head.start : self._head.stop].contiguous()}
