@@ -1,17 +1,17 @@
-"""Several tasks with a head each: what terms see, who teaches what, what evidence says of each, and what is refused."""
+"""Several tasks with a head each: what labels are, what terms see, who teaches what, and students apart."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.fakes.experiments import TRAINING, WIDTH, Clouds, Net, plan
+from tests.fakes.experiments import TRAINING, WIDTH, Net, plan
+from tests.fakes.tasks import NAMES, TASK, batch, examples, splits
 from torch import nn
 from torch.nn import functional as F
 
 from limbeck.data.batch import CLASS, NO_LABEL, SUPERVISED
-from limbeck.data.examples import Examples, Splits
 from limbeck.data.multi_task import MultiTask
-from limbeck.data.task import NEVER
+from limbeck.data.task import NEVER, answered
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, LimbeckError, SignalError
 from limbeck.losses import cross_entropy, kl_divergence
@@ -30,32 +30,7 @@ from limbeck.teachers.local import LocalTeacher
 from limbeck.training.stage import Start
 from limbeck.training.workshop import Workshop
 
-NAMES = ("mood: bad", "mood: good", "town: oslo", "town: rome", "town: lima")
-TASK = MultiTask().asking(NAMES)
 LOGITS = frozenset({"logits"})
-
-
-def examples(rows=100, missing=True):
-    """Clouds: which of three it is, and which of two; of every fourth row one answer is not known, of row 7 neither."""
-    table = Clouds(rows)
-    labels = torch.stack([(table.x[:, 0] > 0).long(), 2 + table.labels], 1)
-    if missing:
-        labels[::4, 0] = NO_LABEL
-        labels[2::4, 1] = NO_LABEL
-        labels[7] = NO_LABEL
-    known = (labels >= 0).any(1)
-    return Examples(table, torch.arange(rows), labels, known, NAMES, task=TASK)
-
-
-def splits(**more):
-    whole = examples(**more)
-    parts = (torch.arange(50), torch.arange(50, 70), torch.arange(70, 100))
-    return Splits(*(replace(whole, rows=rows) for rows in parts))
-
-
-def batch(rows=24, **more):
-    one = examples(**more)
-    return one.batch(torch.arange(rows), torch.zeros(rows, dtype=torch.int64))
 
 
 def sides(rows=24, seed=0):
@@ -382,3 +357,15 @@ def test_students_apart_need_several_tasks_and_answers():
         next(one_each(Offline())(planned(terms=hints)))
     with pytest.raises(LimbeckError, match="there is one task alone"):
         next(one_each(Offline())(plan()))
+
+
+def test_validation_chooses_by_all_tasks():
+    seen = batch()
+    logits = torch.randn(24, 5, generator=torch.Generator().manual_seed(2))
+    found = answered(TASK, logits, seen)
+    assert len(found.labels) == int((seen.labels[CLASS] >= 0).sum())
+    for row, label, z in zip(found.example.tolist(), found.labels.tolist(), found.logits, strict=True):
+        assert label in seen.labels[CLASS][row].tolist()
+        start, stop = (0, 2) if label < 2 else (2, 5)
+        assert z[start:stop].equal(logits[row, start:stop])
+        assert z.eq(NEVER).sum() == 5 - (stop - start)

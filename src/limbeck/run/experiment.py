@@ -22,7 +22,7 @@ from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Join, Plan
 from limbeck.regimes.regime import Teaching
-from limbeck.run.teachers import Learner, learners_of, teacher_of
+from limbeck.run.teachers import Learner, demand_tasks, learners_of, teacher_of
 from limbeck.teachers.precision import Asking
 from limbeck.teachers.store.codecs import Coding
 from limbeck.teachers.teacher import Teacher
@@ -171,6 +171,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
         if part.served and not (recipe.student.tokenizer or recipe.data.tokenizer):
             raise DataError("Name the served model's tokenizer in data.tokenizer: it reads token ids as they are.")
         splits = recipe.data.load(tokenizer=recipe.student.tokenizer or theirs, teacher_tokenizer=theirs)
+        demand_tasks(part, splits.task)
         texts, own = splits.train.table.texts, recipe.student.tokenizer
         if texts and own and own != TASK and recipe.data.tokenizer:
             texts.demand_tokens_of("student", own, "The student")

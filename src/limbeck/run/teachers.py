@@ -114,7 +114,6 @@ def _served(served: Served, splits: Splits) -> Teacher:
 def _several(ensemble: Ensemble, splits: Splits, context: BuildContext) -> Join:
     """Makes one teacher of those that know the answers, which are loaded here, and of those that are trained."""
     texts, known = splits.train.table.texts, dict[int, Teacher]()
-    _demand_tasks(ensemble, splits.task)
     for place, member in enumerate(ensemble.members):
         tokenizer = tokenizer_of(member)
         if texts is not None and tokenizer is not None:
@@ -158,7 +157,13 @@ def _by_task(ensemble: Ensemble, teachers: Sequence[Teacher], splits: Splits) ->
     return ByTask(splits.task, heads, dict(zip(names, teachers, strict=True)))
 
 
-def _demand_tasks(ensemble: Ensemble, task: Task) -> None:
+def demand_tasks(part: TeacherPart, task: Task) -> None:
+    """Each teacher's task is one that is asked.
+
+    Raises:
+        LimbeckError: it is not.
+    """
+    ensemble = part.ensemble or Ensemble.model_construct(members=())
     for name, one in zip(ensemble.names, ensemble.members, strict=True):
         if one.task is not None and one.task not in task.heads:
             hint = nearest(one.task, list(task.heads)) or f"there are {', '.join(task.heads)}."
