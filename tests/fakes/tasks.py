@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from tests.fakes.experiments import Clouds
 
-from limbeck.data.batch import NO_LABEL
 from limbeck.data.examples import Examples, Splits
 from limbeck.data.multi_task import MultiTask
+from limbeck.data.task import ASKED
 
 NAMES = ("mood: bad", "mood: good", "town: oslo", "town: rome", "town: lima")
 TASK = MultiTask().asking(NAMES)
@@ -18,9 +18,9 @@ def examples(rows=100, missing=True):
     table = Clouds(rows)
     labels = torch.stack([(table.x[:, 0] > 0).long(), 2 + table.labels], 1)
     if missing:
-        labels[::4, 0] = NO_LABEL
-        labels[2::4, 1] = NO_LABEL
-        labels[7] = NO_LABEL
+        labels[::4, 0] = ASKED
+        labels[2::4, 1] = ASKED
+        labels[7] = ASKED
     known = (labels >= 0).any(1)
     return Examples(table, torch.arange(rows), labels, known, NAMES, task=TASK)
 

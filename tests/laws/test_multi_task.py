@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from limbeck.data.batch import CLASS, NO_LABEL, SUPERVISED
 from limbeck.data.multi_task import MultiTask
-from limbeck.data.task import NEVER, answered
+from limbeck.data.task import ASKED, NEVER, answered
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, LimbeckError, SignalError
 from limbeck.losses import cross_entropy, kl_divergence
@@ -74,7 +74,7 @@ def test_labels_are_numbers_of_outputs_and_outputs_are_named_by_task_and_class()
     rows = [("good", "rome"), ("bad", ""), (None, "oslo"), None, {"town": "rome", "mood": "bad"}]
     found, names = MultiTask().read(rows, "here", ("mood", "town"))
     assert names == ("mood: bad", "mood: good", "town: oslo", "town: rome")
-    assert found.tolist() == [[1, 3], [0, -100], [-100, 2], [-100, -100], [0, 3]]
+    assert found.tolist() == [[1, 3], [0, -1], [-1, 2], [-1, -1], [0, 3]]
     task = MultiTask().asking(names)
     assert {name: (one.start, one.stop, one.classes) for name, one in task.heads.items()} == {
         "mood": (0, 2, ("bad", "good")),
@@ -136,6 +136,27 @@ def test_a_term_about_each_task_sees_its_head_alone_and_the_rows_with_its_label(
         torch.testing.assert_close(parts[f"soft-targets of {name}"], soft)
         expected += 0.3 * hard + 0.7 * soft
     torch.testing.assert_close(loss, expected)
+
+
+def test_a_task_that_is_not_asked_of_a_row_is_not_taught_there():
+    """Rows of another source count for neither labels nor teachers of the task, and get no hard answer of it."""
+    seen = batch(missing=False)
+    labels = seen.labels[CLASS].clone()
+    labels[:6, 1], labels[6:10, 1] = NO_LABEL, ASKED
+    seen = replace(seen, labels={CLASS: labels})
+    ours, theirs = sides()
+    objective = Objective([Labels(task="town"), SoftTargets(task="town", temperature=1.0)], TASK)
+    _, parts = objective(ours, theirs, seen)
+    assert {name: int(one) for name, one in objective.counts(seen).items()} == {
+        "supervised of town": 14,
+        "real of town": 18,
+    }
+    soft = kl_divergence(ours["logits"][6:, 2:], theirs["logits"][6:, 2:], torch.tensor(1.0)).mean()
+    torch.testing.assert_close(parts["soft-targets of town"], soft)
+    torch.testing.assert_close(parts["labels of town"], F.cross_entropy(ours["logits"][10:, 2:], labels[10:, 1] - 2))
+    said = TASK.hard(theirs["logits"], labels)
+    assert said[:6, 1].eq(NO_LABEL).all()
+    assert said[6:, 1].ge(2).all()
 
 
 def test_micro_batches_add_up_to_one_batch_though_tasks_have_other_numbers_of_labels():
@@ -251,7 +272,7 @@ def test_teachers_of_a_task_each_say_what_they_say_alone_and_what_nobody_knows_c
     assert said["m.body"].equal(alone["body"])
     assert teacher.provides.heads == {"mood"}
     assert teacher.provides.members["m"].heads == {"mood"}
-    assert TASK.hard(said["logits"], seen.labels[CLASS])[:, 1].eq(NO_LABEL).all()
+    assert TASK.hard(said["logits"], seen.labels[CLASS])[:, 1].eq(ASKED).all()
     other = ByTask(TASK, {"mood": teacher_of(2, 9)}, {"m": mood})
     assert len({one.fingerprint for one in (teacher, other, ByTask(TASK, {"mood": mood}, {"n": mood}))}) == 3
 

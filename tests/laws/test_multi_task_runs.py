@@ -249,7 +249,10 @@ def test_a_union_has_the_label_of_one_task_in_each_row(tmp_path):
     assert len(train) <= 400
     assert (train.labels >= 0).sum(1).eq(1).all()
     assert found.classes[:2] == ("one: 0", "one: 1")
-    assert len(train.unlabelled()) == len(train), "each lacks a label"
+    assert not len(train.unlabelled()), "of each row one task is asked, and it is labelled"
+    every = Data.model_validate({"source": {**source, "limit": 200, "everywhere": True}, "task": "multi-task"}).load()
+    assert len(every.train.unlabelled()) == len(every.train)
+    assert every.train.labels.where(every.train.labels >= 0, -1).equal(every.train.labels)
 
 
 def test_tweets_to_an_airline_do_not_name_it_where_it_is_asked():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.config import digest
 from limbeck.data.batch import ALIKE, CLASS, DECODED, DOMAIN, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
-from limbeck.data.task import Task
+from limbeck.data.task import ASKED, Task
 from limbeck.data.tasks import CLASSES
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ class Examples:
         return replace(self, rows=self.rows[self.supervised[self.rows]])
 
     def unlabelled(self) -> Tensor:
-        """The rows of which a label may not be seen, or, of several tasks, one is not known; int64."""
-        partly = (self.labels < 0).any(1) if self.task.heads else torch.zeros(len(self.labels), dtype=torch.bool)
+        """The rows with a label that may not be seen, or, of several tasks, is not known; int64."""
+        partly = (self.labels == ASKED).any(1) if self.task.heads else torch.zeros(len(self.labels), dtype=torch.bool)
         return self.rows[(~self.supervised | partly)[self.rows]]
 
     def only(self, head: str) -> Self:

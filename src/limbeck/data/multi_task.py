@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from limbeck.config import Config
-from limbeck.data.batch import CLASS, NO_LABEL, SUPERVISED, Batch
+from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, Batch
 from limbeck.data.labels import single
 from limbeck.data.task import ASKED, NEVER, Answered, Common, Head, averaged
 from limbeck.errors import DataError, LimbeckError
@@ -73,10 +73,11 @@ class MultiTask(Common):
     def read(
         self, labels: Sequence[Any], where: str, names: Sequence[str] | None = None
     ) -> tuple[Tensor, tuple[str, ...]]:
-        """Numbers of outputs, int64 [N, K], ``NO_LABEL`` where there is no label; and the names of the outputs.
+        """Numbers of outputs, int64 [N, K], and their names. ``ASKED``: nobody knows; ``NO_LABEL``: a task is not asked there.
 
-        ``labels``: for each row a label for each task, in order or by the task's name, as `labels.named` takes them; None for a
-        row without any. ``names``: of the tasks; those of the recipe if left out.
+        ``labels``: for each row a label for each task, in order or by the task's name, as `labels.named` takes them; None where
+        it is not known, -100 where the task is not asked; None for a row without any. ``names``: of the tasks; those of the
+        recipe if left out.
 
         Raises:
             DataError: a row has another number of labels, a task has no label or one class, or as `labels.single`.
@@ -95,7 +96,8 @@ class MultiTask(Common):
                     f"{where}: every label of the task {name!r} is {classes[0]!r}: two classes at least are needed to learn a "
                     "difference. Leave the task out."
                 )
-            columns.append(torch.where(found >= 0, found + len(outputs), NO_LABEL))
+            unasked = torch.tensor([isinstance(row[place], int) and row[place] == NO_LABEL for row in rows])
+            columns.append(torch.where(found >= 0, found + len(outputs), torch.where(unasked, NO_LABEL, ASKED)))
             outputs += [f"{name}{_BETWEEN}{one}" for one in classes]
         return torch.stack(columns, 1), tuple(outputs)
 
@@ -144,8 +146,8 @@ class MultiTask(Common):
         return list(row)
 
     def without_labels(self, rows: int) -> Tensor:
-        """``NO_LABEL``, [rows, K]."""
-        return torch.full((rows, max(1, len(self.tasks))), NO_LABEL)
+        """``ASKED``, [rows, K]."""
+        return torch.full((rows, max(1, len(self.tasks))), ASKED)
 
     def strata(self, labels: Tensor) -> Tensor:
         """A number for each combination of labels, missing ones included."""
@@ -153,13 +155,16 @@ class MultiTask(Common):
         return found.where((labels >= 0).any(1), NO_LABEL)
 
     def column(self, labels: Tensor, supervised: Tensor, length: int) -> dict[str, Tensor]:
-        """``class``, int64 [B, K]: numbers of outputs; ``NO_LABEL`` where nobody knows."""
+        """``class``, int64 [B, K]: numbers of outputs; ``NO_LABEL`` where a task is not asked."""
         return {CLASS: torch.where(supervised[:, None] | (labels < 0), labels, ASKED)}
 
     def headed(self, batch: Batch, head: str) -> Batch:
-        """The batch of one task alone: ``class`` is int64 [B], and rows are supervised that have its label."""
+        """The batch of one task alone: ``class`` is int64 [B]. Rows are supervised that have its label; of those where it is not
+        asked none counts.
+        """
         own = self.labels_of(batch.labels[CLASS], head)
-        masks = {**batch.masks, SUPERVISED: batch.masks[SUPERVISED] & (own >= 0)}
+        asked = batch.labels[CLASS][:, self.heads[head].place] != NO_LABEL
+        masks = {**batch.masks, REAL: batch.masks[REAL] & asked, SUPERVISED: batch.masks[SUPERVISED] & (own >= 0)}
         return replace(batch, labels={**batch.labels, CLASS: own}, masks=masks)
 
     def labels_of(self, labels: Tensor, head: str) -> Tensor:
@@ -183,11 +188,12 @@ class MultiTask(Common):
         return (of == torch.arange(len(sizes))[:, None]).to(device)
 
     def hard(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Numbers of outputs, int64 [B, K]; ``NO_LABEL`` where a teacher knows nothing of a task."""
+        """Numbers of outputs, int64 [B, K]; ``NO_LABEL`` where a task is not asked, ``ASKED`` where a teacher knows nothing."""
         cut = [logits[:, one.start : one.stop] for one in self.heads.values()]
         said = [one.argmax(1) + head.start for one, head in zip(cut, self.heads.values(), strict=True)]
         known = [(one > NEVER).any(1) for one in cut]
-        return torch.stack([a.where(b, NO_LABEL) for a, b in zip(said, known, strict=True)], 1)
+        found = torch.stack([a.where(b, ASKED) for a, b in zip(said, known, strict=True)], 1)
+        return found.where(labels != NO_LABEL, NO_LABEL)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax, head by head."""

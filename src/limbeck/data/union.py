@@ -28,13 +28,15 @@ else:
 class Union(Config):
     """Several sources in the task ``multi-task``: each is a task by its name, whose label the rows of no other have.
 
-    A teacher of a task can still be asked about all rows.
+    A teacher teaches about the rows of its own task, and ``everywhere`` about all.
     """
 
     name: Literal["union"] = "union"
     """The kind of source."""
     sources: Sources
     """The sources by the names of their tasks; all hold texts, or images of one size."""
+    everywhere: bool = False
+    """Whether each task is asked of the rows of all sources: teachers answer there too, although they never saw such rows."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """The share of a source's rows to judge by, where it has no test part of its own."""
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -55,10 +57,11 @@ class Union(Config):
         first, *others = found.values()
         if other := next((one for one in others if one.kind != first.kind), None):
             raise DataError(f"{first.name} holds {first.kind} and {other.name} {other.kind}: all must be of one kind.")
-        labels: list[dict[str, str]] = []
+        labels: list[dict[str, Any]] = []
+        none = {} if self.everywhere else dict.fromkeys(found, NO_LABEL)
         tested, kept, before = list[Tensor](), list[Tensor](), 0
         for name, raw in found.items():
-            labels += [{name: raw.classes[one]} if one >= 0 else {} for one in raw.labels.tolist()]
+            labels += [none | {name: raw.classes[one] if one >= 0 else None} for one in raw.labels.tolist()]
             tested.append(before + cast(Tensor, raw.test))
             if raw.validation is not None:
                 kept.append(before + raw.validation)
