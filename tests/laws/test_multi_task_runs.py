@@ -17,7 +17,7 @@ from limbeck.data.sources import Data
 from limbeck.data.task import NEVER, Answered
 from limbeck.data.tasks import CLASSES
 from limbeck.data.tweets import _AIRLINE, _addressed
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError, LimbeckError, PreflightError
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.report import render, told_apart
 from limbeck.evidence.tasks import task_scores
@@ -227,7 +227,8 @@ def test_teachers_are_trained_apart_and_budgets_of_both_are_known():
     ]
     assert parse(both).teacher.tasks == {"meal", "town"}
     assert [name for name, _ in parse(both).teacher.trainings] == ["the teacher cook", "the teacher guide"]
-    assert "apart" in dict(preflight_of(both).lines())["training"]
+    told = dict(preflight_of(both).lines())["training"]
+    assert "(control, apart, pseudo-labels, soft-targets, distilled; 1 seed)" in told, "and none is the best of both"
 
 
 def test_a_union_has_the_label_of_one_task_in_each_row(tmp_path):
@@ -261,23 +262,22 @@ def test_tweets_to_an_airline_do_not_name_it_where_it_is_asked():
     assert _AIRLINE.sub("@airline", "@united and @JetBlue") == "@airline and @airline"
 
 
-def test_modules_in_memory_learn_several_tasks(tmp_path, monkeypatch):
-    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
-    whole = examples(160)
+class Rows:
+    """The clouds, with a label of each task, or None."""
 
-    class Rows:
-        def __len__(self):
-            return 160
+    def __init__(self):
+        self.whole = examples(160)
 
-        def __getitem__(self, row):
-            told = [None if one < 0 else int(one) for one in whole.labels[row]]
-            return whole.table.x[row], None if row == 7 else {"mood": told[0], "town": told[1]}
+    def __len__(self):
+        return 160
 
-    torch.manual_seed(0)
-    teacher = ByTask(
-        MultiTask().asking([*(f"mood: {a}" for a in (0, 1)), *(f"town: {a}" for a in (2, 3, 4))]), {"mood": Sign()}
-    )
-    result = limbeck.distill(
+    def __getitem__(self, row):
+        told = [None if one < 0 else int(one) for one in self.whole.labels[row]]
+        return self.whole.table.x[row], None if row == 7 else {"mood": told[0], "town": told[1]}
+
+
+def learnt(teacher, tmp_path):
+    return limbeck.distill(
         teacher,
         lambda: Net(classes=5),
         Rows(),
@@ -287,9 +287,28 @@ def test_modules_in_memory_learn_several_tasks(tmp_path, monkeypatch):
         out=tmp_path / "run",
         quiet=True,
     )
+
+
+NUMBERED = MultiTask().asking([*(f"mood: {one}" for one in (0, 1)), *(f"town: {one}" for one in (2, 3, 4))])
+
+
+def test_a_mean_does_not_hide_a_teacher_that_knows_nothing_of_its_task(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+
+    class Constant(Sign):
+        def observe(self, batch, needs):
+            return {"logits": torch.zeros(len(batch), 3)}
+
+    with pytest.raises(PreflightError, match=r"the teacher's accuracy in the task 'town' is .* it knows nothing"):
+        learnt(ByTask(NUMBERED, {"mood": Sign(), "town": Constant()}), tmp_path)
+
+
+def test_modules_in_memory_learn_several_tasks(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    result = learnt(ByTask(NUMBERED, {"mood": Sign()}), tmp_path)
     assert [one.name for one in result.evidence.tasks] == ["mood", "town"]
     assert result.evidence.tasks[0].scores["teacher"] == 1.0
-    assert set(result.student.predict([whole.table.x[0]])[0]) == {"mood", "town"}
+    assert set(result.student.predict([Rows()[0][0]])[0]) == {"mood", "town"}
 
 
 class Sign:
@@ -300,7 +319,7 @@ class Sign:
 
     @property
     def provides(self):
-        return Provides(frozenset({"logits"}), classes=2)
+        return Provides(frozenset({"logits"}))
 
     def observe(self, batch, needs):
         x = batch.inputs["x"][:, 0]
