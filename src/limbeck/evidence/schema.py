@@ -23,6 +23,7 @@ ArmName = Literal[
     "equal_compute",
     "ceiling",
     "joint",
+    "apart",
     "pseudo_labels",
     "best_single",
     "soft_targets",
@@ -159,6 +160,8 @@ class Arms(Record):
     """The control trained on the labels too that are hidden from every other student."""
     joint: Arm | None = None
     """Trained on all tasks at once, where the others learn them one after another."""
+    apart: Arm | None = None
+    """A student for each of several tasks, with the same teacher and as many steps each, where the others have one for all."""
     pseudo_labels: Arm | None = None
     """Trained on the teacher's hard answers instead of its probabilities."""
     best_single: Arm | None = None
@@ -397,6 +400,31 @@ class Retention(Record):
     arms: dict[str, Retained]
 
 
+class Gain(Record):
+    """Distilled minus another arm, on one task, by the rule of the verdict."""
+
+    verdict: Verdict
+    difference: Difference
+    item_bootstrap: Bootstrap
+
+
+class TaskScores(Record):
+    """One of several tasks of a student that has a head for each."""
+
+    name: str
+    classes: NonNegativeInt
+    examples: NonNegativeInt
+    """Test examples with a label of it."""
+    floor: float
+    """The share of its commonest class."""
+    scores: dict[str, float]
+    """By arm the share of right answers, mean over seeds; the teacher's where it knows the task."""
+    sd: dict[str, float | None]
+    """Its sample standard deviation over seeds; null with one seed."""
+    gains: dict[str, Gain]
+    """By arm, how much better the distilled student is than ``control``, and than students ``apart``."""
+
+
 class Counts(Record):
     """How much data there was."""
 
@@ -462,6 +490,8 @@ class Evidence(Record):
     """Of language models, what they write."""
     retention: Retention | None = None
     """Where tasks come one after another, how much of the earlier ones is kept."""
+    tasks: tuple[TaskScores, ...] = ()
+    """Where several tasks have a head each, every one of them."""
     attribution: tuple[Step, ...] = ()
     data: Counts
     notes: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ class Offline(Common):
         reads = [term.needs().teacher for term in plan.terms]
         answers = any(term.needs().teacher for term in _by_answers(plan))
         known = plan.teacher.provides if plan.teacher else Provides()
-        if len(known.members) > 1 and known.unseen and answers:
+        if known.interchangeable and known.unseen and answers:
             chosen["best_single"] = self.best_single
         if answers and any(read - {"logits"} for read in reads):
             chosen["soft_targets"] = self.soft_targets

@@ -165,7 +165,7 @@ class Plan:
             self.splits.train,
             self.needed_views,
             _ROWS,
-            Objective(self.terms).needs().teacher,
+            Objective(self.terms, self.splits.task).needs().teacher,
             self.on_label,
             self.device,
             part,
@@ -181,7 +181,7 @@ class Plan:
 
     def unlabelled(self, teacher: CachedTeacher) -> int:
         """How many training rows, under each view, are not stored yet."""
-        rows, needs = self.splits.train.rows.numpy(), Objective(self.terms).needs().teacher
+        rows, needs = self.splits.train.rows.numpy(), Objective(self.terms, self.splits.task).needs().teacher
         return sum(int(missing(teacher.store, rows, view, needs).sum()) for view in self.needed_views)
 
     @property
@@ -209,7 +209,7 @@ class Plan:
     def pseudo_labels(self) -> bool:
         """Whether some rows have no label, and the teacher's answers could stand in its place."""
         train = self.splits.train
-        return len(train.labelled()) < len(train) and train.task.gives not in ("vectors", "tokens")
+        return len(train.unlabelled()) > 0 and train.task.gives not in ("vectors", "tokens")
 
     @property
     def without_teacher(self) -> tuple[Term, ...]:
@@ -235,9 +235,12 @@ def hard_labels(examples: Examples, teacher: Teacher, device: str) -> Tensor:
     The teacher is asked about rows as they are (view 0).
     """
     labels = examples.labels.clone()
-    rows = examples.rows[~examples.supervised[examples.rows]]
-    for ids in torch.split(rows, _ROWS):
+    for ids in torch.split(examples.unlabelled(), _ROWS):
         batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
         logits = teacher.observe(batch, frozenset({"logits"}))["logits"].float().cpu()
-        labels[ids] = examples.task.hard(logits, examples.labels[ids]).to(labels.dtype)
+        said = examples.task.hard(logits, examples.labels[ids]).to(labels.dtype)
+        if examples.task.heads:  # of several tasks some may be labelled
+            seen = examples.supervised[ids, None] & (labels[ids] >= 0)
+            said = labels[ids].where(seen, said)
+        labels[ids] = said
     return labels

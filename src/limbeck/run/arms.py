@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from limbeck.advice.compute import step_cost
 from limbeck.errors import LimbeckError
+from limbeck.regimes.apart import APART, one_each
 from limbeck.regimes.budget import (
     CEILING,
     EQUAL_COMPUTE,
@@ -42,6 +43,8 @@ def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict
         if name == "control" and experiment.ceiling:
             _demand_hidden(experiment)
             found[CEILING] = at_ceiling(ended(CEILING, arm))
+        if name == "control" and experiment.apart:
+            found[APART] = ended(APART, one_each(regime))
     return found
 
 

@@ -15,6 +15,7 @@ from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.evidence.tables import compute as flop
 from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
+from limbeck.regimes.apart import APART
 from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
 from limbeck.regimes.plan import Learnt, Plan
 from limbeck.run.arms import arms_of, compute_of
@@ -105,6 +106,8 @@ def _budget(
     training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
     training += dry.pen_seconds * last.training.total * seeds
     training += experiment.regime.making_seconds(plan, seeds)
+    if APART in names:  # as many students as tasks
+        training += alone * steps * seeds * (len(task.heads) - 1)
     longer = compute.matched_steps - compute.steps if compute is not None and EQUAL_COMPUTE in names else 0
     training += alone * longer * seeds
     per_row = dry.teacher_seconds / plan.training.batch_size
