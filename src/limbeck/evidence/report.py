@@ -18,6 +18,7 @@ from limbeck.evidence.exam import Exam
 from limbeck.evidence.metrics import softmax
 from limbeck.evidence.retention import shown_retention
 from limbeck.evidence.schema import Evidence
+from limbeck.evidence.traffic import shown_traffic
 from limbeck.evidence.weigh import ArmResults, Curve
 from limbeck.files import write_text
 
@@ -230,6 +231,7 @@ def render(
         samples=[_written(one, arms) for one in samples],
         writing=tables.writing(evidence),
         retention=shown_retention(evidence),
+        traffic=shown_traffic(evidence),
         made=[{"image": image_uri(one.picture), "answer": one.answer, "confidence": one.confidence} for one in made],
         recipe=recipe_text.strip(),
     )

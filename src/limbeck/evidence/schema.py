@@ -23,6 +23,7 @@ ArmName = Literal[
     "equal_compute",
     "ceiling",
     "joint",
+    "central",
     "pseudo_labels",
     "best_single",
     "soft_targets",
@@ -158,6 +159,8 @@ class Arms(Record):
     """The control trained on the labels too that are hidden from every other student."""
     joint: Arm | None = None
     """Trained on all tasks at once, where the others learn them one after another."""
+    central: Arm | None = None
+    """Trained on all labelled rows in one place, where the others leave them with the clients whose they are."""
     pseudo_labels: Arm | None = None
     """Trained on the teacher's hard answers instead of its probabilities."""
     best_single: Arm | None = None
@@ -394,6 +397,32 @@ class Retention(Record):
     arms: dict[str, Retained]
 
 
+class Crossing(Record):
+    """One round between clients and their server."""
+
+    asked: NonNegativeInt
+    """Clients that were sent something."""
+    answered: NonNegativeInt
+    """Those that answered in time."""
+    down: NonNegativeInt
+    """Bytes from the server to its clients."""
+    up: NonNegativeInt
+    """Bytes from clients to the server."""
+
+
+class Traffic(Record):
+    """What crossed between clients and their server: letters of weights or logits and counts, and nothing else."""
+
+    rows: tuple[NonNegativeInt, ...]
+    """How many rows each client has."""
+    commonest: float | None
+    """The share of its rows that a client's commonest class has, mean over clients; null where there are no classes."""
+    public: NonNegativeInt
+    """Rows without a label, which everybody has."""
+    arms: dict[str, tuple[Crossing, ...]]
+    """Round by round, of the first seed."""
+
+
 class Counts(Record):
     """How much data there was."""
 
@@ -459,6 +488,8 @@ class Evidence(Record):
     """Of language models, what they write."""
     retention: Retention | None = None
     """Where tasks come one after another, how much of the earlier ones is kept."""
+    traffic: Traffic | None = None
+    """Where rows stay with clients, what crossed between them and the server."""
     attribution: tuple[Step, ...] = ()
     data: Counts
     notes: tuple[str, ...] = ()

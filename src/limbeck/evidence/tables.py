@@ -15,6 +15,7 @@ NAMES = {
     "equal_compute": "Control, equal compute",
     "ceiling": "Control, all labels",
     "joint": "All tasks at once",
+    "central": "All rows in one place",
     "pseudo_labels": "Pseudo-labels",
     "best_single": "Best teacher alone",
     "soft_targets": "Soft targets",

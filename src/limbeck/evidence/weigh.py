@@ -40,6 +40,7 @@ from limbeck.evidence.schema import (
     Retention,
     Samples,
     Teachers,
+    Traffic,
 )
 from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence, who
 
@@ -82,6 +83,7 @@ class ArmResults:
     equal_compute: ArmResult | None = None
     ceiling: ArmResult | None = None
     joint: ArmResult | None = None
+    central: ArmResult | None = None
     pseudo_labels: ArmResult | None = None
     best_single: ArmResult | None = None
     soft_targets: ArmResult | None = None
@@ -110,6 +112,7 @@ def weigh(
     example: Logits | None = None,
     samples: Samples | None = None,
     retention: Retention | None = None,
+    traffic: Traffic | None = None,
     teachers: Teachers | None = None,
 ) -> Evidence:
     """Weighs all arms and says whether the teacher helped.
@@ -120,6 +123,7 @@ def weigh(
     none. ``ingredients``: what the objective adds to hard answers, in words. ``notes``: honest remarks for the reader.
     ``resamples`` and ``seed``: of the bootstrap. ``example``: [M], whose answer each is, ascending; None if each example
     has one. ``samples``: what language models write. ``retention``: what is kept of tasks one after another.
+    ``traffic``: what crossed between clients and their server.
 
     Raises:
         LimbeckError: predictions that do not fit the labels or are not finite, an unknown metric, seeds that do not
@@ -208,6 +212,7 @@ def weigh(
         teachers=teachers,
         samples=samples,
         retention=retention,
+        traffic=traffic,
         attribution=attribution(scores, ingredients, resamples, seed, bounded),
         data=data or Counts(test=exam.examples, classes=len(classes), outputs=task.outputs),
         notes=tuple(remarks),

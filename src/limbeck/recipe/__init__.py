@@ -15,6 +15,7 @@ from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.continual import Continual
 from limbeck.regimes.deep_to_shallow import DeepToShallow
 from limbeck.regimes.ema import Ema
+from limbeck.regimes.federated import Federated
 from limbeck.regimes.generator import Generator
 from limbeck.regimes.inversion import Inversion
 from limbeck.regimes.mutual import Mutual
@@ -34,7 +35,7 @@ else:
     ModelChoice = ModelSpec
     Regimes = choice(
         *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, Generator, Inversion, Mutual, OnPolicy),
-        *(SequenceLevel, Snapshot, Staged, Theseus),
+        *(Federated, SequenceLevel, Snapshot, Staged, Theseus),
     )
 
 

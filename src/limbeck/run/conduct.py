@@ -42,6 +42,7 @@ from limbeck.run.retention import retention_of
 from limbeck.run.samples import samples_of
 from limbeck.run.several import teachers_of
 from limbeck.run.teachers import TEACHER_SEED
+from limbeck.run.traffic import traffic_of
 from limbeck.training import launch
 from limbeck.training.loop import Watch
 from limbeck.training.moments import Curve
@@ -293,6 +294,7 @@ def _weigh(
         example=measured.example,
         samples=samples,
         retention=retention_of(experiment, plan, trained),
+        traffic=traffic_of(experiment, plan, trained),
         teachers=teachers_of(experiment, plan, trained, measured),
     )
     curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
