@@ -108,7 +108,7 @@ class Federation:
         )
         command = [str(BIN / "flwr"), "run", str(self.app), "here", "--stream", "--run-config", said]
         env = self.env("server")
-        found = subprocess.run(command, env=env, cwd=self.root, capture_output=True, text=True, timeout=300)
+        found = subprocess.run(command, env=env, cwd=self.root, capture_output=True, text=True, timeout=600)
         assert (out / "federation.json").exists(), found.stdout + found.stderr + self.logs()
         return json.loads((out / "federation.json").read_text())
 
@@ -181,7 +181,21 @@ def test_processes_give_the_weights_of_one_and_send_letters_alone(recipe, federa
     )
 
 
-def test_a_client_that_is_killed_is_absent_and_the_round_goes_on(federation, tmp_path):
+def test_a_client_whose_data_are_its_own_has_all_of_their_rows(tmp_path):
+    from limbeck.integrations.flower import of_client, of_server
+    from limbeck.recipe import Recipe
+    from limbeck.run.experiment import from_recipe
+
+    recipe = Recipe.model_validate_json(json.dumps(RECIPE))
+    experiment = from_recipe(recipe)
+    assert len(of_client(experiment, recipe.regime, 2, 0, whole=True).rows) == 400
+    assert sum(len(of_client(experiment, recipe.regime, one, 0, whole=False).rows) for one in (1, 2)) == 400
+    known = of_server(experiment, 0).splits.train
+    assert len(known) == 200
+    assert not len(known.labelled()), "no label of a client is known to the server"
+
+
+def test_a_client_that_never_comes_is_absent_and_the_rounds_go_on(federation, tmp_path):
     one = federation(RECIPE | {"regime": {"name": "federated", "clients": 2, "rounds": 2}})
     one.serve()
     one.join(1)

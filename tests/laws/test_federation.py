@@ -1,13 +1,14 @@
 """A federation: whose rows are whose, what may cross, what is averaged, and who is heard."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from tests.contracts.test_regime_contract import answered, known
-from tests.fakes.experiments import LABELS, SOFT, Clouds, Net, plan, smooth, teacher
+from tests.fakes.experiments import LABELS, SOFT, WIDTH, Clouds, Net, plan, smooth, teacher
 
 from limbeck import distill
 from limbeck.errors import LimbeckError, SettingError, SignalError
@@ -18,7 +19,7 @@ from limbeck.federation.parts import divided, shares
 from limbeck.models.specs import Mlp
 from limbeck.objective import Hints
 from limbeck.recipe.reading import bundled, read
-from limbeck.regimes.clients import Averaged, Received, local, private
+from limbeck.regimes.clients import Averaged, Here, Received, local, private
 from limbeck.regimes.federated import Federated, public_of
 from limbeck.regimes.walk import walk
 from limbeck.training.settings import Training
@@ -298,7 +299,7 @@ def test_some_are_asked_and_some_of_these_are_absent():
 
 def test_a_round_in_which_nobody_answers_leaves_the_model_as_it_was(tmp_path):
     regime = Federated(clients=2, rounds=6, absent=0.7)
-    whole = alone()
+    whole = alone(training=Training(steps=2, batch_size=8))
     there = [regime.answering(whole.seed, turn) for turn in range(1, 7)]
     assert () in there[1:], "the seed has such a round"
     found = walk(regime.control(whole), Workshop(tmp_path), tmp_path / "journal.json")
@@ -308,6 +309,31 @@ def test_a_round_in_which_nobody_answers_leaves_the_model_as_it_was(tmp_path):
     nobody = Federated(clients=1, rounds=2, absent=0.999999)
     with pytest.raises(LimbeckError, match="no client answered in any of 2 rounds"):
         answered(nobody.control(whole), known)
+
+
+class Spoils(Here):
+    """What the second client answers is not what was asked for."""
+
+    def answers(self, turn, asked, content):
+        found = yield from super().answers(turn, asked, content)
+        rows = {**decoded_of(found.letters[2]), "rows": torch.ones(4, WIDTH)}
+        found.letters[2] = Letter("weights", turn, 2, rows, 10).encoded()
+        return found
+
+
+def decoded_of(content):
+    return safetensors.torch.load(content)
+
+
+def test_a_letter_that_is_refused_is_no_answer_and_the_round_goes_on(tmp_path, caplog):
+    whole, regime = alone(), Federated(clients=2, rounds=1)
+    found = walk(regime.served(whole, Spoils(regime.members(whole))), Workshop(tmp_path), tmp_path / "journal.json")
+    assert [(turn.asked, turn.answered) for turn in found.turns] == [(2, 1)]
+    assert "The letter of client 2 in round 1 holds 'rows', which is no part of the weights" in caplog.text
+    first = Federated(clients=1, rounds=1)
+    own = regime.own(private(whole, regime.parts(whole)[0].rows), 1)
+    alone_ = walk(first.served(whole, Here((Averaged(own),))), Workshop(tmp_path), tmp_path / "other.json")
+    assert alone_.key == found.key, "as if the second were not there"
 
 
 # --- degenerate cases
@@ -340,6 +366,13 @@ def test_what_a_client_starts_from_is_its_letter():
     assert all(torch.equal(found[name], value) for name, value in sent.items())
     with pytest.raises(LimbeckError, match="The server's letter in round 4"):
         Received(start, content, 4).module()
+
+
+def test_with_all_labels_the_control_needs_no_public_rows():
+    whole = alone()
+    revealed = replace(whole, splits=replace(whole.splits, train=whole.splits.train.revealed()))
+    stages = [step for step in answered(FEDERATED.control(revealed), known)[0] if isinstance(step, Stage)]
+    assert sum(len(stage.examples) for stage in stages) == 2 * 50
 
 
 # --- what is refused
@@ -397,8 +430,8 @@ def test_a_run_tells_what_crossed(tmp_path):
         smooth,
         rows,
         objective={"labels": 1, "soft-targets": {"weight": 1, "temperature": 1}},
-        training={"steps": 10, "keep": "last", "batch-size": 32, "optimizer": {"name": "adamw", "learning-rate": 0.01}},
-        regime=Federated(clients=3, rounds=3, alpha=1.0, weights="classes"),
+        training={"steps": 6, "keep": "last", "batch-size": 32, "optimizer": {"name": "adamw", "learning-rate": 0.01}},
+        regime=Federated(clients=3, rounds=2, alpha=1.0, weights="classes"),
         labelled=200,
         seeds=1,
         quiet=True,
@@ -412,12 +445,12 @@ def test_a_run_tells_what_crossed(tmp_path):
     assert set(traffic.arms) == {"control", "distilled"}
     size = len(Letter("weights", 1, SERVER, found.student.module.state_dict()).encoded())
     for turns in traffic.arms.values():
-        assert [(turn.asked, turn.answered) for turn in turns] == [(3, 3)] * 3
+        assert [(turn.asked, turn.answered) for turn in turns] == [(3, 3)] * 2
         assert all(turn.down == 3 * size for turn in turns)
         assert all(0 <= turn.up - 3 * size < 3 * 64 for turn in turns), "counts take a few bytes more"
-    assert arms.central.steps == (120,)
-    assert arms.control.steps == (90,)
-    assert arms.distilled.steps == (120,)
+    assert arms.central.steps == (48,)
+    assert arms.control.steps == (36,)
+    assert arms.distilled.steps == (48,)
     assert arms.final_stage is None
     page = found.report_path.read_text()
     assert "What crossed between clients and server" in page

@@ -131,7 +131,7 @@ def _message(fields: dict[str, Any], kind: str, node: int) -> Any:
     return _app.Message(content=record, message_type=kind, dst_node_id=node)
 
 
-def _gathered(grid: Any, clients: int, seconds: float) -> dict[int, int]:
+def _gathered(grid: Any, clients: int, seconds: float, patience: float) -> dict[int, int]:
     """The nodes of the clients by their numbers, when all are there.
 
     Raises:
@@ -142,7 +142,7 @@ def _gathered(grid: Any, clients: int, seconds: float) -> dict[int, int]:
         time.sleep(_POLL)
     found = dict[int, int]()
     messages = [_message({"turn": 0}, "query", node) for node in nodes]
-    for reply in grid.send_and_receive(messages, timeout=seconds):
+    for reply in grid.send_and_receive(messages, timeout=patience):
         if reply.has_error():
             _log.warning("A client does not say which it is: %s", reply.error.reason)
             continue
@@ -155,7 +155,9 @@ def _gathered(grid: Any, clients: int, seconds: float) -> dict[int, int]:
             )
         found[number] = reply.metadata.src_node_id
     if not found:
-        raise LimbeckError(f"No client was there in {seconds:g} seconds: start them with flower-supernode.")
+        raise LimbeckError(
+            f"No client was there and answered in {seconds + patience:g} seconds: start flower-supernode."
+        )
     return found
 
 
@@ -196,8 +198,9 @@ def serve(grid: Any, context: Any) -> None:
     recipe, out, seed = read(str(config["recipe"])), Path(str(config["out"])), int(config["seed"])
     regime, experiment = _federated(recipe), from_recipe(recipe)
     plan = of_server(experiment, seed)
-    nodes = _gathered(grid, regime.clients, float(config["gather"]))
-    post = Network(grid, nodes, out / "letters", float(config["patience"]))
+    patience = float(config["patience"])
+    nodes = _gathered(grid, regime.clients, float(config["gather"]), patience)
+    post = Network(grid, nodes, out / "letters", patience)
     last: Trained = walk(regime.served(plan, post), Workshop(home()), out / "journal.json")
     splits: Splits = experiment.splits
     about = {"recipe_hash": recipe.hash, "name": recipe.name, "validation": last.metrics}

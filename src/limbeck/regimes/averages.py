@@ -31,6 +31,10 @@ class Ledger:
         self.turns.append(Turn(asked, len(found.letters), asked * len(content), up))
         self.trained.extend(found.trained)
 
+    def refuse(self) -> None:
+        """One of the letters of the last round was refused: it was no answer, though its bytes came."""
+        self.turns[-1] = replace(self.turns[-1], answered=self.turns[-1].answered - 1)
+
     def closed(self, last: Trained | None, regime: str) -> Trained:
         """What the rounds came to, with all that stands here.
 

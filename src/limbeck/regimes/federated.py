@@ -1,5 +1,6 @@
 """Federated distillation: clients learn from rows that nobody else sees, and a server makes one student of what they learnt."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
@@ -37,6 +38,7 @@ else:
     Models = Annotated[tuple[ModelSpec, ...], Field(min_length=1), Tuple]
 
 _ASKED, _ANSWERING = 43, 44  # salts
+_log = logging.getLogger(__name__)
 Distil = Literal["server", "clients", "both"]
 
 
@@ -122,7 +124,6 @@ class Federated(Config):
 
     def control(self, plan: Plan) -> Regime[Trained]:
         """The same rounds, clients and steps on their own rows; their weights are averaged, and nobody teaches."""
-        self._demand(plan)
         post = Here(tuple(Averaged(own) for own in self._own(plan, "control")))
         return (yield from self._averaging(plan, post, "control", distil=False))
 
@@ -214,11 +215,18 @@ class Federated(Config):
         counts: int,
         ledger: Ledger,
     ) -> Regime[list[Letter]]:
-        """The letter to all who are asked; the letters of those who answered, by their numbers."""
+        """The letter to all who are asked; the letters of those who answered, by their numbers. One that is refused is none."""
         content = letter.encoded()
         found = yield from post.answers(letter.turn, self.answering(plan.seed, letter.turn), content)
         ledger.add(len(self.asked(plan.seed, letter.turn)), content, found)
-        return [decoded(found.letters[who], kind, letter.turn, who, like, counts) for who in sorted(found.letters)]
+        letters = list[Letter]()
+        for who in sorted(found.letters):
+            try:
+                letters.append(decoded(found.letters[who], kind, letter.turn, who, like, counts))
+            except LimbeckError as error:
+                ledger.refuse()
+                _log.warning("%s", error)
+        return letters
 
     def _server(self, plan: Plan, turn: int, start: Origin, teacher: Teacher) -> Stage:
         """The server's training in one round."""
