@@ -103,7 +103,7 @@ def test_a_teacher_is_counted_when_it_is_asked(store):
     assert twice.distilled == pytest.approx(steps * NET + asked * (2 if store else 1))
 
 
-SEVERAL = {"continual"}  # regimes whose control has several trainings
+SEVERAL = {"federated", "continual"}  # regimes whose control has several trainings
 
 
 @pytest.mark.parametrize("regime", [one for one in REGIMES if one.name in SEVERAL], ids=lambda regime: regime.name)

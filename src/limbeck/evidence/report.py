@@ -19,6 +19,7 @@ from limbeck.evidence.metrics import softmax
 from limbeck.evidence.retention import shown_retention
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.tasks import shown_tasks
+from limbeck.evidence.traffic import shown_traffic
 from limbeck.evidence.weigh import ArmResults, Curve
 from limbeck.files import write_text
 
@@ -233,6 +234,7 @@ def render(
         writing=tables.writing(evidence),
         retention=shown_retention(evidence),
         tasks=shown_tasks(evidence),
+        traffic=shown_traffic(evidence),
         made=[{"image": image_uri(one.picture), "answer": one.answer, "confidence": one.confidence} for one in made],
         recipe=recipe_text.strip(),
     )

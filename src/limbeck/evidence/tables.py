@@ -16,6 +16,7 @@ NAMES = {
     "ceiling": "Control, all labels",
     "joint": "All tasks at once",
     "apart": "A student each",
+    "central": "All rows in one place",
     "pseudo_labels": "Pseudo-labels",
     "best_single": "Best teacher alone",
     "soft_targets": "Soft targets",

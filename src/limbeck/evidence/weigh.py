@@ -41,6 +41,7 @@ from limbeck.evidence.schema import (
     Retention,
     Samples,
     Teachers,
+    Traffic,
 )
 from limbeck.evidence.tasks import task_scores
 from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence, who
@@ -85,6 +86,7 @@ class ArmResults:
     ceiling: ArmResult | None = None
     joint: ArmResult | None = None
     apart: ArmResult | None = None
+    central: ArmResult | None = None
     pseudo_labels: ArmResult | None = None
     best_single: ArmResult | None = None
     soft_targets: ArmResult | None = None
@@ -114,6 +116,7 @@ def weigh(
     example: Logits | None = None,
     samples: Samples | None = None,
     retention: Retention | None = None,
+    traffic: Traffic | None = None,
     teachers: Teachers | None = None,
     taught: AbstractSet[str] | None = None,
 ) -> Evidence:
@@ -127,6 +130,7 @@ def weigh(
     has one. ``samples``: what language models write. ``retention``: what is kept of tasks one after another.
     ``taught``: of several tasks those that the teacher knows, None for all; one that does not know all is judged task by task,
     and is no arm.
+    ``traffic``: what crossed between clients and their server.
 
     Raises:
         LimbeckError: predictions that do not fit the labels or are not finite, an unknown metric, seeds that do not
@@ -227,6 +231,7 @@ def weigh(
         samples=samples,
         retention=retention,
         tasks=by_task,
+        traffic=traffic,
         attribution=attribution(scores, ingredients, resamples, seed, bounded),
         data=data or Counts(test=exam.examples, classes=len(classes), outputs=task.outputs),
         notes=tuple(remarks),

@@ -15,6 +15,7 @@ from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.continual import Continual
 from limbeck.regimes.deep_to_shallow import DeepToShallow
 from limbeck.regimes.ema import Ema
+from limbeck.regimes.federated import Federated
 from limbeck.regimes.fine_tuned import FineTuned
 from limbeck.regimes.generator import Generator
 from limbeck.regimes.inversion import Inversion
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 else:
     ModelChoice = ModelSpec
     Regimes = choice(
-        *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, FineTuned, Generator, Inversion),
+        *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, Federated, FineTuned, Generator, Inversion),
         *(MetaDistil, Mutual, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus),
     )
 

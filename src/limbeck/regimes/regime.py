@@ -81,6 +81,10 @@ class Teaching(Protocol):
         """Parts of the test by their names, if its students are asked about each after every training."""
         ...
 
+    def parts(self, plan: "Plan") -> "tuple[Examples, ...]":
+        """The labelled rows of each client, if they are divided among clients."""
+        ...
+
     def making_seconds(self, plan: "Plan", seeds: int) -> float:
         """How long what its student learns from takes to be made, for all seeds together: an estimate from a little of it."""
         ...
@@ -96,7 +100,7 @@ class Teaching(Protocol):
 
 
 class Common(Config):
-    """What most regimes have in common: a teacher, the recipe's budget for every training, nothing made, and no exams."""
+    """What most regimes have in common: a teacher, the recipe's budget for each training, nothing made, no exams, no clients."""
 
     taught: ClassVar[bool] = True
 
@@ -107,6 +111,10 @@ class Common(Config):
     def exams(self, plan: "Plan") -> "Mapping[str, Examples]":
         """None."""
         return {}
+
+    def parts(self, plan: "Plan") -> "tuple[Examples, ...]":
+        """None."""
+        return ()
 
     def making_seconds(self, plan: "Plan", seeds: int) -> float:
         """0: nothing is made."""

@@ -49,8 +49,9 @@ def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict
 
 
 def _longer(control: Arm, stages: Sequence[Stage], plan: Plan) -> bool:
-    """Whether the control's training is longer than the last of the student's; of as many trainings it is not."""
-    return bool(earlier(stages)) and control_stage(control, plan).training.total > stages[-1].training.total
+    """Whether the control's one training is as long as all of the student's; of as many trainings it is not."""
+    before = earlier(stages)
+    return bool(before) and control_stage(control, plan).training.total >= before + stages[-1].training.total
 
 
 def _demand_hidden(experiment: Experiment) -> None:
@@ -71,7 +72,8 @@ def remembered(arm: Regime[Trained]) -> Regime[Trained]:
             step = arm.send(answer)
         except StopIteration as end:
             last: Trained = end.value
-            return replace(last, before=tuple(one for one in before if one.weights != last.weights))  # it may be a part
+            others = {last.weights, *(one.weights for one in last.of)}  # it may be a part of one, or made of several
+            return replace(last, before=tuple(one for one in before if one.weights not in others))
         answer = yield step
         if isinstance(answer, Trained):
             before.append(answer)

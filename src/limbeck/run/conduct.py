@@ -43,6 +43,7 @@ from limbeck.run.retention import retention_of
 from limbeck.run.samples import samples_of
 from limbeck.run.several import teachers_of
 from limbeck.run.teachers import TEACHER_SEED
+from limbeck.run.traffic import traffic_of
 from limbeck.teachers.by_task import HeadOf
 from limbeck.teachers.teacher import Teacher
 from limbeck.training import launch
@@ -306,6 +307,7 @@ def _weigh(
         example=measured.example,
         samples=samples,
         retention=retention_of(experiment, plan, trained),
+        traffic=traffic_of(experiment, plan, trained),
         teachers=teachers_of(experiment, plan, trained, measured),
         taught=plan.teacher.provides.heads if plan.teacher else None,
     )

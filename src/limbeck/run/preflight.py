@@ -9,6 +9,7 @@ from typing import Final
 
 from limbeck.advice.memory import Memory
 from limbeck.advice.preflight import Dry, check_labels, dry_run
+from limbeck.config import digest
 from limbeck.data.batch import SUPERVISED
 from limbeck.errors import PreflightError
 from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
@@ -32,6 +33,7 @@ from limbeck.training.stage import Stage
 _REST: Final = 3.0  # seconds: loading and keeping models, the intervals, the report
 _CALL: Final = 1e-3  # seconds that a call takes beside its rows
 _FEW: Final = 0.1  # of all rows
+_SHOWN: Final = 12  # stages and their first batches that are told one by one
 _BULK: Final = 1500  # rows through a model to time its throughput
 
 
@@ -79,7 +81,7 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
     if experiment.store and plan.teacher and (codec := plan.coded):
         coded = CodedTeacher(plan.teacher, codec)
         plan = replace(plan, teacher=coded)
-    tried = [(stage, dry_run(stage, plan.device)) for stage in experiment.regime.stages(plan)]
+    tried = _tried(experiment.regime.stages(plan), plan.device)
     found = _budget(experiment, plan, tried, teaching, labelled, compute, coded)
     first, *rest = found.found
     return replace(found, found=(first, *asked.found, *rest, *cost.found), warnings=[*asked.warnings, *found.warnings])
@@ -143,7 +145,7 @@ def _budget(
         *agreement(experiment, plan.device),
         *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
         *([("stages", _stages(tried))] if before else []),
-        *((f"first batch, {_bare(stage)}", _parts(one)) for stage, one in before),
+        *_batches(before),
         ("first batch", _parts(dry)),
         (
             "training",
@@ -243,9 +245,29 @@ def _parts(dry: Dry) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in dry.parts.items())
 
 
+def _tried(stages: Sequence[Stage], device: str) -> list[tuple[Stage, Dry]]:
+    """Each stage with its dry batch; those that differ in their seed alone, as rounds do, share one."""
+    known, found = dict[str, Dry](), list[tuple[Stage, Dry]]()
+    for stage in stages:
+        kind = digest(stage.identity(stage.start.module()) | {"seed": None})
+        if kind not in known:
+            known[kind] = dry_run(stage, device)
+        found.append((stage, known[kind]))
+    return found
+
+
+def _batches(before: Sequence[tuple[Stage, Dry]]) -> list[tuple[str, str]]:
+    """The dry batches of the stages before the last, each once."""
+    first = {id(dry): (stage, dry) for stage, dry in reversed(before)}
+    shown = [(f"first batch, {_bare(stage)}", _parts(dry)) for stage, dry in reversed(first.values())]
+    return shown[:_SHOWN] + [("first batches", f"{len(shown) - _SHOWN:,} more")] * (len(shown) > _SHOWN)
+
+
 def _stages(tried: Sequence[tuple[Stage, Dry]]) -> str:
     """What is trained one after another."""
     each = [f"{_bare(stage)} {stage.training.total:,} steps of {dry.parameters:,} parameters" for stage, dry in tried]
+    if len(each) > 2 * _SHOWN:
+        each = [*each[:_SHOWN], f"{len(each) - _SHOWN - 1:,} more", each[-1]]
     return ", then ".join(each)
 
 

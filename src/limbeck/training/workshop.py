@@ -16,6 +16,7 @@ from limbeck.config import digest
 from limbeck.data.examples import Examples
 from limbeck.data.fingerprint import file
 from limbeck.errors import LimbeckError
+from limbeck.federation.letters import Turn
 from limbeck.files import held, whole_folder
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.precision import Asking
@@ -33,7 +34,8 @@ class Trained:
     ``metrics``: validation metrics of the delivered weights. ``points``: the learning curve. ``reused``: it was trained
     before, by this run or another. ``examples``: what it learnt from. ``kept``: a file of what was made anew in it, to be shown,
     if anything was. ``before``: the trainings of the same arm that came before it, in order. ``path``: of the module that is
-    meant, where that is a part of what was trained. ``beside``: other models that answer with it, as one.
+    meant, where that is a part of what was trained. ``beside``: other models that answer with it, as one. ``of``: trainings that
+    it was put together from, one beside the other, and ``turns``: what crossed between them and it, round by round.
     """
 
     key: str
@@ -50,11 +52,13 @@ class Trained:
     before: "tuple[Trained, ...]" = field(default=(), repr=False)
     path: str = ""
     beside: Together | None = field(default=None, repr=False)
+    of: "tuple[Trained, ...]" = field(default=(), repr=False)
+    turns: tuple[Turn, ...] = ()
 
     @property
     def whole_seconds(self) -> float:
         """The time of all trainings of its arm."""
-        return self.seconds + sum(one.seconds for one in self.before)
+        return self.seconds + sum(one.seconds for one in (*self.before, *self.of))
 
     def module(self) -> nn.Module:
         """The trained model, in evaluation mode."""
