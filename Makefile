@@ -4,7 +4,7 @@ BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: install demo test check coverage bench faults scale gallery docs lint clean
+.PHONY: install demo test check coverage bench faults scale federated gallery docs lint clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -49,6 +49,15 @@ faults: .venv/.dev ## kills, full disks, bit flips in numbers (about half an hou
 scale: .venv/.ray ## accelerate launch with DDP and FSDP, labelling over Ray: two processes each (a few minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m scale tests/journeys/test_scale.py
 
+# Flower holds other versions of rich, typer, packaging and protobuf, so it has an environment of its own.
+.venv-flower/.made: pyproject.toml constraints-federated.txt
+	test -x .venv-flower/bin/python || $(PYTHON) -m venv .venv-flower
+	.venv-flower/bin/pip install --quiet --disable-pip-version-check -c constraints-federated.txt -e ".[federated]" pytest hypothesis
+	@touch $@
+
+federated: .venv-flower/.made ## a server and clients of Flower, each a process of its own (a few minutes)
+	OMP_NUM_THREADS=1 .venv-flower/bin/pytest -m federated tests/journeys/test_flower.py
+
 bench: .venv/.dev ## ratios against floors, written to benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tokens
@@ -62,4 +71,4 @@ docs: .venv/.dev ## run what the documents say
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/journeys/test_documents.py
 
 clean: ## remove the environment and caches, never runs
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info
+	rm -rf .venv .venv-flower .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info

@@ -21,6 +21,7 @@ from limbeck.regimes.continual import Continual, Distil, Replay
 from limbeck.regimes.deep_to_shallow import DeepToShallow
 from limbeck.regimes.elastic import Ewc
 from limbeck.regimes.ema import Ema
+from limbeck.regimes.federated import Federated
 from limbeck.regimes.fine_tuned import FineTuned
 from limbeck.regimes.generator import Generator
 from limbeck.regimes.inversion import Inversion
@@ -42,10 +43,11 @@ from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Workshop
 
-STAGED = Staged(before=(Part(name="features", objective=(HINTS,), training=Training(steps=5, batch_size=16)),))
-THESEUS = Theseus(replacing=Training(steps=5, batch_size=16))
+NAMED = Training(steps=5, batch_size=16)  # the training that regimes here name themselves
+STAGED = Staged(before=(Part(name="features", objective=(HINTS,), training=NAMED),))
+THESEUS = Theseus(replacing=NAMED)
 CHAIN = (
-    Assistant(model=Mlp(hidden=(20,)), training=Training(steps=5, batch_size=16)),
+    Assistant(model=Mlp(hidden=(20,)), training=NAMED),
     Assistant(model=Mlp(hidden=(9,))),
 )
 REGIMES: list[Teaching] = [
@@ -62,15 +64,25 @@ REGIMES: list[Teaching] = [
     FineTuned(of=STAGED, training=Training(steps=7, batch_size=16)),
     DeepToShallow(),
     Continual(tasks=3, replay=Replay(rows=4), distil=Distil(), ewc=Ewc(rows=5), projection=Projection(rows=5)),
+    Federated(clients=2, rounds=2, alpha=0.5, server=NAMED, weights="classes"),
+    Federated(clients=1, rounds=2, models=(Mlp(hidden=(9,)),)),
     Inversion(pictures=Pictures(count=18, batch_size=9, steps=3), rounds=2),
     Generator(width=4, latent=8),
     Generator(game=Adversarial(student_steps=3), width=4, latent=8),
 ]
-ALONE = {"ema", "snapshot", "mutual", "deep-to-shallow", "continual"}  # regimes whose student is its own teacher
+ALONE = {
+    "ema",
+    "snapshot",
+    "mutual",
+    "deep-to-shallow",
+    "continual",
+    "federated",
+}  # regimes whose student is its own teacher
 LABELS_ALONE = {"continual"}  # regimes that say themselves what is learnt from the student's past
 IMAGINED = {"inversion", "generator"}  # regimes that make pictures
 # regimes whose students teach, so that layers of a teacher need not be there, or that follow a gradient through answers alone
-ANSWERS = {"born-again", "assistants", "mutual", "deep-to-shallow", "meta-distil"}
+ANSWERS = {"born-again", "assistants", "mutual", "deep-to-shallow", "meta-distil", "federated"}
+SERVERS = {"federated"}  # regimes in which a server takes steps without labels, which no control can
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 
 
@@ -107,14 +119,20 @@ def teaching():
 
 def answered(regime, answer):
     """The steps that a regime yields, each answered with ``answer(step)``, and what it returns."""
-    steps, said = [], None
+    steps, _, end = conversed(regime, answer)
+    return steps, end
+
+
+def conversed(regime, answer):
+    """The same, with the answers."""
+    steps, answers = [], []
     while True:
         try:
-            step = regime.send(said)
+            step = regime.send(answers[-1] if answers else None)
         except StopIteration as end:
-            return steps, end.value
+            return steps, answers, end.value
         steps.append(step)
-        said = answer(step)
+        answers.append(answer(step))
 
 
 @dataclass(frozen=True)
@@ -124,6 +142,8 @@ class Untrained:
     stage: Stage
     path: str = ""
     metrics: dict = field(default_factory=dict)
+    of: tuple = ()
+    turns: tuple = ()
 
     def module(self):
         return self.stage.start.module().get_submodule(self.path).eval()
@@ -154,11 +174,14 @@ def test_a_regime_never_optimises_nor_draws(regime, arm, tmp_path, monkeypatch):
         monkeypatch.setattr(kind, "step", never)
     monkeypatch.setattr(torch.Tensor, "backward", never)
     state = torch.random.get_rng_state()
-    steps, end = answered(regime.arms(layered(tmp_path, regime))[arm](layered(tmp_path, regime)), known)
+    steps, answers, end = conversed(regime.arms(layered(tmp_path, regime))[arm](layered(tmp_path, regime)), known)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(isinstance(step, Stage | Make) for step in steps)
     last = [step for step in steps if isinstance(step, Stage)][-1]
-    assert end.stage == last, "what the last stage gave is what the arm gives, or a part of that"
+    if isinstance(end, Untrained):
+        assert end.stage == last, "what the last stage gave is what the arm gives, or a part of that"
+    else:
+        assert end.key == answers[-1].key, "or what was put together last"
 
 
 @pytest.mark.parametrize(("regime", "arm"), EVERY)
@@ -182,7 +205,10 @@ def test_walking_again_loads_what_was_trained(regime, arm, tmp_path):
     assert (one.key, one.fingerprint) == (two.key, two.fingerprint)
     assert journal.read_text() == written
     marks = dict(json.loads(written))
-    assert marks[one.name] == one.key or one.path, "a part of what was trained has a key of its own"
+    own = one.path or one.weights.parent.parent.name == "averages"
+    assert marks[one.name] == one.key or own, (
+        "a part of what was trained, or what was put together, has a key of its own"
+    )
 
 
 class Stopped(Exception):
@@ -260,7 +286,13 @@ def test_every_arm_has_the_steps_of_the_distilled_student(regime, arm, tmp_path)
     one = layered(tmp_path, regime)
     steps, _ = answered(regime.arms(one)[arm](one), known)
     total = sum(step.training.total for step in steps if isinstance(step, Stage))
-    assert total == sum(stage.training.total for stage in regime.stages(one))
+    told = [stage for stage in regime.stages(one) if not (arm == "control" and unlabelled(stage, regime))]
+    assert total == sum(stage.training.total for stage in told)
+
+
+def unlabelled(stage, regime):
+    """Whether a training is one of a server's, or what a server has its clients do, without labels."""
+    return regime.name in SERVERS and not len(stage.examples.labelled())
 
 
 @pytest.mark.parametrize("regime", [Offline(), STAGED], ids=lambda regime: regime.name)

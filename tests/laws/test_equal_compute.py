@@ -16,7 +16,7 @@ from limbeck.config import digest
 from limbeck.errors import LimbeckError
 from limbeck.evidence.schema import Evidence
 from limbeck.models.given import Given
-from limbeck.regimes.budget import EQUAL_COMPUTE, Compute, at_equal_compute, compared, control_stage
+from limbeck.regimes.budget import EQUAL_COMPUTE, Compute, at_equal_compute, control_stage
 from limbeck.regimes.offline import Offline
 from limbeck.run import distill
 from limbeck.run.arms import arms_of, compute_of
@@ -103,7 +103,7 @@ def test_a_teacher_is_counted_when_it_is_asked(store):
     assert twice.distilled == pytest.approx(steps * NET + asked * (2 if store else 1))
 
 
-SEVERAL = {"continual"}  # regimes whose control has several trainings
+SEVERAL = {"federated", "continual"}  # regimes whose control has several trainings
 
 
 @pytest.mark.parametrize("regime", [one for one in REGIMES if one.name in SEVERAL], ids=lambda regime: regime.name)
@@ -117,7 +117,7 @@ def test_a_control_of_several_trainings_is_not_given_more(regime, tmp_path):
 @pytest.mark.parametrize("regime", [one for one in REGIMES if one.name not in SEVERAL], ids=lambda regime: regime.name)
 def test_it_is_the_control_with_more_steps_and_nothing_else(regime, tmp_path):
     one = layered(tmp_path, regime)
-    control = compared(regime)[0].arms(one)["control"]
+    control = regime.core.arms(one)["control"]
     before = control_stage(control, one)
     compute = Compute(before.training.total * 25.0, 10.0, before.training.total)
     steps, _ = answered(at_equal_compute(control, compute)(one), known)

@@ -23,6 +23,8 @@ ArmName = Literal[
     "equal_compute",
     "ceiling",
     "joint",
+    "apart",
+    "central",
     "pseudo_labels",
     "best_single",
     "soft_targets",
@@ -159,6 +161,10 @@ class Arms(Record):
     """The control trained on the labels too that are hidden from every other student."""
     joint: Arm | None = None
     """Trained on all tasks at once, where the others learn them one after another."""
+    apart: Arm | None = None
+    """A student for each of several tasks, with the same teacher and as many steps each, where the others have one for all."""
+    central: Arm | None = None
+    """Trained on all labelled rows in one place, where the others leave them with the clients whose they are."""
     pseudo_labels: Arm | None = None
     """Trained on the teacher's hard answers instead of its probabilities."""
     best_single: Arm | None = None
@@ -397,6 +403,57 @@ class Retention(Record):
     arms: dict[str, Retained]
 
 
+class Gain(Record):
+    """Distilled minus another arm, on one task, by the rule of the verdict."""
+
+    verdict: Verdict
+    difference: Difference
+    item_bootstrap: Bootstrap
+
+
+class TaskScores(Record):
+    """One of several tasks of a student that has a head for each."""
+
+    name: str
+    classes: NonNegativeInt
+    examples: NonNegativeInt
+    """Test examples with a label of it."""
+    floor: float
+    """The share of its commonest class."""
+    scores: dict[str, float]
+    """By arm the share of right answers, mean over seeds; the teacher's where it knows the task."""
+    sd: dict[str, float | None]
+    """Its sample standard deviation over seeds; null with one seed."""
+    gains: dict[str, Gain]
+    """By arm, how much better the distilled student is than ``control``, and than students ``apart``."""
+
+
+class Crossing(Record):
+    """One round between clients and their server."""
+
+    asked: NonNegativeInt
+    """Clients that were sent something."""
+    answered: NonNegativeInt
+    """Those that answered in time."""
+    down: NonNegativeInt
+    """Bytes from the server to its clients."""
+    up: NonNegativeInt
+    """Bytes from clients to the server."""
+
+
+class Traffic(Record):
+    """What crossed between clients and their server: letters of weights or logits and counts, and nothing else."""
+
+    rows: tuple[NonNegativeInt, ...]
+    """How many rows each client has."""
+    commonest: float | None
+    """The share of its rows that a client's commonest class has, mean over clients; null where there are no classes."""
+    public: NonNegativeInt
+    """Rows without a label, which everybody has."""
+    arms: dict[str, tuple[Crossing, ...]]
+    """Round by round, of the first seed."""
+
+
 class Counts(Record):
     """How much data there was."""
 
@@ -462,6 +519,10 @@ class Evidence(Record):
     """Of language models, what they write."""
     retention: Retention | None = None
     """Where tasks come one after another, how much of the earlier ones is kept."""
+    tasks: tuple[TaskScores, ...] = ()
+    """Where several tasks have a head each, every one of them."""
+    traffic: Traffic | None = None
+    """Where rows stay with clients, what crossed between them and the server."""
     attribution: tuple[Step, ...] = ()
     data: Counts
     notes: tuple[str, ...] = ()

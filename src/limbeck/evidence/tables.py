@@ -15,6 +15,8 @@ NAMES = {
     "equal_compute": "Control, equal compute",
     "ceiling": "Control, all labels",
     "joint": "All tasks at once",
+    "apart": "A student each",
+    "central": "All rows in one place",
     "pseudo_labels": "Pseudo-labels",
     "best_single": "Best teacher alone",
     "soft_targets": "Soft targets",
@@ -101,7 +103,9 @@ def compared(evidence: Evidence) -> str:
             f"A student that saw no training example against the same student trained{learnt}, each {times}, {judged}"
         )
     taught, alone = (
-        ("with a teacher", "without a teacher") if about(evidence) == "the teacher" else ("taught so", "not taught")
+        ("with a teacher", "without a teacher")
+        if about(evidence) == "the teacher"
+        else ("with this teaching", "without it")
     )
     against = f"the same student {alone}" if arms.control else "nothing, for there is no control"
     return f"A student {taught} against {against}, each trained {times}{learnt}, {judged}"

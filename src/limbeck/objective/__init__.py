@@ -14,6 +14,7 @@ from limbeck.objective.divergence import Diverging
 from limbeck.objective.domains import Coral, DomainAdversarial
 from limbeck.objective.features import AttentionTransfer, ChannelWise, Cosine, Jacobian
 from limbeck.objective.grams import Fsp, Gram, Nst
+from limbeck.objective.heads import by_task
 from limbeck.objective.hints import Hints
 from limbeck.objective.labels import Labels
 from limbeck.objective.mapping import matched
@@ -96,6 +97,7 @@ __all__ = [
     "Uld",
     "Vid",
     "Wsld",
+    "by_task",
     "matched",
     "untaught",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Ending, Make, Regime, Teaching
+from limbeck.regimes.regime import Make, Regime, Teaching
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
@@ -44,11 +44,6 @@ class Compute:
     def matched_steps(self) -> int:
         """The steps in which a control spends as much as the distilled student; never fewer than that has."""
         return max(self.steps, round(self.distilled / self.control_step))
-
-
-def compared(regime: Teaching) -> tuple[Teaching, Callable[[str, Arm], Arm]]:
-    """The regime whose arms are compared, and what makes of each, by its name, what is trained."""
-    return (regime.of, regime.ended) if isinstance(regime, Ending) else (regime, lambda name, arm: arm)
 
 
 def earlier(stages: Sequence[Stage]) -> int:

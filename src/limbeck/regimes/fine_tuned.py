@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from limbeck.config import Config, choice
+from limbeck.config import choice
 from limbeck.data.batch import SUPERVISED
 from limbeck.objective import Labels, Terms
 from limbeck.regimes.assistants import Assistants
@@ -21,7 +21,7 @@ from limbeck.regimes.mutual import Mutual
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.on_policy import OnPolicy
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime, Teaching, train
+from limbeck.regimes.regime import Common, Regime, Teaching, train
 from limbeck.regimes.sequence_level import SequenceLevel
 from limbeck.regimes.snapshot import Snapshot
 from limbeck.regimes.staged import Staged
@@ -39,7 +39,7 @@ else:
     )
 
 
-class FineTuned(Config):
+class FineTuned(Common):
     """What another regime gave goes on learning, from labels alone, in every arm alike.
 
     So what the arms differ by is still what the other regime says. Regularisation is the last training's: terms such as
@@ -70,9 +70,18 @@ class FineTuned(Config):
         return self
 
     @property
-    def taught(self) -> bool:
+    def taught(self) -> bool:  # type: ignore[override]
         """Whether the other regime needs a teacher."""
         return self.of.taught
+
+    @property
+    def core(self) -> Teaching:
+        """The other regime."""
+        return self.of.core
+
+    def making_seconds(self, plan: Plan, seeds: int) -> float:
+        """The other regime's."""
+        return self.of.making_seconds(plan, seeds)
 
     def arms(self, plan: Plan) -> dict[str, Arm]:
         """Those of the other regime, each with the last training behind it."""

@@ -1,15 +1,13 @@
 """A teacher that learns to teach, from how its student does (MetaDistil, Zhou et al. 2022, arXiv:2106.04570)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
 import torch
 from accelerate import PartialState
 from pydantic import Field
 from torch import Tensor, nn
 
-from limbeck.config import Config
 from limbeck.data.batch import NO_LABEL, Batch
 from limbeck.data.draw import normals
 from limbeck.data.examples import Examples
@@ -21,11 +19,10 @@ from limbeck.objective.schedules import Place
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.regime import Common, Regime, train
 from limbeck.teachers.learning import LearningTeacher
 from limbeck.teachers.precision import Asking
 from limbeck.training.pilot import Pilot
-from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
@@ -34,14 +31,12 @@ FIXED: Final = "fixed_teacher"
 _QUIZ: Final = 16  # salt
 
 
-class MetaDistil(Config):
+class MetaDistil(Common):
     """Before each step the student takes a trial step, and the teacher learns from how its student then does in a quiz.
 
     The quiz is a part of the labelled rows, which the distilled student does not learn from. The teacher's gradient is exact and
     of second order; no loss of its own holds it to what it was. It starts as the recipe's teacher and is asked live.
     """
-
-    taught: ClassVar[bool] = True
 
     name: Literal["meta-distil"] = "meta-distil"
     quiz: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -60,10 +55,6 @@ class MetaDistil(Config):
         """
         beside = {name: arm for name, arm in Offline().arms(plan).items() if name in ("control", "pseudo_labels")}
         return {**beside, FIXED: self.fixed_teacher, "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: it names none."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training."""
@@ -85,7 +76,8 @@ class MetaDistil(Config):
         _demand_followed(plan)
         examples = plan.splits.train
         quiz = quiz_of(examples, self.quiz, plan.seed)
-        rest = replace(examples, rows=examples.rows[~torch.isin(examples.rows, quiz)])
+        read = plan.read(plan.terms)
+        rest = replace(read, rows=read.rows[~torch.isin(read.rows, quiz)])
         asked = replace(examples, rows=quiz, mixup=0.0)
         return replace(plan.stage(name, examples=rest), past=beginning, writing=Quizzed(self, asked))
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from limbeck.advice.compute import step_cost
 from limbeck.errors import LimbeckError
+from limbeck.regimes.apart import APART, one_each
 from limbeck.regimes.budget import (
     CEILING,
     EQUAL_COMPUTE,
@@ -14,7 +15,6 @@ from limbeck.regimes.budget import (
     at_ceiling,
     at_equal_compute,
     at_final_stage,
-    compared,
     control_stage,
     earlier,
 )
@@ -32,7 +32,7 @@ def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict
     Raises:
         LimbeckError: the recipe asks for one with all labels, and the others see all that there are.
     """
-    regime, ended = compared(experiment.regime)
+    regime, ended = experiment.regime.core, experiment.regime.ended
     found: dict[str, Arm] = {}
     for name, arm in regime.arms(plan).items():
         found[name] = ended(name, arm)
@@ -43,12 +43,15 @@ def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict
         if name == "control" and experiment.ceiling:
             _demand_hidden(experiment)
             found[CEILING] = at_ceiling(ended(CEILING, arm))
+        if name == "control" and experiment.apart:
+            found[APART] = ended(APART, one_each(regime))
     return found
 
 
 def _longer(control: Arm, stages: Sequence[Stage], plan: Plan) -> bool:
-    """Whether the control's training is longer than the last of the student's; of as many trainings it is not."""
-    return bool(earlier(stages)) and control_stage(control, plan).training.total > stages[-1].training.total
+    """Whether the control's one training is as long as all of the student's; of as many trainings it is not."""
+    before = earlier(stages)
+    return bool(before) and control_stage(control, plan).training.total >= before + stages[-1].training.total
 
 
 def _demand_hidden(experiment: Experiment) -> None:
@@ -69,7 +72,8 @@ def remembered(arm: Regime[Trained]) -> Regime[Trained]:
             step = arm.send(answer)
         except StopIteration as end:
             last: Trained = end.value
-            return replace(last, before=tuple(one for one in before if one.weights != last.weights))  # it may be a part
+            others = {last.weights, *(one.weights for one in last.of)}  # it may be a part of one, or made of several
+            return replace(last, before=tuple(one for one in before if one.weights not in others))
         answer = yield step
         if isinstance(answer, Trained):
             before.append(answer)
@@ -84,7 +88,7 @@ def compute_of(experiment: Experiment, plan: Plan) -> Compute | None:
     Raises:
         LimbeckError: the recipe asks for a control at equal compute, and what is done cannot be counted here.
     """
-    regime, _ = compared(experiment.regime)
+    regime = experiment.regime.core
     control = regime.arms(plan).get("control")
     countable = plan.teacher is not None and plan.teacher.module is not None
     if control is None or not (experiment.equal_compute or (experiment.splits.task.gives == "tokens" and countable)):

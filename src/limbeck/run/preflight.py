@@ -9,14 +9,16 @@ from typing import Final
 
 from limbeck.advice.memory import Memory
 from limbeck.advice.preflight import Dry, check_labels, dry_run
+from limbeck.config import digest
+from limbeck.data.batch import SUPERVISED
 from limbeck.errors import PreflightError
 from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.evidence.tables import compute as flop
 from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
-from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, compared, earlier
+from limbeck.regimes.apart import APART
+from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
 from limbeck.regimes.plan import Learnt, Plan
-from limbeck.regimes.regime import Making
 from limbeck.run.arms import arms_of, compute_of
 from limbeck.run.cheaper import agreement
 from limbeck.run.experiment import Experiment
@@ -30,6 +32,8 @@ from limbeck.training.stage import Stage
 
 _REST: Final = 3.0  # seconds: loading and keeping models, the intervals, the report
 _CALL: Final = 1e-3  # seconds that a call takes beside its rows
+_FEW: Final = 0.1  # of all rows
+_SHOWN: Final = 12  # stages and their first batches that are told one by one
 _BULK: Final = 1500  # rows through a model to time its throughput
 
 
@@ -77,7 +81,7 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
     if experiment.store and plan.teacher and (codec := plan.coded):
         coded = CodedTeacher(plan.teacher, codec)
         plan = replace(plan, teacher=coded)
-    tried = [(stage, dry_run(stage, plan.device)) for stage in experiment.regime.stages(plan)]
+    tried = _tried(experiment.regime.stages(plan), plan.device)
     found = _budget(experiment, plan, tried, teaching, labelled, compute, coded)
     first, *rest = found.found
     return replace(found, found=(first, *asked.found, *rest, *cost.found), warnings=[*asked.warnings, *found.warnings])
@@ -99,12 +103,13 @@ def _budget(
     students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
     alone = dry.seconds - dry.teacher_seconds - dry.pen_seconds  # each arm has as many steps in all
-    shorter = earlier(compared(experiment.regime)[0].stages(plan)) if FINAL_STAGE in names else 0
+    shorter = earlier(experiment.regime.core.stages(plan)) if FINAL_STAGE in names else 0
     training = alone * (steps * students - (before_last + shorter) * seeds)
     training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
     training += dry.pen_seconds * last.training.total * seeds
-    if isinstance(making := compared(experiment.regime)[0], Making):
-        training += making.making_seconds(plan, seeds)
+    training += experiment.regime.making_seconds(plan, seeds)
+    if APART in names:  # as many students as tasks
+        training += alone * steps * seeds * (len(task.heads) - 1)
     longer = compute.matched_steps - compute.steps if compute is not None and EQUAL_COMPUTE in names else 0
     training += alone * longer * seeds
     per_row = dry.teacher_seconds / plan.training.batch_size
@@ -140,7 +145,7 @@ def _budget(
         *agreement(experiment, plan.device),
         *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
         *([("stages", _stages(tried))] if before else []),
-        *((f"first batch, {_bare(stage)}", _parts(one)) for stage, one in before),
+        *_batches(before),
         ("first batch", _parts(dry)),
         (
             "training",
@@ -174,6 +179,8 @@ def _budget(
         )
     if unused and not any(term.needs().teacher for term in plan.terms):
         warnings.append(f"{unused:,} rows without label are not used: no term of the objective reads the teacher.")
+    if heard := _hardly_heard(plan, labelled):
+        warnings.append(heard)
     if len(splits.test) < 200:
         warnings.append(f"With {len(splits.test)} test rows only large differences can be told from chance.")
     if len(experiment.seeds) < 3:
@@ -238,14 +245,46 @@ def _parts(dry: Dry) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in dry.parts.items())
 
 
+def _tried(stages: Sequence[Stage], device: str) -> list[tuple[Stage, Dry]]:
+    """Each stage with its dry batch; those that differ in their seed alone, as rounds do, share one."""
+    known, found = dict[str, Dry](), list[tuple[Stage, Dry]]()
+    for stage in stages:
+        kind = digest(stage.identity(stage.start.module()) | {"seed": None})
+        if kind not in known:
+            known[kind] = dry_run(stage, device)
+        found.append((stage, known[kind]))
+    return found
+
+
+def _batches(before: Sequence[tuple[Stage, Dry]]) -> list[tuple[str, str]]:
+    """The dry batches of the stages before the last, each once."""
+    first = {id(dry): (stage, dry) for stage, dry in reversed(before)}
+    shown = [(f"first batch, {_bare(stage)}", _parts(dry)) for stage, dry in reversed(first.values())]
+    return shown[:_SHOWN] + [("first batches", f"{len(shown) - _SHOWN:,} more")] * (len(shown) > _SHOWN)
+
+
 def _stages(tried: Sequence[tuple[Stage, Dry]]) -> str:
     """What is trained one after another."""
     each = [f"{_bare(stage)} {stage.training.total:,} steps of {dry.parameters:,} parameters" for stage, dry in tried]
+    if len(each) > 2 * _SHOWN:
+        each = [*each[:_SHOWN], f"{len(each) - _SHOWN - 1:,} more", each[-1]]
     return ", then ".join(each)
 
 
 def _bare(stage: Stage) -> str:
     return stage.name.rpartition(", seed")[0]
+
+
+def _hardly_heard(plan: Plan, labelled: int) -> str:
+    """What there is to say of terms that learn from the teacher about rows with a label alone, where these are few."""
+    share = labelled / len(plan.splits.train)
+    names = [term.name for term in plan.terms if term.needs().teacher and term.mask == SUPERVISED]
+    if not names or share >= _FEW or plan.labelled_share is not None:
+        return ""
+    return (
+        f"{', '.join(names)} learn from rows with a label alone, which are {100 * share:.1f} % of a batch: set "
+        "data.labelled-share to 0.25, say, or compare by a term of all rows, such as soft-targets."
+    )
 
 
 def _looks(training: Training) -> int:

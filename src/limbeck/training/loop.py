@@ -79,7 +79,7 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
     """The stage's objective, its projectors fitted to a few of the stage's own examples."""
     objective = Objective(stage.terms, stage.examples.task)
     objective.check(stage.teacher.provides if stage.teacher else None)
-    comparing = [name for name, term in zip(objective.names, stage.terms, strict=True) if term.scope == "batch"]
+    comparing = [name for name, term in zip(objective.names, objective.terms, strict=True) if term.scope == "batch"]
     if comparing and stage.training.accumulate > 1:
         raise SignalError(
             f"The term {comparing[0]!r} compares the examples of a batch with each other, and with accumulate: "

@@ -14,6 +14,7 @@ from limbeck.data.batch import Batch
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
 from limbeck.models.identity import of_module
+from limbeck.models.peers import Peers
 from limbeck.models.specs import BuildContext, Spec, build
 from limbeck.objective import Term
 from limbeck.objective.schedules import Place
@@ -44,6 +45,18 @@ class Start:
     def module(self) -> nn.Module:
         """A new module with the initial weights; the same ones every time."""
         return build(self.spec, self.context, self.seed)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Models side by side, as one."""
+
+    starts: tuple[Origin, ...] = field(repr=False)
+    numbers: bool
+
+    def module(self, *more: nn.Module) -> nn.Module:
+        """A new module; see `Peers`. ``more``: further ones, after them."""
+        return Peers([*(start.module() for start in self.starts), *more], self.numbers)
 
 
 class Pen(Protocol):

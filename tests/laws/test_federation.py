@@ -1,0 +1,463 @@
+"""A federation: whose rows are whose, what may cross, what is averaged, and who is heard."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tests.contracts.test_regime_contract import answered, known
+from tests.fakes.experiments import LABELS, SOFT, WIDTH, Clouds, Net, plan, smooth, teacher
+
+from limbeck import distill
+from limbeck.errors import LimbeckError, SettingError, SignalError
+from limbeck.federation.averaging import agreed, averaged
+from limbeck.federation.consensus import Consensus
+from limbeck.federation.letters import SERVER, Letter, decoded, holds
+from limbeck.federation.parts import divided, shares
+from limbeck.models.specs import Mlp
+from limbeck.objective import Hints
+from limbeck.recipe.reading import bundled, read
+from limbeck.regimes.clients import Averaged, Here, Received, local, private
+from limbeck.regimes.federated import Federated, public_of
+from limbeck.regimes.walk import walk
+from limbeck.training.settings import Training
+from limbeck.training.stage import Stage
+from limbeck.training.workshop import Workshop
+
+FEDERATED = Federated(clients=3, rounds=2)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+
+
+def alone(**changes):
+    return plan(**{"teacher": None, "labelled": 30, **changes})
+
+
+def trainings(regime, arm="distilled", **changes):
+    one = alone(**changes)
+    return [step for step in answered(regime.arms(one)[arm](one), known)[0] if isinstance(step, Stage)]
+
+
+def state(scale=1.0, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        found = Net().state_dict()
+    found["norm.running_mean"] += scale
+    found["norm.num_batches_tracked"] += int(10 * scale)
+    return found
+
+
+# --- whose rows are whose
+
+
+@pytest.mark.parametrize("alpha", [None, 0.05, 1.0, 100.0])
+@pytest.mark.parametrize("clients", [1, 2, 7])
+def test_every_row_is_one_clients_and_nobody_has_none(alpha, clients):
+    rows, strata = torch.arange(40, 440), torch.arange(400) % 5
+    parts = divided(rows, strata, clients, alpha, seed=3)
+    assert len(parts) == clients
+    assert all(len(part) for part in parts)
+    assert torch.equal(torch.cat(parts).sort().values, rows)
+    assert all(torch.equal(part, part.sort().values) for part in parts)
+    assert all(torch.equal(a, b) for a, b in zip(parts, divided(rows, strata, clients, alpha, seed=3), strict=True))
+    if clients > 1:
+        assert any(not torch.equal(a, b) for a, b in zip(parts, divided(rows, strata, clients, alpha, 4), strict=False))
+
+
+def test_without_alpha_all_have_the_same_mixture():
+    strata = torch.arange(210) % 3
+    for part in divided(torch.arange(210), strata, 7, None, seed=0):
+        assert torch.bincount(strata[part]).tolist() == [10, 10, 10]
+
+
+def test_the_smaller_alpha_the_further_apart_are_the_classes():
+    strata = torch.arange(2000) % 10
+    apart = []
+    for alpha in (0.05, 0.5, 5.0, 500.0):
+        parts = divided(torch.arange(2000), strata, 10, alpha, seed=1)
+        apart.append(np.mean([float(torch.bincount(strata[part]).max()) / len(part) for part in parts]))
+    assert apart == sorted(apart, reverse=True)
+    assert apart[0] > 0.6
+    assert apart[-1] < 0.15
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.1, 1.0, 30.0])
+def test_shares_have_the_mean_and_variance_of_a_dirichlet_distribution(alpha):
+    clients, draws = 4, 20000
+    found = shares(clients, draws, alpha, seed=0)
+    assert found.shape == (clients, draws)
+    assert np.allclose(found.sum(0), 1)
+    mean = 1 / clients
+    variance = mean * (1 - mean) / (clients * alpha + 1)
+    error = 5 * np.sqrt(variance / draws)
+    assert np.allclose(found.mean(1), mean, atol=error)
+    assert np.allclose(found.var(1), variance, rtol=0.1)
+
+
+def test_rows_that_do_not_suffice_are_refused():
+    with pytest.raises(LimbeckError, match=r"regime.clients is 5, and 4 training rows have a label"):
+        divided(torch.arange(4), torch.zeros(4, dtype=torch.int64), 5, None, 0)
+    with pytest.raises(LimbeckError, match=r"With regime.alpha 0.001 some of the 40 clients had no row"):
+        divided(torch.arange(50), torch.arange(50) % 2, 40, 0.001, 0)
+
+
+# --- what may cross
+
+
+def letter(**changes):
+    return Letter(
+        **{"kind": "weights", "turn": 2, "sender": 3, "tensors": state(), "rows": 7, "classes": (4, 3), **changes}
+    )
+
+
+def read_as(content, **changes):
+    return decoded(content, **{"kind": "weights", "turn": 2, "sender": 3, "like": state(), "classes": 2, **changes})
+
+
+def test_a_letter_comes_as_it_was_sent_and_is_the_same_bytes_again():
+    content = letter().encoded()
+    found = read_as(content)
+    assert (found.kind, found.turn, found.sender, found.rows, found.classes) == ("weights", 2, 3, 7, (4, 3))
+    assert found.tensors.keys() == state().keys()
+    assert all(torch.equal(value, state()[name]) for name, value in found.tensors.items())
+    assert content == letter().encoded()
+    assert holds(content) == "weights"
+    assert holds(b"else") is None
+    shared = torch.ones(3)
+    assert (
+        len(
+            decoded(
+                letter(tensors={"a": shared, "b": shared}).encoded(), "weights", 2, 3, {"a": shared, "b": shared}, 2
+            ).tensors
+        )
+        == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tensors": {**state(), "rows": torch.ones(5, 12)}}, "holds 'rows', which is no part of the weights"),
+        ({"tensors": {name: one for name, one in state().items() if name != "head.bias"}}, "lacks 'head.bias'"),
+        ({"tensors": {**state(), "head.bias": torch.ones(4)}}, r"'head.bias' as torch.float32 \[4\]"),
+        ({"tensors": {**state(), "head.bias": torch.ones(3).double()}}, r"'head.bias' as torch.float64"),
+        (
+            {"tensors": {**state(), "head.bias": torch.tensor([1.0, float("nan"), 0.0])}},
+            "'head.bias' that are not finite",
+        ),
+        ({"kind": "logits"}, "holds logits of round 2 from 3"),
+        ({"turn": 1}, "holds weights of round 1 from 3"),
+        ({"sender": 2}, "from 2"),
+        ({"classes": ()}, "counts of 2 classes"),
+    ],
+)
+def test_a_letter_that_holds_anything_else_is_refused(changes, message):
+    with pytest.raises(LimbeckError, match=message):
+        read_as(letter(**changes).encoded())
+
+
+def test_what_is_no_letter_is_refused():
+    whole = letter().encoded()
+    head = {"kind": "weights", "turn": 2, "sender": 3, "rows": 7, "classes": [4, 3]}
+    bad = [
+        b"",
+        b"some text",
+        whole[:-5],
+        whole[:40],
+        safetensors.torch.save(state()),
+        safetensors.torch.save(state(), {"letter": json.dumps(head), "note": "row 7 is a cat"}),
+        safetensors.torch.save(state(), {"letter": json.dumps({**head, "note": "row 7 is a cat"})}),
+        safetensors.torch.save(state(), {"letter": json.dumps({**head, "rows": "a cat"})}),
+        safetensors.torch.save(state(), {"letter": json.dumps({**head, "rows": -1})}),
+        safetensors.torch.save(state(), {"letter": json.dumps({**head, "classes": [4, 3.5]})}),
+        safetensors.torch.save(state(), {"letter": json.dumps([head])}),
+    ]
+    for content in bad:
+        with pytest.raises(LimbeckError, match="cannot be read"):
+            read_as(content)
+
+
+# --- what is averaged
+
+
+def test_one_client_and_equal_clients_are_their_own_mean():
+    for states, rows in (([state()], [5]), ([state()] * 3, [1, 5, 9])):
+        mean = averaged(states, rows)
+        assert all(torch.equal(mean[name], value) for name, value in state().items())
+        assert all(mean[name].dtype == value.dtype for name, value in state().items())
+
+
+def test_nothing_is_no_mean():
+    for states, rows in (([], []), ([state()], [0])):
+        with pytest.raises(LimbeckError, match="no client answered"):
+            averaged(states, rows)
+    with pytest.raises(LimbeckError, match="no client answered"):
+        agreed([], [], [])
+
+
+def test_the_order_of_clients_is_nothing():
+    states, rows = [state(1.0, 1), state(0.2, 2), state(0.4, 3)], [3, 2, 8]
+    one, two = averaged(states, rows), averaged(states[::-1], rows[::-1])
+    assert all(torch.allclose(one[name].double(), two[name].double(), atol=1e-7) for name in one)
+
+
+def test_who_never_saw_a_class_is_not_heard_about_it():
+    knows, sure = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, -9.0, 9.0]])
+    counts = [(10, 10, 0), (30, 0, 0)]
+    found = agreed([knows, sure], [20, 30], counts, "classes")
+    assert torch.allclose(found, torch.tensor([[(10 * 1 + 30 * 9) / 40, 2.0, (3 + 9) / 2]])), "none saw the third"
+    assert torch.allclose(agreed([knows, sure], [20, 30], counts, "alike"), (knows + sure) / 2)
+    assert torch.allclose(agreed([knows, sure], [20, 30], counts, "rows"), 0.4 * knows + 0.6 * sure)
+
+
+def test_a_consensus_knows_the_public_rows_as_they_are_and_nothing_else():
+    public = public_of(alone())
+    logits = torch.randn(len(public), 3, generator=torch.Generator().manual_seed(0))
+    one = Consensus(public.rows, logits)
+    ids = public.rows[[3, 0, 3]]
+    batch = public.batch(ids, torch.zeros_like(ids))
+    assert torch.equal(one.observe(batch, frozenset({"logits"}))["logits"], logits[[3, 0, 3]])
+    assert one.fingerprint != Consensus(public.rows, logits + 1).fingerprint
+    for row, view in ((int(public.rows[0]) - 1, 0), (int(public.rows[0]), 1), (99, 0)):
+        asked = public.batch(torch.tensor([row]), torch.tensor([view]))
+        with pytest.raises(SignalError, match=f"not asked about the row {row}"):
+            one.observe(asked, frozenset({"logits"}))
+    with pytest.raises(SignalError, match="logits alone"):
+        one.observe(batch, frozenset({"body"}))
+
+
+# --- who learns from what
+
+
+def test_a_client_sees_its_own_rows_and_the_server_those_without_a_label():
+    for regime in (FEDERATED, Federated(clients=3, rounds=2, models=(Mlp(hidden=(9,)),))):
+        parts = [set(part.rows.tolist()) for part in regime.parts(alone())]
+        assert set().union(*parts) == set(range(30))
+        for stage in trainings(regime):
+            rows = set(stage.examples.rows.tolist())
+            if "server" in stage.name or "by all" in stage.name:
+                assert rows == set(range(30, 50))
+                assert [term.name for term in stage.terms] == ["soft-targets"]
+                assert stage.views == 0
+            else:
+                number = int(stage.name.partition("client ")[2].partition(",")[0])
+                assert rows == parts[number - 1]
+                assert set(stage.validation.rows.tolist()) <= rows, "nothing else is looked at either"
+                assert [term.name for term in stage.terms] == ["labels"]
+                assert stage.terms[0].weight.value == 1.0
+                assert stage.training.keep == "last"
+
+
+def test_what_guides_a_client_is_the_model_that_it_was_sent():
+    stages = trainings(
+        Federated(clients=2, rounds=2, distil="clients"), terms=(LABELS, SOFT, Hints(student="body", teacher="body"))
+    )
+    assert len(stages) == 4
+    assert all([term.name for term in stage.terms] == ["labels", "soft-targets", "hints"] for stage in stages)
+    for stage in stages:
+        ours, theirs = stage.start.module().state_dict(), stage.teacher.module.state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    both = trainings(Federated(clients=2, rounds=1, distil="both"))
+    assert [bool(stage.teacher) for stage in both] == [True, True, True]
+
+
+def test_rounds_read_other_rows_first():
+    stages = [stage for stage in trainings(FEDERATED, "control") if "client 1" in stage.name]
+    assert stages[0].seed != stages[1].seed
+
+
+def test_the_control_is_the_same_without_a_teacher():
+    ours, theirs = trainings(FEDERATED), trainings(FEDERATED, "control")
+    private_ones = [stage for stage in ours if "server" not in stage.name]
+    assert [stage.seed for stage in private_ones] == [stage.seed for stage in theirs]
+    assert [stage.examples.fingerprint for stage in private_ones] == [stage.examples.fingerprint for stage in theirs]
+    (central,) = trainings(FEDERATED, "central")
+    assert len(central.examples) == 30
+    assert central.training.total == sum(stage.training.total for stage in ours)
+
+
+# --- who answers
+
+
+def test_some_are_asked_and_some_of_these_are_absent():
+    one = Federated(clients=20, rounds=50, share=0.25, absent=0.3)
+    asked, answering = ([f(7, turn) for turn in range(1, 51)] for f in (one.asked, one.answering))
+    assert all(len(own) == 5 for own in asked)
+    assert all(set(there) <= set(own) for there, own in zip(answering, asked, strict=True))
+    missing = 1 - sum(map(len, answering)) / 250
+    assert 0.3 - 4 * (0.21 / 250) ** 0.5 < missing < 0.3 + 4 * (0.21 / 250) ** 0.5
+    assert len({number for own in asked for number in own}) == 20
+    assert asked != [one.asked(8, turn) for turn in range(1, 51)]
+    assert Federated(clients=4).answering(0, 1) == (1, 2, 3, 4)
+    assert len(Federated(clients=3, share=0.01).asked(0, 1)) == 1, "somebody is always asked"
+
+
+def test_a_round_in_which_nobody_answers_leaves_the_model_as_it_was(tmp_path):
+    regime = Federated(clients=2, rounds=6, absent=0.7)
+    whole = alone(training=Training(steps=2, batch_size=8))
+    there = [regime.answering(whole.seed, turn) for turn in range(1, 7)]
+    assert () in there[1:], "the seed has such a round"
+    found = walk(regime.control(whole), Workshop(tmp_path), tmp_path / "journal.json")
+    assert [turn.answered for turn in found.turns] == [len(one) for one in there]
+    assert all((turn.up == 0) == (turn.answered == 0) for turn in found.turns)
+    assert all(turn.asked == 2 for turn in found.turns)
+    nobody = Federated(clients=1, rounds=2, absent=0.999999)
+    with pytest.raises(LimbeckError, match="no client answered in any of 2 rounds"):
+        answered(nobody.control(whole), known)
+
+
+class Spoils(Here):
+    """What the second client answers is not what was asked for."""
+
+    def answers(self, turn, asked, content):
+        found = yield from super().answers(turn, asked, content)
+        rows = {**decoded_of(found.letters[2]), "rows": torch.ones(4, WIDTH)}
+        found.letters[2] = Letter("weights", turn, 2, rows, 10).encoded()
+        return found
+
+
+def decoded_of(content):
+    return safetensors.torch.load(content)
+
+
+def test_a_letter_that_is_refused_is_no_answer_and_the_round_goes_on(tmp_path, caplog):
+    whole, regime = alone(), Federated(clients=2, rounds=1)
+    found = walk(regime.served(whole, Spoils(regime.members(whole))), Workshop(tmp_path), tmp_path / "journal.json")
+    assert [(turn.asked, turn.answered) for turn in found.turns] == [(2, 1)]
+    assert "The letter of client 2 in round 1 holds 'rows', which is no part of the weights" in caplog.text
+    first = Federated(clients=1, rounds=1)
+    own = regime.own(private(whole, regime.parts(whole)[0].rows), 1)
+    alone_ = walk(first.served(whole, Here((Averaged(own),))), Workshop(tmp_path), tmp_path / "other.json")
+    assert alone_.key == found.key, "as if the second were not there"
+
+
+# --- degenerate cases
+
+
+def test_one_client_is_one_training_after_another(tmp_path):
+    """With one client its mean is its own, so that rounds are trainings one after another, each from the last."""
+    regime, whole = Federated(clients=1, rounds=2), alone()
+    found = walk(regime.control(whole), Workshop(tmp_path), tmp_path / "journal.json")
+    own = private(whole, whole.splits.train.labelled().rows)
+    workshop, start = Workshop(tmp_path / "apart"), whole.start
+    for turn in (1, 2):
+        client = Averaged(regime.own(own, 1, "control"))
+        start = workshop.train(client.stage(turn, start))
+    ours, theirs = found.module().state_dict(), start.module().state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_equal_clients_agree_on_what_each_says():
+    said = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    for by in ("alike", "rows", "classes"):
+        found = agreed([said] * 4, [1, 2, 3, 4], [(1, 2, 3), (0, 0, 1), (5, 0, 0), (1, 1, 1)], by)
+        assert torch.allclose(found, said, atol=1e-6)
+
+
+def test_what_a_client_starts_from_is_its_letter():
+    start, sent = alone().start, state(0.5, 4)
+    content = Letter("weights", 3, SERVER, sent).encoded()
+    found = Received(start, content, 3).module().state_dict()
+    assert all(torch.equal(found[name], value) for name, value in sent.items())
+    with pytest.raises(LimbeckError, match="The server's letter in round 4"):
+        Received(start, content, 4).module()
+
+
+def test_with_all_labels_the_control_needs_no_public_rows():
+    whole = alone()
+    revealed = replace(whole, splits=replace(whole.splits, train=whole.splits.train.revealed()))
+    stages = [step for step in answered(FEDERATED.control(revealed), known)[0] if isinstance(step, Stage)]
+    assert sum(len(stage.examples) for stage in stages) == 2 * 50
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "regime", "message"),
+    [
+        ({"teacher": teacher()}, FEDERATED, "leave 'teacher' out"),
+        ({"terms": (LABELS,)}, FEDERATED, "nothing is learnt from a teacher"),
+        ({"labelled": None}, FEDERATED, r"here every row has one: hide some \(data.labelled\)"),
+        ({"terms": (LABELS, Hints(student="body", teacher="body"))}, FEDERATED, "compare logits"),
+        ({"labelled": 2}, FEDERATED, "each client needs one of its own"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_trained(changes, regime, message):
+    one = alone(**changes)
+    for what in (lambda: regime.stages(one), lambda: answered(regime.distilled(one), known)):
+        with pytest.raises(LimbeckError, match=message):
+            what()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"models": ({"name": "mlp"},), "distil": "both"}, "clients with models of their own"),
+        ({"distil": "clients", "weights": "rows"}, "the server learns nothing"),
+        ({"distil": "clients", "server": {"steps": 3}}, "the server learns nothing"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"absent": 1.0}, "absent"),
+        ({"share": 0.0}, "share"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(SettingError, match=message):
+        Federated(**settings)
+
+
+def test_local_trainings_choose_nothing():
+    found = local(Training(steps=30, patience=2, batch_size=8, accumulate=4), 100)
+    assert (found.keep, found.patience, found.between_evaluations) == ("last", None, 30)
+    assert (found.batch_size, found.accumulate) == (8, 4)
+    assert local(Training(steps=30, batch_size=8, accumulate=4), 3).batch_size == 3
+    assert local(Training(steps=30, batch_size=8, accumulate=4), 3).accumulate == 3
+
+
+# --- a run
+
+
+def test_a_run_tells_what_crossed(tmp_path):
+    table = Clouds(400)
+    rows = [(table.x[row], int(table.labels[row])) for row in range(400)]
+    found = distill(
+        None,
+        smooth,
+        rows,
+        objective={"labels": 1, "soft-targets": {"weight": 1, "temperature": 1}},
+        training={"steps": 6, "keep": "last", "batch-size": 32, "optimizer": {"name": "adamw", "learning-rate": 0.01}},
+        regime=Federated(clients=3, rounds=2, alpha=1.0, weights="classes"),
+        labelled=200,
+        seeds=1,
+        quiet=True,
+        out=tmp_path / "run",
+    )
+    arms, traffic = found.evidence.arms, found.evidence.traffic
+    assert set(arms.present()) == {"control", "central", "distilled"}
+    assert sum(traffic.rows) == 200
+    assert traffic.public > 0
+    assert 1 / 3 < traffic.commonest <= 1
+    assert set(traffic.arms) == {"control", "distilled"}
+    size = len(Letter("weights", 1, SERVER, found.student.module.state_dict()).encoded())
+    for turns in traffic.arms.values():
+        assert [(turn.asked, turn.answered) for turn in turns] == [(3, 3)] * 2
+        assert all(turn.down == 3 * size for turn in turns)
+        assert all(0 <= turn.up - 3 * size < 3 * 64 for turn in turns), "counts take a few bytes more"
+    assert arms.central.steps == (48,)
+    assert arms.control.steps == (36,)
+    assert arms.distilled.steps == (48,)
+    assert arms.final_stage is None
+    page = found.report_path.read_text()
+    assert "What crossed between clients and server" in page
+    assert "All rows in one place" in page
+
+
+def test_the_recipe_names_what_the_page_says():
+    recipe = read(bundled()["federated"])
+    assert recipe.regime.alpha == 0.1
+    assert recipe.teacher is None
