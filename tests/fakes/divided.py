@@ -63,6 +63,7 @@ def trainings() -> dict[str, Stage]:
             layered,
             terms=(LABELS, SOFT, hints),
             optimizer=SGD,
+            max_norm=0.5,
             clip=0.1,  # far below the norm of all gradients, which each process knows in part
             batch_size=15,
             accumulate=2,
