@@ -142,6 +142,8 @@ seeds: 1
 evidence: {apart: true}
 """
 
+HINTS = ", hints: {student: hidden.1, teacher: cook.hidden.1}"
+
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
@@ -154,12 +156,12 @@ def table(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("table")
 def test_a_student_of_two_tasks_with_a_teacher_of_one(tmp_path):
     """Its other task is learnt from labels; nothing that nobody knows reaches report, exports or answers."""
-    found = run(parse(RECIPE), tmp_path / "run", quiet=True)
+    found = run(parse(RECIPE.replace(HINTS, "")), tmp_path / "run", quiet=True)
     evidence = found.evidence
-    assert list(evidence.arms.present()) == ["control", "apart", "pseudo_labels", "soft_targets", "distilled"]
+    assert list(evidence.arms.present()) == ["control", "apart", "pseudo_labels", "distilled"]
     assert [sorted(one.scores) for one in evidence.tasks] == [
-        ["apart", "control", "distilled", "pseudo_labels", "soft_targets", "teacher"],
-        ["apart", "control", "distilled", "pseudo_labels", "soft_targets"],
+        ["apart", "control", "distilled", "pseudo_labels", "teacher"],
+        ["apart", "control", "distilled", "pseudo_labels"],
     ]
     assert "Distilled less control, task by task: meal" in str(found)
     answers = load(tmp_path / "run").predict(["anna eats tea in rome"])
