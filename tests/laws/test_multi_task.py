@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.contracts.test_regime_contract import Stopped, Stops
 from tests.fakes.experiments import TRAINING, WIDTH, Net, plan
 from tests.fakes.tasks import NAMES, TASK, batch, examples, splits
 from torch import nn
@@ -343,6 +344,21 @@ def test_students_apart_are_trained_as_if_each_were_alone(tmp_path):
         assert set(ours) == set(theirs)
         for key in ours:
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["between", "inside"])
+@pytest.mark.parametrize("name", ["apart", "distilled"])
+def test_cut_off_in_its_training_an_arm_ends_as_if_it_had_not_been(name, inside, tmp_path):
+    def end(root, workshop):
+        one = planned(store=root / "stores")
+        arm = one_each(Offline()) if name == "apart" else Offline().distilled
+        return walk(arm(one), workshop, root / "journal.json")
+
+    whole = end(tmp_path / "whole", Workshop(tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        end(tmp_path / "cut", Stops(tmp_path / "cut", 0, inside))
+    again = end(tmp_path / "cut", Workshop(tmp_path / "cut"))
+    assert (again.key, again.fingerprint) == (whole.key, whole.fingerprint)
 
 
 class Still(Wide):

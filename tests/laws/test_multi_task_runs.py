@@ -12,6 +12,7 @@ from tests.fakes.tasks import NAMES, TASK, examples
 from torch.nn import functional as F
 
 import limbeck
+from limbeck.data.columns import raw_of
 from limbeck.data.multi_task import MultiTask
 from limbeck.data.sources import Data
 from limbeck.data.task import NEVER, Answered
@@ -142,6 +143,8 @@ seeds: 1
 evidence: {apart: true}
 """
 
+HINTS = ", hints: {student: hidden.1, teacher: cook.hidden.1}"
+
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
@@ -154,12 +157,12 @@ def table(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("table")
 def test_a_student_of_two_tasks_with_a_teacher_of_one(tmp_path):
     """Its other task is learnt from labels; nothing that nobody knows reaches report, exports or answers."""
-    found = run(parse(RECIPE), tmp_path / "run", quiet=True)
+    found = run(parse(RECIPE.replace(HINTS, "")), tmp_path / "run", quiet=True)
     evidence = found.evidence
-    assert list(evidence.arms.present()) == ["control", "apart", "pseudo_labels", "soft_targets", "distilled"]
+    assert list(evidence.arms.present()) == ["control", "apart", "pseudo_labels", "distilled"]
     assert [sorted(one.scores) for one in evidence.tasks] == [
-        ["apart", "control", "distilled", "pseudo_labels", "soft_targets", "teacher"],
-        ["apart", "control", "distilled", "pseudo_labels", "soft_targets"],
+        ["apart", "control", "distilled", "pseudo_labels", "teacher"],
+        ["apart", "control", "distilled", "pseudo_labels"],
     ]
     assert "Distilled less control, task by task: meal" in str(found)
     answers = load(tmp_path / "run").predict(["anna eats tea in rome"])
@@ -254,6 +257,17 @@ def test_a_union_has_the_label_of_one_task_in_each_row(tmp_path):
     every = Data.model_validate({"source": {**source, "limit": 200, "everywhere": True}, "task": "multi-task"}).load()
     assert len(every.train.unlabelled()) == len(every.train)
     assert every.train.labels.where(every.train.labels >= 0, -1).equal(every.train.labels)
+
+
+def test_columns_of_classes_are_tasks_by_their_names():
+    datasets = pytest.importorskip("datasets")
+    kinds = {"text": datasets.Value("string"), "mood": datasets.ClassLabel(names=["good", "bad"])}
+    kinds["town"] = datasets.Value("string")
+    rows = {"text": ["one", "two", "three"], "mood": [1, 0, -1], "town": ["rome", "oslo", ""]}
+    part = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    raw = raw_of([part, None, None], "text", ("mood", "town"), "here", task=MultiTask())
+    assert raw.classes == ("mood: bad", "mood: good", "town: oslo", "town: rome")
+    assert raw.labels.tolist() == [[0, 3], [1, 2], [-1, -1]]
 
 
 def test_tweets_to_an_airline_do_not_name_it_where_it_is_asked():
