@@ -1,6 +1,6 @@
 """`make gallery`: every bundled recipe in full, its evidence as a table in docs/gallery.md.
 
-With names of recipes only these are run; the page has all that were.
+With names of recipes only these are run, again where they were; each one's section is kept, and the page has all that were run.
 """
 
 import sys
@@ -15,7 +15,7 @@ from limbeck.evidence.tables import NAMES
 from limbeck.recipe.reading import bundled, read
 from limbeck.run import run
 
-GALLERY = Path(__file__).parent.parent / "docs" / "gallery.md"
+GALLERY, RECIPES = Path(__file__).parent.parent / "docs" / "gallery.md", RESULTS / "recipes"
 METHODS = """## Methods on Fashion-MNIST
 
 Every method beside the same student without a teacher (control), with label smoothing, on hard pseudo-labels (where there are
@@ -84,25 +84,41 @@ def routes() -> str:
     return "\n" + TEXTS + "\n" + "\n".join(map(texts, found)) if found else ""
 
 
-def main(names: list[str]) -> None:
-    """Runs what has not been run and writes the page."""
-    sections = []
-    for name in bundled():
-        for settings in ((), *((one,) for one in VARIANTS.get(name, ()))):
-            title = " ".join([name, *settings])
-            folder = Path("runs") / "gallery" / title.replace(" ", "-").replace("=", "-")
-            command = " ".join(["limbeck run", name, *(f"--set {one}" for one in settings)])
-            if (folder / "evidence.json").exists():
-                sections.append(section(title, command, Evidence.read(folder)))
-            elif not names or name in names:
-                sections.append(section(title, command, run(read(name, settings), folder, command=command).evidence))
-    GALLERY.write_text(
+def page() -> str:
+    """The gallery, of what was run."""
+    written = (RECIPES / f"{_file(title)}.md" for _, title, _ in entries())
+    return (
         "# Gallery\n\nEvery bundled recipe in full, as `make gallery` ran it. Accuracies are of the test part, mean and "
         "standard deviation over seeds; the control is the same student without the teacher.\n\n"
-        + "\n".join(sections)
+        + "\n".join(path.read_text() for path in written if path.exists())
         + methods()
         + routes()
     )
+
+
+def entries() -> list[tuple[str, str, tuple[str, ...]]]:
+    """Recipe, title and settings of each section."""
+    return [
+        (name, " ".join([name, *settings]), settings)
+        for name in bundled()
+        for settings in ((), *((one,) for one in VARIANTS.get(name, ())))
+    ]
+
+
+def _file(title: str) -> str:
+    return title.replace(" ", "-").replace("=", "-")
+
+
+def main(names: list[str]) -> None:
+    """Runs the recipes of these names; without any, those that have no section yet."""
+    RECIPES.mkdir(parents=True, exist_ok=True)
+    for name, title, settings in entries():
+        kept = RECIPES / f"{_file(title)}.md"
+        if name in names or not (names or kept.exists()):
+            command = " ".join(["limbeck run", name, *(f"--set {one}" for one in settings)])
+            found = run(read(name, settings), Path("runs") / "gallery" / _file(title), command=command).evidence
+            kept.write_text(section(title, command, found))
+    GALLERY.write_text(page())
 
 
 if __name__ == "__main__":

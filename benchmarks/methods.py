@@ -114,7 +114,7 @@ class Bench:
     def trained(self, objective: Mapping[str, Any] | None, seed: int) -> Arm:
         """One training of a student; None: on hard pseudo-labels, which say what soft targets add to more data."""
         told = None if objective is None else dict(objective)
-        key = digest([self.experiment.hash, told, seed])[:24]
+        key = digest([self.stage.recipe, told, seed])[:24]  # its text: a hash changes with every new setting
         return self.kept.arm(key, lambda: self.school.arm(objective, seed))
 
     def method(self, objective: Objective | None, search: bool) -> "Method":

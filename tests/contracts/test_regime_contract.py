@@ -22,8 +22,10 @@ from limbeck.regimes.deep_to_shallow import DeepToShallow
 from limbeck.regimes.elastic import Ewc
 from limbeck.regimes.ema import Ema
 from limbeck.regimes.federated import Federated
+from limbeck.regimes.fine_tuned import FineTuned
 from limbeck.regimes.generator import Generator
 from limbeck.regimes.inversion import Inversion
+from limbeck.regimes.meta_distil import MetaDistil
 from limbeck.regimes.mutual import Mutual
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.projected import Projection
@@ -57,6 +59,9 @@ REGIMES: list[Teaching] = [
     Ema(),
     Snapshot(),
     Mutual(),
+    MetaDistil(),
+    FineTuned(training=Training(steps=7, batch_size=16), elastic=0.1),
+    FineTuned(of=STAGED, training=Training(steps=7, batch_size=16)),
     DeepToShallow(),
     Continual(tasks=3, replay=Replay(rows=4), distil=Distil(), ewc=Ewc(rows=5), projection=Projection(rows=5)),
     Federated(clients=2, rounds=2, alpha=0.5, server=NAMED, weights="classes"),
@@ -75,8 +80,8 @@ ALONE = {
 }  # regimes whose student is its own teacher
 LABELS_ALONE = {"continual"}  # regimes that say themselves what is learnt from the student's past
 IMAGINED = {"inversion", "generator"}  # regimes that make pictures
-# regimes whose students teach, so that layers of a teacher need not be there
-ANSWERS = {"born-again", "assistants", "mutual", "deep-to-shallow", "federated"}
+# regimes whose students teach, so that layers of a teacher need not be there, or that follow a gradient through answers alone
+ANSWERS = {"born-again", "assistants", "mutual", "deep-to-shallow", "meta-distil", "federated"}
 SERVERS = {"federated"}  # regimes in which a server takes steps without labels, which no control can
 ARMS = ["control", "pseudo_labels", "soft_targets", "distilled"]
 
@@ -263,9 +268,17 @@ def test_a_regime_tells_every_training_of_its_student_beforehand(regime, tmp_pat
 @pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
 def test_other_budgets_reach_every_training_that_a_regime_names(regime, tmp_path):
     one = layered(tmp_path, regime)
-    fewer = regime.budgeted(lambda own: own.model_copy(update={"steps": 2})).stages(one)
-    own = [2 if stage.training == NAMED else stage.training.total for stage in regime.stages(one)]
-    assert [stage.training.total for stage in fewer] == own, "those with the recipe's budget change with the recipe"
+    other = replace(one, training=one.training.model_copy(update={"steps": 2 * one.training.total}))
+    before, doubled, fewer = (
+        [stage.training.total for stage in chosen.stages(given)]
+        for chosen, given in (
+            (regime, one),
+            (regime, other),
+            (regime.budgeted(lambda own: own.model_copy(update={"steps": 2})), one),
+        )
+    )
+    # those with the recipe's budget change with the recipe, and no others do
+    assert fewer == [own if own != twice else 2 for own, twice in zip(before, doubled, strict=True)]
 
 
 @pytest.mark.parametrize(("regime", "arm"), EVERY)

@@ -10,7 +10,9 @@ from tests.fakes.onnx import plain_file
 from tests.fakes.rows import Plain, batch_of, examples, local, padded, seeded
 from tests.fakes.served import serving
 
+from limbeck.data.tasks import MultiTask
 from limbeck.errors import SignalError
+from limbeck.teachers.by_task import ByTask, HeadOf
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.calibrated import Calibrated
 from limbeck.teachers.ensemble import EnsembleTeacher
@@ -38,7 +40,8 @@ WHOLE = (
     "stored",
     "cached cached",
 )
-BARE = ("onnx", "cached onnx", "ensemble", "cached ensemble", "ensemble of two kinds", "confident ensemble")
+TWO = MultiTask().asking([f"a: {one}" for one in range(4)] + [f"b: {one}" for one in range(6)])
+BARE = ("heads", "onnx", "cached onnx", "ensemble", "cached ensemble", "ensemble of two kinds", "confident ensemble")
 """Those that show every signal, and those that show logits alone."""
 
 
@@ -83,6 +86,9 @@ def case(request, tmp_path):
             "cached ensemble": lambda: cached(EnsembleTeacher([inner, inner], combine="logits")),
             "confident ensemble": lambda: EnsembleTeacher([inner, inner], ByConfidence(), combine="logits"),
             "member": lambda: OneOf(EnsembleTeacher([onnx(), inner], names=["file", "net"]), "net"),
+            "heads": lambda: ByTask(
+                TWO, {"a": HeadOf(EnsembleTeacher([inner], combine="logits"), TWO, "a"), "b": HeadOf(inner, TWO, "b")}
+            ),
             "calibrated": lambda: Calibrated(inner, 1.0),
             "ensemble of two kinds": lambda: EnsembleTeacher([inner, onnx()], Fixed([1, 3]), combine="logits"),
         }[request.param]

@@ -99,6 +99,7 @@ LEAST = {
     "crd": [{**VECTORS, "width": 3, "negatives": 3}, {**UNLIKE, "width": 3, "negatives": 3, "other-classes": True}],
     "partners": [{}, {"temperature": 1.0}],
     "margin-mse": [{}, {"scores": "dot"}],
+    "gradient-penalty": [{}],
     "coral": [{"student": "vector"}, {"student": "tokens"}],
     "domain-adversarial": [{"student": "vector", "strength": 1}, {"student": "map"}],
     "adversarial": [VECTORS, {"student": "logits", "teacher": "logits"}],

@@ -30,6 +30,8 @@ def rows_of(task, count, seed=0):
             row = {"text": text, "label": thing}
         elif task == "multi-label":
             row = {"text": text, "label": [name for name in (person, place) if name in ("anna", "bob", "rome", "oslo")]}
+        elif task == "multi-task":  # some rows have the label of one task alone
+            row = {"text": text, "meal": thing, "town": "" if len(found) % 5 == 3 else place}
         elif task == "numbers":
             row = {"text": text, "label": PLACES.index(place) - 1.5 + 0.5 * THINGS.index(thing)}
         elif task == "vectors":
@@ -48,8 +50,8 @@ def written(folder, task, count=160, seed=0):
     path = folder / f"{task}.jsonl"
     path.write_text("\n".join(map(json.dumps, rows_of(task, count, seed))) + "\n")
     source = {"tags": "tagged", "spans": "questions"}.get(task, "table")
-    pair = {"pair": "answer"} if task == "vectors" else {}
+    pair = {"vectors": {"pair": "answer"}, "multi-task": {"label": ["meal", "town"]}}.get(task, {})
     return {"source": {"name": source, "path": str(path), **pair}, "task": task, "tokenizer": "words", "max-length": 32}
 
 
-NAMES = ("classes", "multi-label", "numbers", "tags", "spans")
+NAMES = ("classes", "multi-label", "multi-task", "numbers", "tags", "spans")

@@ -4,19 +4,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limbeck.data.task import Task
-from limbeck.data.tasks import Classes, MultiLabel, Numbers, Spans, Tags
+from limbeck.data.task import NEVER, Task
+from limbeck.data.tasks import Classes, MultiLabel, MultiTask, Numbers, Spans, Tags
 from limbeck.evidence.schema import Counts, Evidence
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 
 NAMES = {
     "classes": ("cat", "dog", "owl", "fox"),
     "multi-label": ("sport", "politics", "science", "weather", "art"),
+    "multi-task": ("meal: bread", "meal: tea", "town: oslo", "town: rome", "town: lima"),
     "tags": ("O", "B-PER", "I-PER", "B-LOC", "I-LOC"),
     "spans": ("first", "last"),
     "numbers": ("value",),
 }
-TASKS: tuple[Task, ...] = (Classes(), MultiLabel(), Tags(), Spans(), Numbers())
+TASKS: tuple[Task, ...] = (
+    Classes(),
+    MultiLabel(),
+    MultiTask().asking(NAMES["multi-task"]),
+    Tags(),
+    Spans(),
+    Numbers(),
+)
 SKILL = {"teacher": 3.5, "control": 1.6, "pseudo_labels": 2.0, "distilled": 2.6}
 
 
@@ -42,11 +50,16 @@ def truth(task: Task, examples: int, generator: np.random.Generator) -> tuple[np
     names = NAMES[task.name]
     if task.gives == "numbers":
         return generator.normal(3.0, 2.0, (examples, 1)), np.arange(examples), 0
-    each = {"classes": 1, "multi-label": len(names), "spans": 2}.get(task.name)
+    each = {"classes": 1, "multi-label": len(names), "multi-task": 2, "spans": 2}.get(task.name)
     count = generator.integers(3, 14, examples) if each is None else np.full(examples, each)
     example = np.repeat(np.arange(examples), count)
     if task.name == "multi-label":
         return (generator.random(len(example)) < 0.3).astype(np.int64), example, 2
+    if task.heads:  # every fifth example has a label of the first task alone
+        both = np.stack([generator.integers(0, 2, examples), generator.integers(2, 5, examples)], 1)
+        kept = np.ones((examples, 2), dtype=bool)
+        kept[::5, 1] = False
+        return both[kept], np.repeat(np.arange(examples), 2).reshape(-1, 2)[kept], 5
     if task.name == "spans":
         first = generator.integers(4, 20, examples) * (generator.random(examples) < 0.8)
         last = first + generator.integers(0, 4, examples) * (first > 0)
@@ -64,7 +77,11 @@ def world(task: Task, examples: int = 240, seeds: int = 3, seed: int = 0) -> Wor
         noise = generator.normal(size=hard.shape)
         if task.gives == "numbers":
             return (labels + (0.7 * hard + 0.7 * noise) * 2.5 / skill).astype(np.float32)
-        return (skill * np.eye(width)[labels] + 0.7 * hard + 0.7 * noise).astype(np.float32)
+        found = (skill * np.eye(width)[labels] + 0.7 * hard + 0.7 * noise).astype(np.float32)
+        for one in task.heads.values():
+            mine = (labels >= one.start) & (labels < one.stop)
+            found[np.ix_(mine, [place for place in range(width) if not one.start <= place < one.stop])] = NEVER
+        return found
 
     def curve(skill: float) -> list[dict]:
         top = 1 - 0.5 / skill

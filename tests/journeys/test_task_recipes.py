@@ -16,17 +16,19 @@ def recipe(folder, task):
     data = asked.written(folder, task, 100)
     path = folder / f"{task}.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    hidden = {"tags": "tags", "spans": "answer"}.get(task, "label")
-    path.write_text(
-        "\n".join(json.dumps(row | {hidden: None} if place % 5 == 0 else row) for place, row in enumerate(rows))
-    )
+    labels = {"tags": ["tags"], "spans": ["answer"], "multi-task": ["meal", "town"]}.get(task, ["label"])
+    hidden = dict.fromkeys(labels)
+    path.write_text("\n".join(json.dumps(row | hidden if place % 5 == 0 else row) for place, row in enumerate(rows)))
     bert = {"name": "small-transformer", "hidden": 16, "layers": 1, "heads": 1}
     training = {"batch-size": 16, "optimizer": {"name": "adamw", "learning-rate": 0.01}}
+    teacher = {"model": {**bert, "layers": 2}, "training": {**training, "steps": 80}}
+    if task == "multi-task":
+        teacher = {"ensemble": [{**teacher, "name": f"of-{one}", "task": one} for one in labels]}
     return {
         "limbeck": 1,
         "name": "asked",
         "data": data,
-        "teacher": {"model": {**bert, "layers": 2}, "training": {**training, "steps": 80}},
+        "teacher": teacher,
         "student": bert,
         "objective": {"labels": 0.5, "soft-targets": {"weight": 0.5, "loss": "logit-mse"}},
         "training": {**training, "steps": 8},
@@ -61,6 +63,9 @@ def test_a_recipe_leads_to_a_student(task, tmp_path, monkeypatch, capsys):
         assert [word for word, _ in answer] == text.split()
     elif task == "spans":
         assert answer == "" or answer in text
+    elif task == "multi-task":
+        assert {f"{name}: {one}" for name, one in answer.items()} <= set(student.classes)
+        assert set(answer) == {"meal", "town"}
     elif task == "numbers":
         assert isinstance(answer, float)
     else:

@@ -14,8 +14,10 @@ from limbeck.errors import LimbeckError
 from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.budget import FINAL_STAGE, at_final_stage
 from limbeck.regimes.offline import Offline
+from limbeck.regimes.pupils import PART
 from limbeck.regimes.walk import walk
 from limbeck.run.arms import arms_of
+from limbeck.signals.call import call
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Workshop
 
@@ -140,3 +142,25 @@ def test_it_is_walked_to_the_same_end_with_a_store_and_without(tmp_path):
         )
     assert found[0].fingerprint == found[1].fingerprint
     assert len(list((tmp_path / "stores").iterdir())) == 2
+
+
+def test_all_generations_answer_by_the_mean_of_their_probabilities(tmp_path):
+    regime, one = BornAgain(generations=3, deliver="ensemble"), plan()
+    workshop, trained = Workshop(tmp_path), []
+
+    def worked(step):
+        if not isinstance(step, Stage):
+            return step.function(**step.arguments)
+        trained.append(workshop.train(step))
+        return trained[-1]
+
+    _, whole = answered(regime.distilled(one), worked)
+    columns = one.splits.test.batch(one.splits.test.rows, torch.zeros_like(one.splits.test.rows)).columns("student")
+    said = [call(student.module(), columns).double().softmax(-1) for student in trained]
+    mean = torch.stack(said).mean(0)
+    torch.testing.assert_close(call(whole.module(), columns).double().exp(), mean, rtol=0, atol=1e-6)
+    assert len(said) == 3
+    assert {name for name in whole.metrics if name.startswith(PART)} == {f"{PART}generation {n}" for n in (1, 2, 3)}
+    again = walk(regime.distilled(one), workshop, tmp_path / "journal.json")
+    assert (again.key, again.metrics) == (whole.key, whole.metrics)
+    assert whole.key not in {student.key for student in trained}

@@ -117,7 +117,7 @@ def test_a_control_of_several_trainings_is_not_given_more(regime, tmp_path):
 @pytest.mark.parametrize("regime", [one for one in REGIMES if one.name not in SEVERAL], ids=lambda regime: regime.name)
 def test_it_is_the_control_with_more_steps_and_nothing_else(regime, tmp_path):
     one = layered(tmp_path, regime)
-    control = regime.arms(one)["control"]
+    control = regime.core.arms(one)["control"]
     before = control_stage(control, one)
     compute = Compute(before.training.total * 25.0, 10.0, before.training.total)
     steps, _ = answered(at_equal_compute(control, compute)(one), known)

@@ -276,9 +276,9 @@ def test_attribution_has_the_steps_that_have_arms():
 
     assert steps("control", "distilled") == []
     assert steps("control", "pseudo_labels", "distilled") == ["hard pseudo-labels", "hints"]
-    assert steps("control", "soft_targets", "distilled") == ["soft targets", "other terms"]
+    assert steps("control", "soft_targets", "distilled") == ["soft targets", "other terms or trainings"]
     everything = steps("control", "pseudo_labels", "soft_targets", "distilled")
-    assert everything == ["hard pseudo-labels", "soft targets", "other terms"]
+    assert everything == ["hard pseudo-labels", "soft targets", "other terms or trainings"]
     assert steps("pseudo_labels", "soft_targets", "distilled") == []
 
 

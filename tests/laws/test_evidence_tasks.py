@@ -143,6 +143,11 @@ def test_the_floor_is_the_best_answer_that_is_always_the_same(task):
             exam.scores(np.tile(np.eye(choices)[choice], (len(one.labels), 1))).mean() for choice in range(choices)
         ]
         assert floor == pytest.approx(max(every))
+    elif task.heads:
+        of = (one.labels >= 2).astype(int)  # which task each answer is to
+        every = [exam.scores(np.eye(5)[np.array([a, b])[of]]).mean() for a in (0, 1) for b in (2, 3, 4)]
+        assert floor == pytest.approx(max(every))
+        assert len(set(every)) > 1
     elif task.name == "multi-label":
         sets = [[number >> place & 1 for place in range(5)] for number in range(32)]
         every = [exam.scores(np.eye(2)[np.tile(one_set, one.examples)]).mean() for one_set in sets]
@@ -220,7 +225,8 @@ def test_the_report_is_whole(task):
     assert "w0<b>" not in text
     assert found.sentence.replace("'", "&#39;") in text
     assert ("Whether confidence can be trusted" in text) == (task.gives != "numbers")
-    assert ("class relations" in text.lower()) == task.named
+    assert ("class relations" in text.lower()) == (task.named and not task.heads)
+    assert ("Task by task" in text) == bool(task.heads)
     assert ("✓" in text or "✗" in text) == (task.gives != "numbers")
     assert ("percentage points" in text) == (task.gives != "numbers")
     assert (" points" in found.sentence) == (task.gives != "numbers")

@@ -45,6 +45,31 @@ def test_a_step_is_a_pure_function(rows, batch, step, seed):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    times=st.lists(st.integers(1, 5), min_size=1, max_size=12),
+    batch=COUNTS,
+    views=st.integers(1, 7),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_a_repeated_row_comes_under_all_of_its_views_in_turn(times, batch, views, seed):
+    rows = torch.cat([torch.full((count,), 5 * row) for row, count in enumerate(times)])
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed % 2**32))]
+    ids, seen = stream(Order(rows, batch, seed, views), -(-6 * len(rows) // batch))
+    for epoch in range(6):
+        part = slice(epoch * len(rows), (epoch + 1) * len(rows))
+        assert torch.equal(ids[part].sort().values, rows.sort().values)
+        for row, count in enumerate(times):
+            own = seen[part][ids[part] == 5 * row]
+            expected = [(epoch * count + copy) % views + 1 for copy in range(count)]
+            assert sorted(own.tolist()) == sorted(expected)
+
+
+def test_without_an_end_of_views_a_repeated_row_has_one_an_epoch():
+    order = Order(torch.tensor([3, 3, 4]), 3, 0)
+    assert [order.step(epoch)[1].tolist() for epoch in range(3)] == [[1] * 3, [2] * 3, [3] * 3]
+
+
 def test_epochs_and_seeds_differ():
     rows = torch.arange(50)
     epochs = [Order(rows, 50, seed).step(epoch)[0] for seed in range(3) for epoch in range(3)]

@@ -21,6 +21,7 @@ from limbeck.models.specs import build
 from limbeck.objective import Hints
 from limbeck.regimes.staged import Part, Staged
 from limbeck.regimes.walk import walk
+from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.settings import Training
 from limbeck.training.workshop import Workshop
@@ -79,6 +80,46 @@ def test_a_training_may_have_a_teacher_of_its_own(tmp_path):
     first = Staged(before=(part,)).stages(one)[0]
     assert first.teacher.fingerprint != one.teacher.fingerprint
     assert torch.equal(first.teacher.module.body.weight, other.body.weight)
+
+
+def several(*names):
+    known = [seeded_teacher(lambda seed=seed: seeded(seed)) for seed in range(len(names))]
+    return known, EnsembleTeacher(known, names=names)
+
+
+def seeded(seed):
+    torch.manual_seed(seed)
+    return Net(8)
+
+
+def test_teachers_may_come_one_after_another(tmp_path):
+    known, teacher = several("one", "two", "three")
+    one = plan(teacher=teacher)
+    parts = [
+        Part(name="alone", objective=(SOFT,), members=("two",)),
+        Part(name="both", objective=(SOFT,), members=("two", "three")),
+    ]
+    steps = [step for step, _ in trained(Staged(before=parts).distilled(one), one, tmp_path)]
+    batch = one.splits.train.batch(one.splits.train.rows[:5], torch.zeros(5, dtype=torch.int64))
+
+    def said(asked):
+        return asked.observe(batch, frozenset({"logits"}))["logits"].softmax(-1)
+
+    each = [said(member) for member in known]
+    for step, expected in zip(steps, (each[1], (each[1] + each[2]) / 2, sum(each) / 3), strict=True):
+        torch.testing.assert_close(said(step.teacher), expected)
+    assert len({step.teacher.fingerprint for step in steps}) == 3
+
+
+def test_teachers_that_a_training_cannot_name():
+    _, teacher = several("one", "two")
+    part = Part(name="alone", objective=(SOFT,), members=("one", "four"))
+    with pytest.raises(LimbeckError, match="'four', and the recipe's teacher consists of one, two"):
+        Staged(before=(part,)).stages(plan(teacher=teacher))
+    with pytest.raises(LimbeckError, match="leave 'members' out"):
+        Staged(before=(part,)).stages(plan())
+    with pytest.raises(SettingError, match="both say who teaches"):
+        Part(name="alone", objective=(SOFT,), members=("one",), teacher="small-cnn")
 
 
 def test_outputs_of_a_training_are_stored_only_if_it_says_so(tmp_path):

@@ -99,6 +99,7 @@ def test_texts_as_a_source_reads_them(task, tmp_path):
     items = {
         "tags": lambda row: (row["words"], row["tags"]),
         "spans": lambda row: ((row["question"], row["text"]), (row["start"], row["start"] + len(row["answer"]))),
+        "multi-task": lambda row: (row["text"], {"meal": row["meal"], "town": row["town"]}),
     }.get(task, lambda row: (row["text"], row["label"]))
     ours = split(
         [items(row) if task != "spans" or row["answer"] else ((row["question"], row["text"]), (0, 0)) for row in rows],

@@ -211,6 +211,11 @@ def _check_terms(
                 f"The term {name!r} is exactly zero on the first batch although its weight is above 0 and {kept} examples "
                 "count: the student would learn nothing from it. Do student and teacher share the module it reads?"
             )
+    if not any(int(count) for count in counts.values()):
+        raise PreflightError(
+            f"None of the {sum(map(len, batches))} rows of the first batch has a label, and no term learns from others: set "
+            "data.labelled-share to 0.25, say, or add a term of all rows, such as soft-targets."
+        )
     if not any(p.grad is not None and bool((p.grad != 0).any()) for p in student.parameters()):
         raise PreflightError("No parameter of the student gets a gradient: the objective does not depend on it.")
 

@@ -1,5 +1,6 @@
 """`across`: what is known of one source, for another: labelled rows of the one, rows without a label of the other."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -60,7 +61,7 @@ class Across(Config):
         tested = self._tested(target, theirs)
         rows = _without(known)
         hidden = theirs.clone()
-        hidden[_others(len(target), tested)] = NO_LABEL
+        hidden[others(len(target), tested)] = NO_LABEL
         return Raw(
             known.kind,
             _joined(known, rows, target),
@@ -80,10 +81,11 @@ class Across(Config):
 
 def _without(raw: Raw) -> Tensor:
     """Its rows but those of its test part."""
-    return torch.arange(len(raw)) if raw.test is None else _others(len(raw), raw.test)
+    return torch.arange(len(raw)) if raw.test is None else others(len(raw), raw.test)
 
 
-def _others(count: int, rows: Tensor) -> Tensor:
+def others(count: int, rows: Tensor) -> Tensor:
+    """Of so many rows all but these."""
     free = torch.ones(count, dtype=torch.bool)
     free[rows] = False
     return free.nonzero()[:, 0]
@@ -93,15 +95,25 @@ def _joined(known: Raw, rows: Tensor, target: Raw) -> Any:
     if known.kind == "texts":
         ours, theirs = cast(Any, known.items), cast(Any, target.items)
         return [*(ours[row] for row in rows.tolist()), *theirs]
-    for raw in (known, target):
+    of_one_size([known, target], "across")
+    return torch.cat([cast(Tensor, known.items)[rows], cast(Tensor, target.items)])
+
+
+def of_one_size(several: Sequence[Raw], source: str) -> None:
+    """The images of several sources can be joined.
+
+    Raises:
+        DataError: they cannot. ``source``: who joins them.
+    """
+    for raw in several:
         if not isinstance(raw.items, Tensor):
             raise DataError(
-                f"{raw.name} is a folder of images, and 'source: across' takes images that are read at once."
+                f"{raw.name} is a folder of images, and 'source: {source}' takes images that are read at once."
             )
-    ours, theirs = cast(Tensor, known.items), cast(Tensor, target.items)
-    if ours.shape[1:] != theirs.shape[1:]:
-        raise DataError(
-            f"{known.name} has images {list(ours.shape[1:])} (channels, height, width) and {target.name} "
-            f"{list(theirs.shape[1:])}: both must be of one size."
-        )
-    return torch.cat([ours[rows], theirs])
+    first = several[0]
+    for raw in several[1:]:
+        if (ours := cast(Tensor, first.items).shape[1:]) != (theirs := cast(Tensor, raw.items).shape[1:]):
+            raise DataError(
+                f"{first.name} has images {list(ours)} (channels, height, width) and {raw.name} {list(theirs)}: all must be of "
+                "one size."
+            )

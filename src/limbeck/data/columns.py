@@ -50,9 +50,10 @@ def raw_of(
         raise DataError(f"{name}: the column {chosen!r} holds {features[chosen]}, {neither}.")
     if len(labels) > 1 and task == CLASSES:
         raise DataError(
-            f"{name}: several columns of labels ({', '.join(labels)}) are for the tasks 'multi-label' and 'numbers'."
+            f"{name}: several columns of labels ({', '.join(labels)}) are for the tasks 'multi-task', 'multi-label' and "
+            "'numbers'."
         )
-    found = [_labels_in(part, labels) for part in present]
+    found = [_labels_in(part, labels, task) for part in present]
     images = _is_image(features[chosen])
     items: Any = []
     if images:
@@ -107,13 +108,20 @@ def _rows(part: Any, columns: Sequence[str]) -> list[Any]:
     return values[0] if len(columns) == 1 else list(zip(*values, strict=True))
 
 
-def _labels_in(part: Any, columns: Sequence[str]) -> list[Any]:
-    """A row's label, or a tuple of several; classes in a list by their names."""
+def _labels_in(part: Any, columns: Sequence[str], task: Task) -> list[Any]:
+    """A row's label, or a tuple of several; classes in a list, and those of several tasks, by their names."""
     rows, kind = _rows(part, columns), part.features[columns[0]]
+    if len(columns) > 1 and task.named:
+        told = [_names_of(part.features[column]) for column in columns]
+        return [tuple(_named(one, own) for one, own in zip(row, told, strict=True)) for row in rows]
     names = _names_of(kind)
     if names is None or hasattr(kind, "names") or len(columns) > 1:
         return rows
     return [row if row is None else [names[one] if one >= 0 else one for one in row] for row in rows]
+
+
+def _named(label: Any, names: Sequence[str] | None) -> Any:
+    return names[label] if names is not None and isinstance(label, int) and label >= 0 else label
 
 
 def _names_of(kind: Any) -> list[str] | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.config import digest
 from limbeck.data.batch import ALIKE, CLASS, DECODED, DOMAIN, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
-from limbeck.data.task import Task
+from limbeck.data.task import ASKED, Task
 from limbeck.data.tasks import CLASSES
 
 if TYPE_CHECKING:
@@ -152,6 +152,25 @@ class Examples:
         """Only the rows whose label may be seen."""
         return replace(self, rows=self.rows[self.supervised[self.rows]])
 
+    def with_labels_as(self, share: float) -> Self:
+        """The same rows, those whose label may be seen repeated until they are about ``share`` of all; each once at least."""
+        known = self.supervised[self.rows]
+        others, labelled = self.rows[~known], self.rows[known]
+        times = copies(share, len(others), len(labelled))
+        return self if times == 1 else replace(self, rows=torch.cat([others, labelled.repeat(times)]))
+
+    def unlabelled(self) -> Tensor:
+        """The rows with a label that may not be seen, or, of several tasks, is not known; int64."""
+        partly = (self.labels == ASKED).any(1) if self.task.heads else torch.zeros(len(self.labels), dtype=torch.bool)
+        return self.rows[(~self.supervised | partly)[self.rows]]
+
+    def only(self, head: str) -> Self:
+        """The same rows, of which nothing but one of several tasks is asked: examples of one class."""
+        labels, one = self.task.labels_of(self.labels, head), self.task.heads[head]
+        return replace(
+            self, labels=labels, supervised=self.supervised & (labels >= 0), classes=one.classes, task=CLASSES
+        )
+
     def revealed(self) -> Self:
         """The same rows, every one supervised whose label is known, hidden or not: a yardstick, which nothing may learn from."""
         supervised = self.supervised.clone()
@@ -187,6 +206,11 @@ class Examples:
         return Batch(inputs, labels, masks, ids, views)
 
 
+def copies(share: float, others: int, repeated: int) -> int:
+    """How often each of ``repeated`` rows must come for them to be about ``share`` of all, beside as many ``others``."""
+    return max(1, round(share / (1 - share) * others / repeated)) if repeated else 1
+
+
 @dataclass(frozen=True)
 class Splits:
     """Train, validation and test parts of one data set. Choices are made on validation; the test part is read once."""
@@ -209,6 +233,11 @@ class Splits:
         """The same rows, with what each is from."""
         parts = {name: replace(getattr(self, name), domains=domains) for name in ("train", "validation", "test")}
         return replace(self, **parts)
+
+    def only(self, head: str) -> Self:
+        """Of one of several tasks; validation and test hold the rows that have a label of it."""
+        validation, test = (part.only(head).labelled() for part in (self.validation, self.test))
+        return replace(self, train=self.train.only(head), validation=validation, test=test)
 
     @property
     def reader(self) -> Reader:

@@ -31,8 +31,8 @@ class HuggingFace(Config):
     pair: str | None = None
     """The column of a second text, for questions about two."""
     label: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """The column of labels, or several: a 0 or 1 in each in the task ``multi-label``, or a number in each; null: the only one
-    of classes, else ``label``."""
+    """The column of labels, or several: a class of each task in ``multi-task``, a 0 or 1 in each in ``multi-label``, or a number
+    in each; null: the only one of classes, else ``label``."""
     train: str = "train"
     """The split to train on."""
     validation: str | None = None

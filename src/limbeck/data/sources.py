@@ -20,6 +20,7 @@ from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES, TASKS
 from limbeck.data.text import TextReader, TextTable
 from limbeck.data.tokenizers import TASK, fitted, fitted_pairs
+from limbeck.data.union import Union
 from limbeck.data.words import WORDS
 from limbeck.data.writing.choice import Varied
 from limbeck.errors import DataError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     Asked = Task
 else:
     Asked = choice(*TASKS)
-    Source = choice(*SOURCES, Across)
+    Source = choice(*SOURCES, Across, Union)
 
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
 
@@ -40,11 +41,15 @@ class Data(Config):
     source: Source
     """Where the rows come from: a source by its name, or a mapping with its settings."""
     task: Asked = CLASSES
-    """What is asked of a row: one of ``classes``; ``multi-label``, any number of them; ``numbers``; ``tags``, a class for each
-    word; ``spans``, where the answer to a question stands in a text; ``vectors``, a vector for each text of a pair;
-    ``next-token``, which token follows each; ``text-to-text``, which tokens a text is turned into."""
+    """What is asked of a row: one of ``classes``; ``multi-label``, any number of them; ``multi-task``, a class of each of
+    several tasks; ``numbers``; ``tags``, a class for each word; ``spans``, where the answer to a question stands in a text;
+    ``vectors``, a vector for each text of a pair; ``next-token``, which token follows each; ``text-to-text``, which tokens a
+    text is turned into."""
     labelled: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     """How many training rows keep their label, in the proportion of the classes; the others are used without it."""
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """About which share of a batch has its label, for whoever learns from a teacher as well: rows with a label are repeated until
+    they are so many, each time under their next view; null: all rows come once an epoch."""
     validation: Size = 0.1
     """Rows to choose by: a number, or a share of the labelled rows. Ignored if the source has its own."""
     test: Size = 0.2
@@ -67,9 +72,13 @@ class Data(Config):
     """Tokens after which a text is cut."""
 
     @model_validator(mode="after")
-    def _only_classes_are_mixed(self) -> Self:
+    def _what_is_mixed(self) -> Self:
         if self.mixup and self.task != CLASSES:
             raise ValueError(f"'mixup' mixes the classes of images, and the task is {self.task.name!r}: leave it out")
+        if self.mixup and self.labelled_share is not None:
+            raise ValueError(
+                "'mixup' mixes each row with any other, which 'labelled-share' would repeat: leave one of them out"
+            )
         return self
 
     @property
@@ -99,6 +108,7 @@ class Data(Config):
                 f"{raw.name} has what the task {raw.task.name!r} asks for, but 'data.task' says {self.task.name!r}: write "
                 f"'task: {raw.task.name}', or choose another source."
             )
+        task = self.task.asking(raw.classes)
         pictures, writer = self._augments
         if raw.kind == "texts" and (self.mixup or not pictures.empty):
             raise DataError(
@@ -128,14 +138,14 @@ class Data(Config):
             limit=self.limit,
             seed=self.seed,
             name=raw.name,
-            task=self.task,
+            task=task,
         )
         if raw.kind == "images":
             table, labels = self._images(raw, parts), raw.labels
         else:
             texts = self._texts(raw, parts, name, teacher_tokenizer)
-            table, labels = cast(Table, texts), texts.placed(raw.labels, self.task)
-        found = examples(table, labels, raw.classes, parts, self.mixup, self.task)
+            table, labels = cast(Table, texts), texts.placed(raw.labels, task)
+        found = examples(table, labels, raw.classes, parts, self.mixup, task)
         if raw.domains is not None:
             found = found.of(Domains.of(raw.domains))
         keep = writer is None or writer.keep_labels

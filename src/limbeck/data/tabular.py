@@ -37,7 +37,7 @@ class TextFile(Config):
     task ``vectors`` the one that belongs to the first, in ``next-token`` what is to follow it; no label is read there."""
     label: str | Annotated[tuple[str, ...], Field(min_length=1)] = "label"
     """The column of labels: names, whole numbers or, in the task ``numbers``, numbers. Several columns: a 0 or 1 in each, in
-    the task ``multi-label``, or a number in each."""
+    the task ``multi-label``, a class of each task in ``multi-task``, or a number in each."""
     labels_separated_by: Annotated[str, Field(min_length=1)] = "|"
     """In the task ``multi-label`` with one column of labels: what stands between the names; an empty cell holds none."""
     domain: str | None = None
@@ -62,8 +62,8 @@ class TextFile(Config):
         one, known = isinstance(self.label, str), task.gives not in _UNLABELLED
         if task == CLASSES and not one:
             raise DataError(
-                f"{self.path}: several columns of labels ({', '.join(self._labels)}) are for 'task: multi-label', with a 0 or "
-                "1 in each, or 'task: numbers'; classes stand in one column."
+                f"{self.path}: several columns of labels ({', '.join(self._labels)}) are for 'task: multi-task', with a class in "
+                "each, 'task: multi-label', with a 0 or 1 in each, or 'task: numbers'; classes stand in one column."
             )
         texts: list[Any] = []
         labels: list[Any] = []
@@ -91,7 +91,7 @@ class TextFile(Config):
 
     def _told(self, labels: list[Any], task: Task) -> list[Any]:
         """Cells as the task reads them: where a row has any number of labels, sets of names, or a 0 or 1 for each."""
-        if task.single or task.gives in _UNLABELLED:
+        if task.single or task.named or task.gives in _UNLABELLED:
             return labels
         if not isinstance(self.label, str):
             return [

@@ -6,7 +6,7 @@ between logits see answers, so they are written once for all tasks.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -57,6 +57,23 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """As it is written in a recipe."""
+        ...
+
+    @property
+    def heads(self) -> "Mapping[str, Head]":
+        """Where several things are asked of an example, each with outputs of its own: those by name, in order. Else none."""
+        ...
+
+    def asking(self, names: Sequence[str]) -> "Task":
+        """The task of a model whose outputs have these names, as `read` gave them."""
+        ...
+
+    def headed(self, batch: Batch, head: str) -> Batch:
+        """The batch as one of the task ``classes``, of which nothing but this head is asked."""
+        ...
+
+    def labels_of(self, labels: Tensor, head: str) -> Tensor:
+        """Of labels [N, ...] those that this head is asked for, as classes, int64 [N]."""
         ...
 
     def shape(self, rows: int, length: int, outputs: int) -> tuple[int, ...]:
@@ -146,6 +163,20 @@ class Task(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Head:
+    """Outputs [``start``, ``stop``) of a model that answer one of several things: ``name``, among ``classes``.
+
+    ``place``: which of an example's answers it is.
+    """
+
+    name: str
+    place: int
+    start: int
+    stop: int
+    classes: tuple[str, ...]
+
+
 class Common(Config):
     """What most tasks have in common: a model's output is its answers, and labels stand as they were read."""
 
@@ -158,6 +189,23 @@ class Common(Config):
     reads: ClassVar[Reads] = "texts"
     named: ClassVar[bool] = False
     outputs: ClassVar[str] = ""
+
+    @property
+    def heads(self) -> Mapping[str, "Head"]:
+        """None: one thing is asked."""
+        return {}
+
+    def asking(self, names: Sequence[str]) -> Self:
+        """Itself."""
+        return self
+
+    def headed(self, batch: Batch, head: str) -> Batch:
+        """Refused: see `heads`."""
+        raise KeyError(head)
+
+    def labels_of(self, labels: Tensor, head: str) -> Tensor:
+        """Refused: see `heads`."""
+        raise KeyError(head)
 
     def shape(self, rows: int, length: int, outputs: int) -> tuple[int, ...]:
         """[B, outputs]."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from limbeck.data.batch import CLASS, NO_LABEL, VALUE, Batch
 from limbeck.data.labels import flagged, measured, single
 from limbeck.data.language import NextToken, TextToText
+from limbeck.data.multi_task import MultiTask
 from limbeck.data.task import ASKED, Answered, Common, Gives, averaged, summed
 from limbeck.data.token_tasks import Spans, Tags
 from limbeck.data.vectors import Vectors
@@ -192,5 +193,5 @@ class Numbers(Common):
 
 
 CLASSES = Classes()
-TASKS: tuple[type[Common], ...] = (Classes, MultiLabel, Tags, Spans, Numbers, Vectors, NextToken, TextToText)
+TASKS: tuple[type[Common], ...] = (Classes, MultiLabel, MultiTask, Tags, Spans, Numbers, Vectors, NextToken, TextToText)
 """What a recipe's ``data.task`` may name."""

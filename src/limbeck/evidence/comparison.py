@@ -26,6 +26,7 @@ CHAIN: tuple[ArmName, ...] = (
     "off_policy",
     "direct",
     "with_data",
+    "fixed_teacher",
     "distilled",
 )
 
@@ -197,16 +198,19 @@ def attribution(
         ("best_single", "direct"): "the other teachers",
         ("control", "soft_targets"): "soft targets",
         ("pseudo_labels", "soft_targets"): "soft targets",
-        ("soft_targets", "distilled"): "other terms",
+        ("soft_targets", "distilled"): "other terms or trainings",
         ("pseudo_labels", "distilled"): ingredients,
         ("control", "off_policy"): "the teacher, on given texts",
         ("off_policy", "distilled"): "the student's own texts",
         ("control", "direct"): ingredients,
         ("pseudo_labels", "direct"): ingredients,
-        ("soft_targets", "direct"): "other terms",
+        ("soft_targets", "direct"): "other terms or trainings",
         ("direct", "distilled"): "the teachers in between",
         ("control", "with_data"): ingredients,
         ("with_data", "distilled"): "made pictures in place of the data",
+        ("control", "fixed_teacher"): ingredients,
+        ("pseudo_labels", "fixed_teacher"): ingredients,
+        ("fixed_teacher", "distilled"): "a teacher that learns to teach",
     }
     steps = []
     for source, target in pairwise(present):

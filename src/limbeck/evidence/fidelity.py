@@ -110,7 +110,7 @@ def likeness(exam: Exam, teacher: Any, student: Any, shown: int = 8) -> Fidelity
         teacher_wrong=int(wrong.sum()),
         kl=max(0.0, float(kl(t_log, s_log).mean())),  # rounding may leave -1e-17
         js=float(js.mean()),
-        relations=relations(t, s, exam.labels) if exam.named else None,
+        relations=relations(t, s, exam.labels) if exam.named and not exam.task.heads else None,
         disagreements=_worst(exam, js, ~same, shown),
     )
 

@@ -18,6 +18,7 @@ from limbeck.evidence.exam import Exam
 from limbeck.evidence.metrics import softmax
 from limbeck.evidence.retention import shown_retention
 from limbeck.evidence.schema import Evidence
+from limbeck.evidence.tasks import shown_tasks
 from limbeck.evidence.traffic import shown_traffic
 from limbeck.evidence.weigh import ArmResults, Curve
 from limbeck.files import write_text
@@ -102,8 +103,9 @@ def disagreements(
 def told_apart(answers: Sequence[Any]) -> tuple[str, str, str]:
     """What the truth and two models say of one example; of words with tags, and of many labels, only where they differ.
 
-    ``answers``: a text, a number, or several of either, or (word, tag) pairs.
+    ``answers``: a text, a number, or several of either, or (word, tag) pairs; or a class of each task by its name.
     """
+    answers = [list(one.items()) if isinstance(one, Mapping) else one for one in answers]
     several = [list(one) if isinstance(one, list | tuple) else [one] for one in answers]
     common = set.intersection(*(set(enumerate(one)) for one in several))
     tagged = any(isinstance(word, tuple) for one in several for word in one)
@@ -232,6 +234,7 @@ def render(
         writing=tables.writing(evidence),
         retention=shown_retention(evidence),
         traffic=shown_traffic(evidence),
+        tasks=shown_tasks(evidence),
         made=[{"image": image_uri(one.picture), "answer": one.answer, "confidence": one.confidence} for one in made],
         recipe=recipe_text.strip(),
     )

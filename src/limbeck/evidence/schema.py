@@ -24,12 +24,14 @@ ArmName = Literal[
     "ceiling",
     "joint",
     "central",
+    "apart",
     "pseudo_labels",
     "best_single",
     "soft_targets",
     "off_policy",
     "direct",
     "with_data",
+    "fixed_teacher",
     "distilled",
 ]
 ARMS: tuple[str, ...] = get_args(ArmName)
@@ -161,6 +163,8 @@ class Arms(Record):
     """Trained on all tasks at once, where the others learn them one after another."""
     central: Arm | None = None
     """Trained on all labelled rows in one place, where the others leave them with the clients whose they are."""
+    apart: Arm | None = None
+    """A student for each of several tasks, with the same teacher and as many steps each, where the others have one for all."""
     pseudo_labels: Arm | None = None
     """Trained on the teacher's hard answers instead of its probabilities."""
     best_single: Arm | None = None
@@ -173,6 +177,8 @@ class Arms(Record):
     """Taught by the first teacher all the time, where the distilled student has others in between."""
     with_data: Arm | None = None
     """Taught on the recipe's training rows, of which the distilled student saw none."""
+    fixed_teacher: Arm | None = None
+    """Taught by the teacher as it was, where the distilled student's learns to teach."""
     distilled: Arm
 
     def present(self) -> dict[str, Arm]:
@@ -423,6 +429,31 @@ class Traffic(Record):
     """Round by round, of the first seed."""
 
 
+class Gain(Record):
+    """Distilled minus another arm, on one task, by the rule of the verdict."""
+
+    verdict: Verdict
+    difference: Difference
+    item_bootstrap: Bootstrap
+
+
+class TaskScores(Record):
+    """One of several tasks of a student that has a head for each."""
+
+    name: str
+    classes: NonNegativeInt
+    examples: NonNegativeInt
+    """Test examples with a label of it."""
+    floor: float
+    """The share of its commonest class."""
+    scores: dict[str, float]
+    """By arm the share of right answers, mean over seeds; the teacher's where it knows the task."""
+    sd: dict[str, float | None]
+    """Its sample standard deviation over seeds; null with one seed."""
+    gains: dict[str, Gain]
+    """By arm, how much better the distilled student is than ``control``, and than students ``apart``."""
+
+
 class Counts(Record):
     """How much data there was."""
 
@@ -490,6 +521,8 @@ class Evidence(Record):
     """Where tasks come one after another, how much of the earlier ones is kept."""
     traffic: Traffic | None = None
     """Where rows stay with clients, what crossed between them and the server."""
+    tasks: tuple[TaskScores, ...] = ()
+    """Where several tasks have a head each, every one of them."""
     attribution: tuple[Step, ...] = ()
     data: Counts
     notes: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from limbeck.data.measure import Measure
 from limbeck.evidence.schema import Arm, Evidence, Quality, Step
 from limbeck.evidence.tables import NAMES, against, number, short
+from limbeck.evidence.tasks import said_by_task
 
 
 def columns(evidence: Evidence) -> tuple[str, ...]:
@@ -30,6 +31,7 @@ def paragraphs(evidence: Evidence) -> list[str]:
         evidence.sentence,
         against(matched) if matched else None,
         f"Step by step: {steps}." if steps else None,
+        said_by_task(evidence),
         evidence.advice,
     )
     return [one for one in said if one]

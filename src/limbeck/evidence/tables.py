@@ -16,12 +16,14 @@ NAMES = {
     "ceiling": "Control, all labels",
     "joint": "All tasks at once",
     "central": "All rows in one place",
+    "apart": "A student each",
     "pseudo_labels": "Pseudo-labels",
     "best_single": "Best teacher alone",
     "soft_targets": "Soft targets",
     "off_policy": "Off-policy",
     "direct": "First teacher alone",
     "with_data": "Distilled with data",
+    "fixed_teacher": "Fixed teacher",
     "distilled": "Distilled",
 }
 Cell = tuple[str, str | None] | None  # value, spread
@@ -101,7 +103,9 @@ def compared(evidence: Evidence) -> str:
             f"A student that saw no training example against the same student trained{learnt}, each {times}, {judged}"
         )
     taught, alone = (
-        ("with a teacher", "without a teacher") if about(evidence) == "the teacher" else ("taught so", "not taught")
+        ("with a teacher", "without a teacher")
+        if about(evidence) == "the teacher"
+        else ("with this teaching", "without it")
     )
     against = f"the same student {alone}" if arms.control else "nothing, for there is no control"
     return f"A student {taught} against {against}, each trained {times}{learnt}, {judged}"

@@ -1,7 +1,8 @@
 """From the predictions of all arms to the evidence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from limbeck.evidence.schema import (
     Teachers,
     Traffic,
 )
+from limbeck.evidence.tasks import task_scores
 from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence, who
 
 LITTLE = 0.05  # of the way from the best constant answer to always being right
@@ -84,12 +86,14 @@ class ArmResults:
     ceiling: ArmResult | None = None
     joint: ArmResult | None = None
     central: ArmResult | None = None
+    apart: ArmResult | None = None
     pseudo_labels: ArmResult | None = None
     best_single: ArmResult | None = None
     soft_targets: ArmResult | None = None
     off_policy: ArmResult | None = None
     direct: ArmResult | None = None
     with_data: ArmResult | None = None
+    fixed_teacher: ArmResult | None = None
 
 
 def weigh(
@@ -114,6 +118,7 @@ def weigh(
     retention: Retention | None = None,
     traffic: Traffic | None = None,
     teachers: Teachers | None = None,
+    taught: AbstractSet[str] | None = None,
 ) -> Evidence:
     """Weighs all arms and says whether the teacher helped.
 
@@ -124,6 +129,8 @@ def weigh(
     ``resamples`` and ``seed``: of the bootstrap. ``example``: [M], whose answer each is, ascending; None if each example
     has one. ``samples``: what language models write. ``retention``: what is kept of tasks one after another.
     ``traffic``: what crossed between clients and their server.
+    ``taught``: of several tasks those that the teacher knows, None for all; one that does not know all is judged task by task,
+    and is no arm.
 
     Raises:
         LimbeckError: predictions that do not fit the labels or are not finite, an unknown metric, seeds that do not
@@ -132,6 +139,17 @@ def weigh(
     exam = Exam.of(labels, classes, task, example)
     check_names(metrics, task, classes)
     given = {one: arm for one in ARMS if (arm := getattr(arms, one)) is not None}
+    by_task = task_scores(
+        exam,
+        {one: dict(zip(_seeds(one, arm), arm.logits, strict=True)) for one, arm in given.items()},
+        taught,
+        smallest_effect,
+        resamples,
+        seed,
+    )
+    if taught is not None and len(taught) < len(task.heads):
+        given.pop("teacher", None)
+        arms = replace(arms, teacher=None)
     exams = {
         one: exam if arm.truth is None else Exam.of(arm.truth[0], classes, task, arm.truth[1])
         for one, arm in given.items()
@@ -213,6 +231,7 @@ def weigh(
         samples=samples,
         retention=retention,
         traffic=traffic,
+        tasks=by_task,
         attribution=attribution(scores, ingredients, resamples, seed, bounded),
         data=data or Counts(test=exam.examples, classes=len(classes), outputs=task.outputs),
         notes=tuple(remarks),

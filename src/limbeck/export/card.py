@@ -64,7 +64,7 @@ def _header(student: Student, story: Story, columns: Sequence[str]) -> str:
         known["pipeline_tag"] = "sentence-similarity"
     elif student.task.gives == "tokens":
         known["pipeline_tag"] = "text2text-generation" if student.task.reads == "sources" else "text-generation"
-    elif "ForSequenceClassification" in type(student.module).__name__:
+    elif "ForSequenceClassification" in type(student.module).__name__ and not student.task.heads:
         known["pipeline_tag"] = "text-classification"
     known["tags"] = ["limbeck", "knowledge-distillation"]
     if story.datasets:
@@ -77,10 +77,13 @@ def _header(student: Student, story: Story, columns: Sequence[str]) -> str:
 def _about(student: Student, story: Story) -> list[str]:
     evidence, names = story.evidence, [escaped(name) for name in student.classes[:_CLASSES]]
     more = f" and {len(student.classes) - _CLASSES:,} more" if len(student.classes) > _CLASSES else ""
-    vectors = student.task.gives == "vectors"
+    vectors, heads = student.task.gives == "vectors", student.task.heads.values()
     kind = escaped(type(getattr(student.module, "encoder", student.module) if vectors else student.module).__name__)
     title = escaped(evidence.name) if evidence else "A distilled student"
     gives = f"Its classes are {', '.join(names)}{more}."
+    if heads:
+        each = "; ".join(f"{escaped(one.name)}, outputs {one.start} to {one.stop - 1}" for one in heads)
+        gives = f"It has a head for each of {len(heads)} tasks, to be read each by itself: {each}. {gives}"
     if vectors:
         gives = "It gives a vector for each text."
     elif student.task.gives == "tokens":
@@ -130,6 +133,11 @@ print(model.similarity(vectors, vectors))
         *(["return_token_type_ids=False"] if unread else []),
         'return_tensors="pt"',
     ]
+    tell = "print([model.config.id2label[index] for index in logits.argmax(-1).tolist()])"
+    if student.task.heads:
+        cuts = ", ".join(f"({one.start}, {one.stop})" for one in student.task.heads.values())
+        tell = f"for start, stop in [{cuts}]:  # the head of each task\n    "
+        tell += "print([model.config.id2label[start + index] for index in logits[:, start:stop].argmax(-1).tolist()])"
     code = f"""```python
 import torch
 from transformers import {auto}, AutoTokenizer
@@ -141,7 +149,7 @@ texts = ["one text", "another"]
 columns = tokenizer({", ".join(options)})
 with torch.inference_mode():
     logits = model(**columns).logits
-print([model.config.id2label[index] for index in logits.argmax(-1).tolist()])
+{tell}
 ```"""
     return [head, code]
 

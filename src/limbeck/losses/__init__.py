@@ -19,7 +19,7 @@ from limbeck.losses.crossed import (
 )
 from limbeck.losses.decoupled import dkd, label_smoothing, nkd, wsld
 from limbeck.losses.domains import coral, domain_cross_entropy
-from limbeck.losses.features import cosine, hint, jacobian, simkd, squared_euclidean, vid
+from limbeck.losses.features import cosine, gradient_penalty, hint, jacobian, simkd, squared_euclidean, vid
 from limbeck.losses.grams import fsp, gram, nst
 from limbeck.losses.maps import attention_map, channel_wise, mgd, negative_mean, ofd, review
 from limbeck.losses.relations import (
@@ -79,6 +79,7 @@ __all__ = [
     "forward_kl",
     "fsp",
     "generator_loss",
+    "gradient_penalty",
     "gram",
     "hardened",
     "hint",

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from limbeck.losses.taught import constant
+
 
 def dist(
     student_logits: Tensor,
@@ -29,7 +31,7 @@ def dist(
     if student_logits.numel() == 0:
         return student_logits.sum()
     q = F.softmax(student_logits / temperature, -1)
-    p = F.softmax(teacher_logits.detach() / temperature, -1)
+    p = F.softmax(constant(teacher_logits) / temperature, -1)
     return temperature**2 * (beta * _uncorrelated(q, p, 1).mean() + gamma * _uncorrelated(q, p, 0).mean())
 
 

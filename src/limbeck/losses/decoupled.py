@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.losses.responses import cross_entropy, elementwise_kl, soft_cross_entropy
+from limbeck.losses.taught import constant
 
 
 def dkd(
@@ -30,7 +31,7 @@ def dkd(
     """
     _check(student_logits, teacher_logits, labels)
     target_q, others_q = _split(student_logits, labels, temperature)
-    target_p, others_p = _split(teacher_logits.detach(), labels, temperature)
+    target_p, others_p = _split(constant(teacher_logits), labels, temperature)
     target = _weighted(alpha, elementwise_kl(target_q, target_p).sum(-1))
     others = _weighted(beta, elementwise_kl(others_q, others_p).sum(-1))
     return torch.where(labels >= 0, temperature**2 * (target + others), 0.0)
@@ -51,12 +52,12 @@ def nkd(
     """
     _check(student_logits, teacher_logits, labels)
     known = labels >= 0
-    p_y = F.softmax(teacher_logits.detach(), -1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    p_y = F.softmax(constant(teacher_logits), -1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     target = _weighted(p_y, cross_entropy(student_logits, labels))
     _, others_q = _split(student_logits, labels, temperature)
-    _, others_p = _split(teacher_logits.detach(), labels, temperature)
+    _, others_p = _split(constant(teacher_logits), labels, temperature)
     p_hat = others_p.exp()
-    others = -torch.where(p_hat > 0, p_hat * others_q, 0.0).sum(-1)
+    others = -(p_hat * torch.where(p_hat > 0, others_q, 0.0)).sum(-1)
     return torch.where(known, target + _weighted(gamma, temperature**2 * others), 0.0)
 
 
@@ -68,7 +69,7 @@ def wsld(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, tempera
     gradient is zero. Zhou et al. 2021, arXiv:2102.00650. ``temperature``: a number, or one an example [...].
     """
     _check(student_logits, teacher_logits, labels)
-    ce_s, ce_t = (cross_entropy(z.detach(), labels) for z in (student_logits, teacher_logits))
+    ce_s, ce_t = (cross_entropy(z, labels) for z in (student_logits.detach(), constant(teacher_logits)))
     # a cross-entropy is known to about eps, so a certain teacher counts as eps; inf / inf would not be a number
     limits = torch.finfo(ce_s.dtype)
     weight = -torch.expm1(-ce_s.clamp_max(limits.max) / ce_t.clamp(limits.eps, limits.max))

@@ -192,12 +192,16 @@ class AdaptiveKl:
         gap, width = (p - q).abs(), p.shape[-1]
         size = min(width, 256)  # few hold half of the mass, mostly
         top, at = p.topk(size, -1)
-        if size < width and bool((top.sum(-1) < self.mass).any()):
-            top, at = p.sort(-1, descending=True)
-        head = top.cumsum(-1) - top < self.mass  # the first whose predecessors do not reach it
-        inside = torch.where(head, gap.gather(-1, at), 0.0).sum(-1)
+        inside, flat = self._in_head(gap, top, at), top.sum(-1) < self.mass
+        if size < width and bool(flat.any()):
+            inside[flat] = self._in_head(gap[flat], *p[flat].sort(-1, descending=True))
         every = gap.sum(-1)
         return torch.where(every > 0, inside / every.clamp_min(torch.finfo(p.dtype).tiny), 0.5)
+
+    def _in_head(self, gap: Tensor, top: Tensor, at: Tensor) -> Tensor:
+        """The sum of ``gap`` over the head. ``top``, ``at``: the likeliest outcomes, in order, and where they stand."""
+        head = top.cumsum(-1) - top < self.mass  # the first whose predecessors do not reach it
+        return torch.where(head, gap.gather(-1, at), 0.0).sum(-1)
 
 
 @dataclass(frozen=True)

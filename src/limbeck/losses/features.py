@@ -154,3 +154,16 @@ def jacobian(student_gradient: Tensor, teacher_gradient: Tensor, normalize: bool
     if normalize:
         a, b = unit(a), unit(b)
     return (a - b).square().sum(1)
+
+
+def gradient_penalty(gradient: Tensor) -> Tensor:
+    """The squared length of a gradient by the input, summed over the input, [B, ...] to [B]. Zero where nothing changes.
+
+    Of the gradient of ``sum_c s_c z_c`` with signs s drawn evenly its expectation is the squared Frobenius norm of the Jacobian
+    of the logits z (Hoffman et al. 2019, arXiv:1908.02729, who draw directions from the sphere and multiply by the number of
+    classes). Of a loss it is double backpropagation (Drucker & Le Cun 1992).
+
+    Args:
+        gradient: taken with ``create_graph=True``.
+    """
+    return gradient.flatten(1).square().sum(1)

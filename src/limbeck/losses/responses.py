@@ -1,13 +1,15 @@
 """Losses between two sets of logits, and between logits and labels. All of them: logits [..., C] to values [...].
 
 Everything is computed in the dtype it is given, from `log_softmax`; callers upcast half precision first, before any
-division by a temperature. The teacher's side is detached. T^2 (Hinton, Vinyals & Dean 2015, arXiv:1503.02531) keeps
-the gradient's size when T changes, and stands here and nowhere else.
+division by a temperature. The teacher's side is constant (see `taught`). T^2 (Hinton, Vinyals & Dean 2015,
+arXiv:1503.02531) keeps the gradient's size when T changes, and stands here and nowhere else.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from limbeck.losses.taught import constant
 
 
 def elementwise_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
@@ -20,7 +22,7 @@ def elementwise_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tens
 
 def _log_probs(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
     t = temperature.unsqueeze(-1) if isinstance(temperature, Tensor) and temperature.ndim else temperature
-    return F.log_softmax(student_logits / t, -1), F.log_softmax(teacher_logits.detach() / t, -1)
+    return F.log_softmax(student_logits / t, -1), F.log_softmax(constant(teacher_logits) / t, -1)
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -41,7 +43,7 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, temperatu
     """
     log_q, log_p = _log_probs(student_logits, teacher_logits, temperature)
     p = log_p.exp()
-    return temperature**2 * -torch.where(p > 0, p * log_q, 0.0).sum(-1)
+    return temperature**2 * -(p * torch.where(p > 0, log_q, 0.0)).sum(-1)
 
 
 def probability_mse(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -56,7 +58,7 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Ba & Caruana 2014 (arXiv:1312.6184), with the softmax's free constant taken out: half of it is the limit of
     `kl_divergence` for a large temperature.
     """
-    gap = student_logits - teacher_logits.detach()
+    gap = student_logits - constant(teacher_logits)
     return (gap - gap.mean(-1, keepdim=True)).square().mean(-1)
 
 

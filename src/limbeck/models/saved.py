@@ -97,7 +97,7 @@ def load_student(folder: Path | str, module: nn.Module | None = None, reader: Re
 def _task(about: Mapping[str, Any]) -> Task:
     """What is asked of a student; folders that do not say so are of classes."""
     found: Task = _TASK.validate_python(about.get("task", CLASSES.name))
-    return found
+    return found.asking(about["classes"])
 
 
 def write_weights(path: Path, module: nn.Module) -> None:

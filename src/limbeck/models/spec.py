@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator
@@ -43,6 +43,10 @@ class BuildContext:
     def names(self) -> tuple[str, ...]:
         """The names of the classes, ``0, 1, ...`` where none were given."""
         return self.class_names or tuple(str(index) for index in range(self.classes))
+
+    def about(self, task: Task, names: tuple[str, ...]) -> Self:
+        """The same for a model of another task with these outputs, such as one of several tasks."""
+        return replace(self, classes=len(names), class_names=names, task=task)
 
     def only_column(self, who: str) -> Tensor:
         """The one input column.

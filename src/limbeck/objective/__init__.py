@@ -14,10 +14,12 @@ from limbeck.objective.divergence import Diverging
 from limbeck.objective.domains import Coral, DomainAdversarial
 from limbeck.objective.features import AttentionTransfer, ChannelWise, Cosine, Jacobian
 from limbeck.objective.grams import Fsp, Gram, Nst
+from limbeck.objective.heads import by_task
 from limbeck.objective.hints import Hints
 from limbeck.objective.labels import Labels
 from limbeck.objective.mapping import matched
 from limbeck.objective.objective import Objective
+from limbeck.objective.penalties import GradientPenalty
 from limbeck.objective.perturbed import Perturbed
 from limbeck.objective.regressions import Mgd, Ofd, Review, SimKd, Vid
 from limbeck.objective.relations import (
@@ -39,7 +41,7 @@ TERMS: tuple[type[Config], ...] = (
     *(AttentionMaps, MiniLm),
     *(RkdDistance, RkdAngle, SimilarityPreserving, CorrelationCongruence, Pkt, Gram, Nst, Fsp, Contrastive, Crd),
     *(Partners, MarginMse, Adversarial),
-    *(Coral, DomainAdversarial),
+    *(Coral, DomainAdversarial, GradientPenalty),
 )
 """Every term there is. A new one is a function in `limbeck.losses`, a config here, and its name in this tuple."""
 
@@ -65,6 +67,7 @@ __all__ = [
     "DomainAdversarial",
     "EarlierClasses",
     "Fsp",
+    "GradientPenalty",
     "Gram",
     "Hints",
     "Jacobian",
@@ -94,6 +97,7 @@ __all__ = [
     "Uld",
     "Vid",
     "Wsld",
+    "by_task",
     "matched",
     "untaught",
 ]

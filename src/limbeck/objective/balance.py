@@ -70,8 +70,8 @@ class LogVariance(nn.Module):
 class GradientNorm(Schedule):
     """A weight at which the term pulls at the signal it reads ``ratio`` times as hard as another term does.
 
-    Both gradients are taken at the student's signal that this term reads first (its logits, or the layer that it matches), of
-    the unweighted means; their quotient is averaged over steps. A cheap form of GradNorm (Chen et al. 2018,
+    Both gradients are taken at the student's signal ``where``, or the one that this term reads first (its logits, or the layer
+    that it matches), of the unweighted means; their quotient is averaged over steps. A cheap form of GradNorm (Chen et al. 2018,
     arXiv:1711.02257), without its rates of training.
     """
 
@@ -79,7 +79,10 @@ class GradientNorm(Schedule):
     ratio: _Positive = 1.0
     """How hard, as a multiple of the other term's pull."""
     against: str = "labels"
-    """The other term, by its name in the objective."""
+    """The other term, by its name in the objective; of several tasks ``labels of TASK``."""
+    where: Annotated[str | None, Field(exclude_if=lambda where: where is None)] = None
+    """The student's signal at which both pulls are measured, such as the last layer that several tasks share; null: the one that
+    this term reads."""
     every: Annotated[int, Field(ge=1)] = 10
     """Steps between two measurements."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

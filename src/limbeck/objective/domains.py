@@ -60,7 +60,6 @@ class Coral(AcrossDomains):
         "labels of one domain alone, for another that looks different: first of all, as it has nothing to tune",
     )
     scope: ClassVar[Scope] = "batch"
-    zero_at_match: ClassVar[bool] = False
 
     name: Literal["coral"] = "coral"
 

@@ -26,7 +26,7 @@ def grain(term: Term, task: Task) -> Grain:
 
 def counted_as(term: Term, task: Task) -> str:
     """The name of the term's denominator: terms that count the same share it."""
-    return f"{term.mask}{_NAMES[grain(term, task)]}"
+    return f"{term.mask}{_NAMES[grain(term, task)]}" + (f" of {term.task}" if term.task else "")
 
 
 def counted(term: Term, rows: Batch) -> Tensor:

@@ -14,6 +14,7 @@ from limbeck.losses.storages import carrier
 from limbeck.objective.evaluate import aligned
 from limbeck.objective.gates import Gating, Kept
 from limbeck.objective.grain import Grain, counted, counted_as, grain
+from limbeck.objective.heads import by_task, cut, of_head
 from limbeck.objective.large import passed
 from limbeck.objective.means import Mean, Seen, mean_of
 from limbeck.objective.pairs import demand_one_tokenizer
@@ -40,16 +41,16 @@ class Objective(nn.Module):
     Args:
         terms: what is summed; at least one.
         task: what is asked of an example. Where it has several answers, a term that reads nothing but logits compares
-            them answer by answer, and its mean is over answers.
+            them answer by answer, and its mean is over answers. Where it has several heads, such a term stands for one a head.
     """
 
     def __init__(self, terms: Sequence[Term], task: Task = CLASSES) -> None:
         super().__init__()
         if not terms:
             raise ValueError("an objective needs at least one term")
-        self.terms = tuple(terms)
+        self.terms = by_task(terms, task)
         self.task = task
-        self.names = _unique([term.name for term in terms])
+        self.names = _unique([term.name + (f" of {term.task}" if term.task else "") for term in self.terms])
         self._named = dict(zip(self.names, self.terms, strict=True))
         self.parts = nn.ModuleDict()
         self.balances = nn.ModuleDict()
@@ -62,6 +63,8 @@ class Objective(nn.Module):
         every = Needs(frozenset())
         for term in self.terms:
             every |= term.needs()
+            if where := getattr(term.weight, "where", None):
+                every |= Needs(frozenset({where}))
             if term.gate:
                 every |= Needs(term.gate.student, term.gate.teacher)
         return every
@@ -74,12 +77,22 @@ class Objective(nn.Module):
         """
         demand_known(self._named)
         for name, term in self._named.items():
-            demand_suited(name, term, self.task)
+            demand_suited(name, term, self._task(term))
             demand_taught(name, term, provides)
 
     def _of(self, kind: Grain) -> dict[str, Term]:
         """The terms whose values stand for that."""
-        return {name: term for name, term in self._named.items() if grain(term, self.task) == kind}
+        return {name: term for name, term in self._named.items() if grain(term, self._task(term)) == kind}
+
+    def _task(self, term: Term) -> Task:
+        """What the term is asked of: one class, if it is about one head."""
+        return CLASSES if term.task else self.task
+
+    def _rows(self, term: Term, batch: Batch, answers: Batch) -> Batch:
+        """The batch as the term sees it; ``answers``: with a row for each."""
+        if term.task:
+            return self.task.headed(batch, term.task)
+        return answers if grain(term, self._task(term)) == "answer" else batch
 
     def _answers(self, batch: Batch, student: Signals, teacher: Signals) -> Seen:
         """The batch with a row for each answer, and what terms read answer by answer.
@@ -118,7 +131,9 @@ class Objective(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: parts are made there, and moved
             for name, term in self._named.items():
-                ours, theirs = answers if grain(term, self.task) == "answer" else whole
+                ours, theirs = answers if grain(term, self._task(term)) == "answer" else whole
+                if term.task:
+                    ours, theirs = (cut(side, self.task, self.task.heads[term.task]) for side in (ours, theirs))
                 device = carrier(ours[min(term.needs().student)]).device
                 made = (
                     (self.parts, term.build(ours, theirs, examples)),
@@ -145,14 +160,11 @@ class Objective(nn.Module):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many rows count for each mask; summed over micro-batches and processes they are the denominators."""
         rows = self.task.rows(batch)[0] if self._of("answer") else batch
-        return {
-            self.counted_as(term): counted(term, rows if grain(term, self.task) == "answer" else batch).sum()
-            for term in self.terms
-        }
+        return {self.counted_as(term): counted(term, self._rows(term, batch, rows)).sum() for term in self.terms}
 
     def counted_as(self, term: Term) -> str:
         """The name of the term's denominator in `counts`."""
-        return counted_as(term, self.task)
+        return counted_as(term, self._task(term))
 
     def total_counts(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """`counts` over several micro-batches."""
@@ -191,7 +203,7 @@ class Objective(nn.Module):
                     continue
                 if name in self.balances:
                     other = means.get(getattr(term.weight, "against", ""))
-                    signal = carrier(student[min(term.needs().student)])
+                    signal = carrier(student[getattr(term.weight, "where", None) or min(term.needs().student)])
                     value = self.balances[name](value, other and other.value, signal, self.place, one.share)
                 loss = loss + term.weight.at(self.place) * value
             if len(means) < len(self.terms):  # every process must reach what the others do; a zero has a gradient too
@@ -215,6 +227,8 @@ class Objective(nn.Module):
             if term.weight.at(self.place) == 0 or (self.task.gives == "tokens" and name in answer):
                 continue
             seen = answers if name in answer else examples
+            if term.task:
+                seen = of_head(examples, self.task, term.task)
             parts, kept = dict(self.parts.items()), dict(self.kept.items())
             found = mean_of(term, seen, self.place, parts.get(name), kept.get(name), totals[name])
             if found is not None:

@@ -94,6 +94,11 @@ def demand_taught(name: str, term: Term, provides: Provides | None) -> None:
     if lacking := provides.lacking(wanted):
         members = f": it consists of {', '.join(provides.members)}" if len(provides.members) > 1 else ""
         raise SignalError(f"The term {name!r} needs {sorted(lacking)} of the teacher, which does not show it{members}.")
+    if term.task and provides.heads is not None and term.task not in provides.heads and any(map(is_logits, wanted)):
+        raise SignalError(
+            f"The term {name!r} reads the teacher's logits, and it knows nothing of this task: it knows "
+            f"{', '.join(sorted(provides.heads))}."
+        )
     reads = max(term.reads, Offer.MATRIX) if gated else term.reads
     sources = {"logits": provides, **{f"{who}.logits": one for who, one in provides.members.items()}}
     for one in sorted(wanted & sources.keys()):

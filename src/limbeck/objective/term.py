@@ -90,6 +90,8 @@ class Weighted(Config):
     """A number or a schedule; it weighs the term's mean over the examples that count."""
     gate: GateField | None = None
     """Which examples it learns from, and how much."""
+    task: Annotated[str | None, Field(exclude_if=lambda task: task is None)] = None
+    """In the task ``multi-task``: whose head it is about; null: of each that it suits."""
     owned: Owned = Owned()
     """How what it trains beside the student (a projector, say) is optimised."""
 
@@ -109,6 +111,10 @@ class Weighted(Config):
     def over(self, teacher: Storage | None, labels: Tensor, classes: int, place: Place) -> tuple[Over, ...]:
         """What it is the sum of where answers are ``tokens``; see `takes`. ``labels``: int64 [N], negative where not seen."""
         raise NotImplementedError
+
+    def about_task(self, task: str) -> Self:
+        """The same term about one of several tasks."""
+        return self.model_copy(update={"task": task})
 
     def alone(self) -> Self:
         """The same term at weight 1, without a gate."""
@@ -186,6 +192,15 @@ class Term(Protocol):
     @property
     def gate(self) -> Gating | None:
         """Which examples it learns from; None: all."""
+        ...
+
+    @property
+    def task(self) -> str | None:
+        """Whose head it is about, where several tasks have one each; None: it is about no single one."""
+        ...
+
+    def about_task(self, task: str) -> "Term":
+        """The same term about one of several tasks."""
         ...
 
     @property

@@ -84,6 +84,15 @@ class Within:
         return _Gate(self.term.gate, self) if self.term.gate else None
 
     @property
+    def task(self) -> str | None:
+        """The term's."""
+        return self.term.task
+
+    def about_task(self, task: str) -> Self:
+        """See `Term.about_task`."""
+        return replace(self, term=self.term.about_task(task))
+
+    @property
     def owned(self) -> Owned:
         """The term's."""
         return self.term.owned

@@ -16,8 +16,10 @@ from limbeck.regimes.continual import Continual
 from limbeck.regimes.deep_to_shallow import DeepToShallow
 from limbeck.regimes.ema import Ema
 from limbeck.regimes.federated import Federated
+from limbeck.regimes.fine_tuned import FineTuned
 from limbeck.regimes.generator import Generator
 from limbeck.regimes.inversion import Inversion
+from limbeck.regimes.meta_distil import MetaDistil
 from limbeck.regimes.mutual import Mutual
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.on_policy import OnPolicy
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 else:
     ModelChoice = ModelSpec
     Regimes = choice(
-        *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, Generator, Inversion, Mutual, OnPolicy),
-        *(Federated, SequenceLevel, Snapshot, Staged, Theseus),
+        *(Offline, Assistants, BornAgain, Continual, DeepToShallow, Ema, FineTuned, Generator, Inversion),
+        *(Federated, MetaDistil, Mutual, OnPolicy, SequenceLevel, Snapshot, Staged, Theseus),
     )
 
 
@@ -58,6 +60,8 @@ class EvidencePart(Config):
     ceiling: bool = False
     """Whether there is a student that sees the labels which are hidden from the others (``data.labelled``): what share of the way
     from the teacher to it the distilled student has come is the performance gap recovered."""
+    apart: bool = False
+    """Of several tasks: whether there is also a student for each, taught alike, which tells whether sharing helps."""
     samples: Annotated[int, Field(ge=0, le=512)] = 32
     """Of language models: after how many prompts of the test part the report tells what they write; 0 for none."""
     new_tokens: Annotated[int, Field(ge=1, le=1024)] = 48

@@ -1,6 +1,6 @@
 """What a recipe says of its teacher: one model or several, here or elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -36,6 +36,8 @@ class Member(Config):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)] | None = None
     """What its signals are called by, as in ``NAME.logits``; null: the name of its model, or ``onnx``, ``served``, ``stored``."""
+    task: Annotated[str, Field(min_length=1)] | None = None
+    """In the task ``multi-task``: the only one that it knows, by its name; it is trained on the labels of that one. Null: all."""
     model: ModelChoice | None = None
     """A model, with its weights, or trained here if ``training`` is given."""
     training: Training | None = None
@@ -81,7 +83,8 @@ class Ensemble(Config):
     """Several teachers as one: the mean of what they say."""
 
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
-    """The teachers; all know the same classes in the same order, and language models have one tokenizer."""
+    """The teachers; all know the same classes in the same order, or those of their ``task``. Language models have one
+    tokenizer."""
     weights: Weights | dict[str, Weights] | Heard | None = None
     """What each teacher counts: a list, or one for each domain, by its name (see ``domain`` of the source); ``confidence``: in
     each row more the surer it is; ``correctness``: in each row with a label more the better it knows it; null: all alike."""
@@ -107,6 +110,25 @@ class Ensemble(Config):
             if not sum(weights):
                 raise ValueError(f"all weights{where} are 0: some teacher must count")
         return self
+
+    @property
+    def by_task(self) -> bool:
+        """Whether some know one of several tasks alone."""
+        return any(one.task is not None for one in self.members)
+
+    def of(self, places: Sequence[int]) -> Self:
+        """Of some members, with their weights; all alike where theirs are 0."""
+
+        def left(weights: Weights | None) -> Weights | None:
+            kept = tuple(weights[place] for place in places) if weights else ()
+            return kept if any(kept) else None
+
+        weights: Any = self.weights
+        if isinstance(weights, dict):
+            weights = {name: left(one) or (1.0,) * len(places) for name, one in weights.items()}
+        elif isinstance(weights, tuple):
+            weights = left(weights)
+        return self.model_copy(update={"members": tuple(self.members[place] for place in places), "weights": weights})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,6 +206,12 @@ class TeacherPart(Config):
             return (("the teacher", self.training),) if self.training is not None else ()
         each = zip(self.ensemble.names, self.ensemble.members, strict=True)
         return tuple((f"the teacher {name}", one.training) for name, one in each if one.training is not None)
+
+    @property
+    def tasks(self) -> frozenset[str] | None:
+        """In the task ``multi-task``: those that somebody knows; None: all."""
+        named = [one.task for one in self.ensemble.members] if self.ensemble else [None]
+        return None if None in named else frozenset(one for one in named if one is not None)
 
     @property
     def asking(self) -> Asking:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from limbeck.models.specs import ModelSpec, Spec
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import answers_of, arms_beside, demand_answers
-from limbeck.regimes.regime import Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
 from limbeck.training.settings import Training
@@ -39,10 +39,8 @@ class Assistant(Config):
     """How it is trained; the student's budget and optimiser if left out."""
 
 
-class Assistants(Config):
+class Assistants(Common):
     """The teacher teaches the first assistant, which teaches the second, and so on down to the student."""
-
-    taught: ClassVar[bool] = True
 
     name: Literal["assistants"] = "assistants"
     chain: tuple[Assistant, ...] | None = None

@@ -1,25 +1,22 @@
 """Generations: what has been taught teaches the next one (Furlanello et al. 2018, arXiv:1805.04770)."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from limbeck.config import Config
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.pupils import arms_beside, demand_answers, untrained
-from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.pupils import arms_beside, demand_answers, ensemble_of, untrained
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
-from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 
-class BornAgain(Config):
+class BornAgain(Common):
     """Students in turn, each from new initial weights and taught by the one before; the first by the recipe's teacher, or where
     there is none by a student like it that learnt from labels alone.
 
@@ -34,14 +31,12 @@ class BornAgain(Config):
     """How many students there are in turn; the last is delivered. With one this is the regime ``offline``."""
     learn_from: Literal["last", "all"] = "last"
     """Who teaches a generation: the one before it; or the mean of all before it, the first teacher included."""
+    deliver: Literal["last", "ensemble"] = "last"
+    """The last generation; or all of them, which answer by the mean of their probabilities and are as large as all of them."""
 
     def arms(self, plan: Plan) -> dict[str, Arm]:
         """See `arms_beside`: the first teacher alone has as many steps as all generations together."""
         return {**arms_beside(self, plan), "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: every generation has the recipe's budget."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """A training for each generation."""
@@ -51,24 +46,29 @@ class BornAgain(Config):
         return (*self._zeroth(plan), *before, plan.stage("student", teacher=teacher))
 
     def distilled(self, plan: Plan) -> Regime[Trained]:
-        """The last generation."""
+        """The last generation, or all of them."""
         plan = yield from plan.taught()
         self._demand(plan)
         for stage in self._zeroth(plan):
             trained = yield from train(stage)
             plan = replace(plan, teacher=trained.as_teacher(plan.asking))
         assert plan.teacher is not None
-        teachers = [plan.teacher]
+        teachers, students = [plan.teacher], list[Trained]()
         for generation in range(1, self.generations):
             teacher = yield from plan.labelled()
             trained = yield from train(self._stage(plan, generation, teacher))
+            students.append(trained)
             teachers.append(trained.as_teacher(plan.asking))
             last: Teacher = teachers[-1]
             if self.learn_from == "all":
                 last = EnsembleTeacher(teachers, task=plan.splits.task)
             plan = replace(plan, teacher=last)
         teacher = yield from plan.labelled()
-        return (yield from train(plan.stage("distilled", teacher=teacher)))
+        last_one = yield from train(plan.stage("distilled", teacher=teacher))
+        if self.deliver == "last":
+            return last_one
+        told = {"students": (*students, last_one), "validation": plan.splits.validation, "device": plan.device}
+        return (yield from make(f"all generations, seed {plan.seed}", ensemble_of, **told))
 
     def _zeroth(self, plan: Plan) -> tuple[Stage, ...]:
         """The student that learns from labels alone and teaches the first generation, where no teacher is given."""

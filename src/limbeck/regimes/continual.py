@@ -1,6 +1,6 @@
 """Tasks one after another: the student learns some classes, then others, and is kept from forgetting the first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from limbeck.config import Config
-from limbeck.data.examples import Examples
+from limbeck.data.examples import Examples, copies
 from limbeck.errors import LimbeckError
 from limbeck.objective import EarlierClasses, Term
 from limbeck.objective.schedules import Fixed
@@ -19,10 +19,9 @@ from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.projected import Projected, Projection
 from limbeck.regimes.pupils import untrained
-from limbeck.regimes.regime import Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
-from limbeck.training.settings import Training
 from limbeck.training.stage import Keeping, Stage
 from limbeck.training.workshop import Trained
 
@@ -47,7 +46,7 @@ class Distil(Config):
     """T; the paper's."""
 
 
-class Continual(Config):
+class Continual(Common):
     """The classes of the data come in groups, one training after another, and no training sees the rows of others.
 
     One head has all classes from the beginning (class-incremental). What is learnt in each task is the objective's, from labels
@@ -79,10 +78,6 @@ class Continual(Config):
     def arms(self, plan: Plan) -> dict[str, Arm]:
         """The control, which nothing keeps from forgetting; one that learns all tasks at once; and the distilled student."""
         return {"control": self.naive, "joint": at_whole_budget(Offline().control, self), "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: every task has the recipe's budget."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """A training for each task."""
@@ -224,5 +219,4 @@ def sampled(examples: Examples, count: int, seed: int) -> Examples:
 
 def beside(new: Examples, kept: Examples, share: float) -> Examples:
     """Rows of both, those of ``kept`` repeated until they are about ``share`` of all; each once at least."""
-    times = max(1, round(share / (1 - share) * len(new) / len(kept)))
-    return replace(new, rows=torch.cat([new.rows, kept.rows.repeat(times)]))
+    return replace(new, rows=torch.cat([new.rows, kept.rows.repeat(copies(share, len(new), len(kept)))]))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from torch import nn
 
-from limbeck.config import Config, digest
+from limbeck.config import digest
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
 from limbeck.models.depth import longest
@@ -19,10 +19,9 @@ from limbeck.objective.within import Within
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import PART, demand_alone, demand_apart, metrics_of
-from limbeck.regimes.regime import Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.signals.capture import bare, show
 from limbeck.training.order import derived
-from limbeck.training.settings import Training
 from limbeck.training.stage import Origin, Stage
 from limbeck.training.workshop import Trained
 
@@ -72,7 +71,7 @@ class Settling:
         return module  # type: ignore[no-any-return]
 
 
-class DeepToShallow(Config):
+class DeepToShallow(Common):
     """Shallow exits of the student learn from labels, and from the deepest answer as it is at that step, without a gradient.
 
     The objective is the exits'; the deepest answer learns from labels alone. A term between layers is read once, by the names
@@ -101,10 +100,6 @@ class DeepToShallow(Config):
     def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
         """The control, which has no exits, and the distilled student."""
         return {"control": Offline().control, "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: it names none."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training."""

@@ -1,25 +1,22 @@
 """Mean teacher: the average of the student's own weights over its training teaches it (Tarvainen & Valpola 2017)."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
-from limbeck.config import Config
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import demand_alone
-from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.regime import Common, Regime, train
 from limbeck.teachers.past import MovingAverage
-from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 
-class Ema(Config):
+class Ema(Common):
     """The student is its own teacher, as it was on average over its last steps: nobody else teaches.
 
     What is learnt from it is the objective's. In the paper that is the squared distance of probabilities (``soft-targets`` of
@@ -39,10 +36,6 @@ class Ema(Config):
     def arms(self, plan: Plan) -> dict[str, Arm]:
         """The control, which learns from labels alone, and the distilled student; both have as many steps."""
         return {"control": Offline().control, "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: it names none."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training."""

@@ -9,7 +9,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from limbeck.config import Config
 from limbeck.data.draw import uniforms
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
@@ -25,7 +24,7 @@ from limbeck.regimes.clients import Averaged, Client, Here, Own, Post, Telling, 
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import demand_alone, demand_apart, untrained
-from limbeck.regimes.regime import Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
 from limbeck.training.settings import Positive, Share, Training
@@ -42,7 +41,7 @@ _log = logging.getLogger(__name__)
 Distil = Literal["server", "clients", "both"]
 
 
-class Federated(Config):
+class Federated(Common):
     """In each round clients learn from their own rows, those with a label; what they learnt is put together, and distilled.
 
     The rows without a label are public: everybody has them. Clients send their weights, which are averaged by their rows (FedAvg,

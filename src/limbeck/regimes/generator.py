@@ -1,22 +1,20 @@
 """Without data: a generator of pictures learns beside the student (DAFL, Chen et al. 2019; ZSKT, Micaelli & Storkey 2019)."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from torch import nn
 
-from limbeck.config import Config, choice
+from limbeck.config import choice
 from limbeck.errors import LimbeckError
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.imagined import arms_beside, demand, demand_no_labels, unmade
 from limbeck.regimes.picture_pen import PicturePen
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.regime import Common, Regime, train
 from limbeck.synthesis.games import Adversarial, Dafl
 from limbeck.synthesis.norms import demand_norms
-from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
@@ -26,13 +24,11 @@ else:
     Games = choice(Dafl, Adversarial)
 
 
-class Generator(Config):
+class Generator(Common):
     """In every step a generator makes new pictures, and the student learns the teacher's answers to them, from no training row.
 
     What the generator is after is its game. The teacher is asked live. Validation and test rows are the recipe's.
     """
-
-    taught: ClassVar[bool] = True
 
     name: Literal["generator"] = "generator"
     game: Games = Dafl()
@@ -52,10 +48,6 @@ class Generator(Config):
     def arms(self, plan: Plan) -> dict[str, Arm]:
         """``control`` and ``with_data``, students of the recipe's data; and the distilled student, which sees none of it."""
         return {**arms_beside(self), "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: it names none."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training."""

@@ -2,17 +2,16 @@
 
 import time
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import torch
 from pydantic import Field
 
-from limbeck.config import Config
 from limbeck.files import home
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.imagined import arms_beside, demand, on, unmade
 from limbeck.regimes.plan import Plan, hard_labels
-from limbeck.regimes.regime import Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.synthesis.inversion import Pictures, invert
 from limbeck.synthesis.kept import made
 from limbeck.synthesis.norms import demand_norms
@@ -24,15 +23,13 @@ from limbeck.training.workshop import Trained
 _TRIED: Final = 2
 
 
-class Inversion(Config):
+class Inversion(Common):
     """Pictures are made of a teacher that knows its classes; the student learns from them, and from no training row.
 
     In rounds: pictures are made, the student is trained on all that there are, is evaluated, and so on. From the second round on
     they are made to show where the student is not yet like its teacher, and it goes on from where it was. The teacher labels
     them. Validation and test rows are the recipe's.
     """
-
-    taught: ClassVar[bool] = True
 
     name: Literal["inversion"] = "inversion"
     pictures: Pictures = Pictures()

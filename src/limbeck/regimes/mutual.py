@@ -1,26 +1,22 @@
 """Students teach each other while they learn (deep mutual learning, Zhang et al. 2018, arXiv:1706.00384)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from torch import nn
 
-from limbeck.config import Config
 from limbeck.data.examples import Examples
 from limbeck.data.task import rank
-from limbeck.models.peers import Peers
 from limbeck.models.spec import Tuple
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.objective import Term
 from limbeck.objective.within import Within
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import PART, demand_alone, demand_apart, metrics_of
-from limbeck.regimes.regime import Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.training.order import derived
-from limbeck.training.settings import Training
-from limbeck.training.stage import Origin, Stage, Start
+from limbeck.training.stage import Origin, Stage, Start, Together
 from limbeck.training.workshop import Trained
 
 if TYPE_CHECKING:
@@ -29,19 +25,7 @@ else:
     Models = Annotated[tuple[ModelSpec, ...], Field(min_length=1, max_length=15), Tuple]
 
 
-@dataclass(frozen=True)
-class Together:
-    """Models that are trained side by side."""
-
-    starts: tuple[Origin, ...] = field(repr=False)
-    numbers: bool
-
-    def module(self) -> nn.Module:
-        """A new module; see `Peers`."""
-        return Peers([start.module() for start in self.starts], self.numbers)
-
-
-class Mutual(Config):
+class Mutual(Common):
     """Peers learn from labels and from each other's answers, from weights of their own and on the same batches.
 
     The objective's terms that read no teacher are every peer's own. Of those that read one, each other peer is the teacher in
@@ -74,10 +58,6 @@ class Mutual(Config):
     def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
         """The control is the same peers, and the same choice among them, that do not hear each other."""
         return {"control": self.control, "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: it names none."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training."""

@@ -2,25 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
-from limbeck.config import Config
 from limbeck.data.asked import asked
 from limbeck.data.examples import Examples
 from limbeck.objective import Term
 from limbeck.regimes.plan import Plan, hard_labels
-from limbeck.regimes.regime import Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.teachers.member import OneOf
 from limbeck.teachers.teacher import Provides, Teacher
-from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 
-class Offline(Config):
+class Offline(Common):
     """Train the teacher unless it is given, label the training part, train the student."""
-
-    taught: ClassVar[bool] = True
 
     name: Literal["offline"] = "offline"
 
@@ -34,15 +30,11 @@ class Offline(Config):
         reads = [term.needs().teacher for term in plan.terms]
         answers = any(term.needs().teacher for term in _by_answers(plan))
         known = plan.teacher.provides if plan.teacher else Provides()
-        if len(known.members) > 1 and known.unseen and answers:
+        if known.interchangeable and known.unseen and answers:
             chosen["best_single"] = self.best_single
         if answers and any(read - {"logits"} for read in reads):
             chosen["soft_targets"] = self.soft_targets
         return {**chosen, "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: it names none."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training."""

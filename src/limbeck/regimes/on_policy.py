@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import nn
 
-from limbeck.config import Config
 from limbeck.data.batch import WRITTEN
 from limbeck.errors import LimbeckError
 from limbeck.objective.schedules import Fixed
@@ -16,21 +15,18 @@ from limbeck.objective.term import Term
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.pen import TextPen
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime, train
-from limbeck.training.settings import Training
+from limbeck.regimes.regime import Common, Regime, train
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 
-class OnPolicy(Config):
+class OnPolicy(Common):
     """The student is trained on texts that it writes itself while it is trained, and on those of the data.
 
     Where it goes wrong by itself the teacher says how to go on, which it never does on texts of others. Such a text goes on from
     a row's prompt. What is learnt from it is the objective's: any ``divergence`` (GKD), or divergences that say of which texts
     they are (DistiLLM-2, MiniLLM). ``labels`` learn from texts that the student did not write. The teacher is asked live.
     """
-
-    taught: ClassVar[bool] = True
 
     name: Literal["on-policy"] = "on-policy"
     share: Share = Fixed(value=0.5)
@@ -64,10 +60,6 @@ class OnPolicy(Config):
         """The control, ``off_policy`` where the objective can be learnt on texts that are given, and the distilled student."""
         off = {"off_policy": self.off_policy} if any(term.needs().teacher for term in off_policy(plan.terms)) else {}
         return {"control": self.control, **off, "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: it names none."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training."""

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from limbeck.data.batch import REAL
-from limbeck.data.examples import Examples, Splits
+from limbeck.data.examples import Examples, Splits, copies
 from limbeck.models.specs import BuildContext, Spec
 from limbeck.objective import Objective, Term, matched, untaught
 from limbeck.objective.term import Layers
@@ -44,7 +44,8 @@ class Plan:
 
     ``teacher``: if it is given; else ``teacher_stages`` train it, or those that it consists of, and ``join`` makes it of what
     they gave; without ``join`` it is the one, run as ``asking`` says. ``store``: the root of stored teacher outputs, None to ask
-    live. ``views``: augmented views a row, 0 for none, None for a new one every epoch. ``on_label`` hears (done, all) rows.
+    live. ``views``: augmented views a row, 0 for none, None for a new one every epoch. ``labelled_share``: of what the
+    taught read, see `Examples.with_labels_as`; None: as the data is. ``on_label`` hears (done, all) rows.
     """
 
     splits: Splits
@@ -56,6 +57,7 @@ class Plan:
     views: int | None
     seed: int
     context: BuildContext = field(repr=False)
+    labelled_share: float | None = None
     store: Path | None = None
     codec: Coding | None = None
     asking: Asking | None = None
@@ -93,7 +95,9 @@ class Plan:
     def read(self, terms: tuple[Term, ...]) -> Examples:
         """The rows that these terms learn from: without a teacher those without a label say nothing, unless a term is of all."""
         train = self.splits.train
-        return train if any(term.needs().teacher or term.mask == REAL for term in terms) else train.labelled()
+        if not any(term.needs().teacher or term.mask == REAL for term in terms):
+            return train.labelled()
+        return train if self.labelled_share is None else train.with_labels_as(self.labelled_share)
 
     @property
     def start(self) -> Start:
@@ -161,7 +165,7 @@ class Plan:
             self.splits.train,
             self.needed_views,
             _ROWS,
-            Objective(self.terms).needs().teacher,
+            Objective(self.terms, self.splits.task).needs().teacher,
             self.on_label,
             self.device,
             part,
@@ -177,7 +181,7 @@ class Plan:
 
     def unlabelled(self, teacher: CachedTeacher) -> int:
         """How many training rows, under each view, are not stored yet."""
-        rows, needs = self.splits.train.rows.numpy(), Objective(self.terms).needs().teacher
+        rows, needs = self.splits.train.rows.numpy(), Objective(self.terms, self.splits.task).needs().teacher
         return sum(int(missing(teacher.store, rows, view, needs).sum()) for view in self.needed_views)
 
     @property
@@ -191,14 +195,21 @@ class Plan:
         if self.views == 0:
             return (0,)
         epochs = ceil(self.training.total * self.training.batch_size / len(self.splits.train))
-        seen = range(1, (epochs if self.views is None else min(epochs, self.views)) + 1)
+        seen = range(1, (epochs if self.views is None else min(epochs * self._times, self.views)) + 1)
         return (0, *seen) if self.pseudo_labels else tuple(seen)
+
+    @property
+    def _times(self) -> int:
+        """How often a row with a label comes in an epoch."""
+        train = self.splits.train
+        count = len(train.labelled())
+        return 1 if self.labelled_share is None else copies(self.labelled_share, len(train) - count, count)
 
     @property
     def pseudo_labels(self) -> bool:
         """Whether some rows have no label, and the teacher's answers could stand in its place."""
         train = self.splits.train
-        return len(train.labelled()) < len(train) and train.task.gives not in ("vectors", "tokens")
+        return len(train.unlabelled()) > 0 and train.task.gives not in ("vectors", "tokens")
 
     @property
     def without_teacher(self) -> tuple[Term, ...]:
@@ -224,9 +235,12 @@ def hard_labels(examples: Examples, teacher: Teacher, device: str) -> Tensor:
     The teacher is asked about rows as they are (view 0).
     """
     labels = examples.labels.clone()
-    rows = examples.rows[~examples.supervised[examples.rows]]
-    for ids in torch.split(rows, _ROWS):
+    for ids in torch.split(examples.unlabelled(), _ROWS):
         batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
         logits = teacher.observe(batch, frozenset({"logits"}))["logits"].float().cpu()
-        labels[ids] = examples.task.hard(logits, examples.labels[ids]).to(labels.dtype)
+        said = examples.task.hard(logits, examples.labels[ids]).to(labels.dtype)
+        if examples.task.heads:  # of several tasks some may be labelled
+            seen = examples.supervised[ids, None] & (labels[ids] >= 0)
+            said = labels[ids].where(seen, said)
+        labels[ids] = said
     return labels

@@ -1,7 +1,10 @@
 """Students that teach."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+from limbeck.config import digest
 from limbeck.data.asked import asked
 from limbeck.data.examples import Examples
 from limbeck.data.task import Answered
@@ -16,6 +19,7 @@ from limbeck.signals.capture import show
 from limbeck.signals.perturbed import is_logits
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
+from limbeck.training.stage import Together
 from limbeck.training.workshop import Trained
 
 PART: Final = "part: "
@@ -89,6 +93,17 @@ def answers_of(trained: Trained, examples: Examples, device: str, signal: str = 
     """What a trained student answers to examples as they are. ``signal``: what stands for the logits."""
     module = trained.module().to(device)
     return asked(lambda batch: show(module, batch.columns("student"), {signal})[signal], examples, device)
+
+
+def ensemble_of(students: Sequence[Trained], validation: Examples, device: str) -> Trained:
+    """The last of these students with the others beside it: they answer as one, by the mean of their probabilities."""
+    *others, last = students
+    key, fingerprint = digest([one.key for one in students]), digest([one.fingerprint for one in students])
+    beside = Together(tuple(others), validation.task.gives == "numbers")
+    whole = replace(last, beside=beside, key=key, fingerprint=fingerprint)
+    found = [metrics_of(one, validation, device)[validation.task.measure] for one in students]
+    each = {f"{PART}generation {place}": one for place, one in enumerate(found, 1)}
+    return replace(whole, metrics=metrics_of(whole, validation, device) | each)
 
 
 def untrained(plan: Plan) -> Teacher:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar, cast, runtime_checkable
 
+from limbeck.config import Config
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 if TYPE_CHECKING:
+    from limbeck.data.examples import Examples
     from limbeck.regimes.plan import Plan
 
 T = TypeVar("T")
@@ -75,11 +77,54 @@ class Teaching(Protocol):
         """The trainings of the student that the recipe is about, from untrained models: what a preflight tries."""
         ...
 
+    def exams(self, plan: "Plan") -> "Mapping[str, Examples]":
+        """Parts of the test by their names, if its students are asked about each after every training."""
+        ...
 
-@runtime_checkable
-class Making(Protocol):
-    """What a regime has beside all that if it makes what its student learns from: a preflight tells how long that takes."""
+    def parts(self, plan: "Plan") -> "tuple[Examples, ...]":
+        """The labelled rows of each of those whose they are, if they are not in one place."""
+        ...
 
     def making_seconds(self, plan: "Plan", seeds: int) -> float:
-        """An estimate for all seeds together, from a little of it."""
+        """How long what its student learns from takes to be made, for all seeds together: an estimate from a little of it."""
         ...
+
+    @property
+    def core(self) -> "Teaching":
+        """The regime whose arms are compared, and whose steps and compute a control gets: itself, unless all arms end alike."""
+        ...
+
+    def ended(self, name: str, arm: "Callable[[Plan], Regime[Trained]]") -> "Callable[[Plan], Regime[Trained]]":
+        """An arm of `core`, by its name in the evidence, with what all arms end with."""
+        ...
+
+
+class Common(Config):
+    """What most regimes have in common: a teacher, the recipe's budget for every training, nothing made, and no exams."""
+
+    taught: ClassVar[bool] = True
+
+    def budgeted(self, change: Callable[[Training], Training]) -> Self:
+        """Itself: every training has the recipe's budget."""
+        return self
+
+    def exams(self, plan: "Plan") -> "Mapping[str, Examples]":
+        """None."""
+        return {}
+
+    def parts(self, plan: "Plan") -> "tuple[Examples, ...]":
+        """None: they are in one place."""
+        return ()
+
+    def making_seconds(self, plan: "Plan", seeds: int) -> float:
+        """0: nothing is made."""
+        return 0.0
+
+    @property
+    def core(self) -> Teaching:
+        """Itself."""
+        return cast(Teaching, self)
+
+    def ended(self, name: str, arm: "Callable[[Plan], Regime[Trained]]") -> "Callable[[Plan], Regime[Trained]]":
+        """The arm."""
+        return arm

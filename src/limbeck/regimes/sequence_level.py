@@ -5,13 +5,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from limbeck.config import Config, digest
+from limbeck.config import digest
 from limbeck.data.examples import Examples
 from limbeck.data.sequences import prompted
 from limbeck.data.tokenizers import loaded, quiet
@@ -21,10 +21,9 @@ from limbeck.models.generation import Text
 from limbeck.models.sampling import Ends, continued, drawn
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
-from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
@@ -32,15 +31,13 @@ log = logging.getLogger(__name__)
 _BATCH: Final = 32  # prompts that are gone on with at once; so many are kept at a time
 
 
-class SequenceLevel(Config):
+class SequenceLevel(Common):
     """The teacher goes on with the prompts of the training rows, and the student learns that in place of what stands there.
 
     Tokenizers may differ: it is the text that is handed over. What is learnt from it is the objective's: ``labels``, and whatever
     else it has, of which the teacher is asked as in the offline regime. Texts are written once and kept; one that did not end
     by itself is left out, for it would teach a wrong end.
     """
-
-    taught: ClassVar[bool] = True
 
     name: Literal["sequence-level"] = "sequence-level"
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
@@ -53,10 +50,6 @@ class SequenceLevel(Config):
     def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
         """The control, on what stands in the data, and the distilled student, on what the teacher wrote."""
         return {"control": self.control, "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: it names none."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """The one training, on the texts of the data: nothing is written yet.

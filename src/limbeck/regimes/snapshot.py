@@ -1,24 +1,21 @@
 """A student is taught by what it was in the middle of its training (Yang et al. 2019, arXiv:1812.00123)."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from limbeck.config import Config
 from limbeck.errors import LimbeckError
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import demand_alone, untrained
-from limbeck.regimes.regime import Regime, train
-from limbeck.training.settings import Training
+from limbeck.regimes.regime import Common, Regime, train
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
 
 
-class Snapshot(Config):
+class Snapshot(Common):
     """The student learns from labels; what it is then teaches it for the rest. Each part has its own learning rate schedule."""
 
     taught: ClassVar[bool] = False
@@ -30,10 +27,6 @@ class Snapshot(Config):
     def arms(self, plan: Plan) -> dict[str, Arm]:
         """The control, of as many steps in one training, and the distilled student."""
         return {"control": Offline().control, "distilled": self.distilled}
-
-    def budgeted(self, change: Callable[[Training], Training]) -> Self:
-        """Itself: both parts are of the recipe's budget."""
-        return self
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """Both parts."""

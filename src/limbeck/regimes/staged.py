@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -21,8 +21,11 @@ from limbeck.objective import Terms
 from limbeck.regimes.budget import at_whole_budget
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.regime import Common, Regime, train
+from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.member import OneOf
+from limbeck.teachers.teacher import Teacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
@@ -49,18 +52,28 @@ class Part(Config):
     """Other texts to learn from, without their labels, such as running text; in place of the training rows."""
     teacher: ModelChoice | None = None
     """Another teacher, such as the model before it was fine-tuned; it is taken as it is."""
+    members: tuple[str, ...] = ()
+    """Of a teacher that consists of several, those who teach in it, by their names, all counting alike; none named: all."""
     frozen: tuple[str, ...] = ()
     """Patterns of parameters that stay as they are, such as ``*.embeddings.*``."""
     store: bool = False
     """Whether the teacher's outputs are stored first: layers and attention maps take much room, and are best asked live."""
 
+    @model_validator(mode="after")
+    def _one_school(self) -> Self:
+        if self.teacher is not None and self.members:
+            raise ValueError("teacher and members both say who teaches: give one of them")
+        return self
+
     def plan(self, plan: Plan) -> Plan:
         """The plan of this training, its layers found.
 
         Raises:
-            LimbeckError: the texts cannot be read, or the teacher cannot be built.
+            LimbeckError: the texts cannot be read, the teacher cannot be built, or it has no such members.
         """
         training, plan = self.budget(plan), self._examples(plan)
+        if self.members:
+            plan = replace(plan, teacher=self._named(plan))
         if self.teacher is not None:
             few = plan.splits.train.rows[:4]
             sample = plan.splits.train.batch(few, torch.zeros_like(few)).columns("teacher")
@@ -84,6 +97,18 @@ class Part(Config):
                 "where those have any: compare layers there, or leave 'texts' out."
             )
         return plan
+
+    def _named(self, plan: Plan) -> Teacher:
+        """The members that teach in it, as one teacher."""
+        assert plan.teacher is not None
+        known = plan.teacher.provides.members
+        if unknown := [name for name in self.members if name not in known]:
+            raise LimbeckError(
+                f"The training {self.name!r} is to be taught by {unknown[0]!r}, and the recipe's teacher "
+                + (f"consists of {', '.join(known)}." if known else "does not consist of several: leave 'members' out.")
+            )
+        several = [OneOf(plan.teacher, name) for name in self.members]
+        return EnsembleTeacher(several, task=plan.splits.task, names=self.members)
 
     def _demand_trained(self, module: nn.Module, other: nn.Module, terms: Terms) -> None:
         """What the training reads of its teacher does not hang on the seed that it was built with.
@@ -122,10 +147,8 @@ class Part(Config):
         return replace(plan, splits=splits, context=context, views=0)
 
 
-class Staged(Config):
+class Staged(Common):
     """The student goes through the trainings of ``before``, each from where the last one ended, then the recipe's own."""
-
-    taught: ClassVar[bool] = True
 
     name: Literal["staged"] = "staged"
     before: Annotated[tuple[Part, ...], Field(min_length=1)]

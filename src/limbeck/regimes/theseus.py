@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from limbeck.config import Config
 from limbeck.errors import LimbeckError
 from limbeck.models.replacing import Replacement, replaced, replacing
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime, train
+from limbeck.regimes.regime import Common, Regime, train
 from limbeck.training.settings import Training
 from limbeck.training.stage import Origin, Stage
 from limbeck.training.workshop import Trained
@@ -43,15 +42,13 @@ class Successor:
         return replaced(self.trained.module())
 
 
-class Theseus(Config):
+class Theseus(Common):
     """Module replacement: no loss compares the two, the student's layers learn to work among the teacher's.
 
     The student is made of the teacher's layers (``student: {name: shrunk, layers: 3, choose: first}`` is the paper's). In the
     first training, on labels alone, each step draws whether a layer of the student stands in for its group of the
     teacher's; only the student's layers are trained. The second is the recipe's own, of the whole student.
     """
-
-    taught: ClassVar[bool] = True
 
     name: Literal["theseus"] = "theseus"
     from_rate: Annotated[float, Field(gt=0, le=1)] = 0.3

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from limbeck.advice.compute import step_cost
 from limbeck.errors import LimbeckError
+from limbeck.regimes.apart import APART, one_each
 from limbeck.regimes.budget import (
     CEILING,
     EQUAL_COMPUTE,
@@ -31,17 +32,19 @@ def arms_of(experiment: Experiment, plan: Plan, compute: Compute | None) -> dict
     Raises:
         LimbeckError: the recipe asks for one with all labels, and the others see all that there are.
     """
-    arms = experiment.regime.arms(plan)
+    regime, ended = experiment.regime.core, experiment.regime.ended
     found: dict[str, Arm] = {}
-    for name, arm in arms.items():
-        found[name] = arm
-        if name == "control" and _longer(arm, experiment.regime.stages(plan), plan):
-            found[FINAL_STAGE] = at_final_stage(arm, experiment.regime)
+    for name, arm in regime.arms(plan).items():
+        found[name] = ended(name, arm)
+        if name == "control" and _longer(arm, regime.stages(plan), plan):
+            found[FINAL_STAGE] = ended(FINAL_STAGE, at_final_stage(arm, regime))
         if name == "control" and experiment.equal_compute and compute is not None:
-            found[EQUAL_COMPUTE] = at_equal_compute(arm, compute)
+            found[EQUAL_COMPUTE] = ended(EQUAL_COMPUTE, at_equal_compute(arm, compute))
         if name == "control" and experiment.ceiling:
             _demand_hidden(experiment)
-            found[CEILING] = at_ceiling(arm)
+            found[CEILING] = at_ceiling(ended(CEILING, arm))
+        if name == "control" and experiment.apart:
+            found[APART] = ended(APART, one_each(regime))
     return found
 
 
@@ -78,18 +81,20 @@ def remembered(arm: Regime[Trained]) -> Regime[Trained]:
 def compute_of(experiment: Experiment, plan: Plan) -> Compute | None:
     """What the distilled student's training costs against its control's; None where nobody asks.
 
-    A teacher whose answers are stored is counted once a row and view; of stages before the last, whenever it is asked.
+    A teacher whose answers are stored is counted once a row and view; of stages before the last, whenever it is asked. A last
+    training that all arms have alike is not counted.
 
     Raises:
         LimbeckError: the recipe asks for a control at equal compute, and what is done cannot be counted here.
     """
-    control = experiment.regime.arms(plan).get("control")
+    regime = experiment.regime.core
+    control = regime.arms(plan).get("control")
     countable = plan.teacher is not None and plan.teacher.module is not None
     if control is None or not (experiment.equal_compute or (experiment.splits.task.gives == "tokens" and countable)):
         return None
     if experiment.store and plan.teacher is not None and (codec := plan.coded):
         plan = replace(plan, teacher=CodedTeacher(plan.teacher, codec))  # so that its head's work is counted once, too
-    stages = experiment.regime.stages(plan)
+    stages = regime.stages(plan)
     own = control_stage(control, plan)
     if own.training.total < sum(stage.training.total for stage in stages):
         _refuse("its control has several trainings, as the student has", experiment)

@@ -1,6 +1,6 @@
 """Conducting an experiment: preflight, teacher, every arm at every seed, evidence, report, delivered student."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from limbeck.advice.preflight import floor_of, score_of
+from limbeck.data.examples import Examples
 from limbeck.data.measure import Measure
 from limbeck.data.task import Task, rank
 from limbeck.errors import LimbeckError, PreflightError
@@ -43,6 +44,8 @@ from limbeck.run.samples import samples_of
 from limbeck.run.several import teachers_of
 from limbeck.run.teachers import TEACHER_SEED
 from limbeck.run.traffic import traffic_of
+from limbeck.teachers.by_task import HeadOf
+from limbeck.teachers.teacher import Teacher
 from limbeck.training import launch
 from limbeck.training.loop import Watch
 from limbeck.training.moments import Curve
@@ -152,7 +155,7 @@ def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watche
     plan = walk(plan.taught(), workshop, out / "journal" / "taught.json").matched()
     _check_teacher(experiment, plan)
     if trained is not None and experiment.learners:
-        _check_members(experiment, (*trained.before, trained))
+        _check_members(plan.teacher_stages, (*trained.before, trained))
     return plan, trained
 
 
@@ -163,11 +166,11 @@ def _school(stages: Sequence[Stage]) -> Regime[Trained]:
     return (yield from train(stages[-1]))
 
 
-def _check_members(experiment: Experiment, trained: Sequence[Trained]) -> None:
+def _check_members(stages: Sequence[Stage], trained: Sequence[Trained]) -> None:
     """A mean hides a teacher that knows nothing."""
-    validation, measure = experiment.splits.validation, Measure.of(experiment.splits.task)
-    floor = floor_of(validation)
-    for one in trained:
+    for stage, one in zip(stages, trained, strict=True):
+        validation, measure = stage.validation, Measure.of(stage.validation.task)
+        floor = floor_of(validation)
         if one.metrics[measure.name] <= floor:
             raise PreflightError(
                 f"On the validation part the {measure.name} of the {one.name} is {measure.value(one.metrics[measure.name])}, "
@@ -179,13 +182,14 @@ def _check_members(experiment: Experiment, trained: Sequence[Trained]) -> None:
 def _check_teacher(experiment: Experiment, plan: Plan) -> None:
     if plan.teacher is None or not plan.teacher.provides.unseen:
         return
-    validation, measure = experiment.splits.validation, Measure.of(experiment.splits.task)
-    score, floor = score_of(plan.teacher, validation, plan.device), floor_of(validation)
-    if score <= floor:
-        stages, task = plan.teacher_stages, validation.task
+    for where, teacher, validation in _exams(plan.teacher, experiment.splits.validation):
+        stages, task, measure = plan.teacher_stages, validation.task, Measure.of(validation.task)
+        score, floor = score_of(teacher, validation, plan.device), floor_of(validation)
+        if score > floor:
+            continue
         raise PreflightError(
-            f"On the validation part the teacher's {measure.name} is {measure.value(score)}, and that of {task.constant} "
-            f"{measure.value(floor)}: "
+            f"On the validation part the teacher's {measure.name}{where} is {measure.value(score)}, and that of "
+            f"{task.constant} {measure.value(floor)}: "
             + (
                 f"it has learnt nothing in {sum(one.training.total for one in stages):,} steps of training on "
                 f"{len(stages[0].examples):,} labelled rows. Give teacher.training (in Python teacher_training) more steps or "
@@ -196,6 +200,15 @@ def _check_teacher(experiment: Experiment, plan: Plan) -> None:
                 "teacher_training)."
             )
         )
+
+
+def _exams(teacher: Teacher, validation: Examples) -> Iterator[tuple[str, Teacher, Examples]]:
+    """What a teacher must know something of: the task, or each of several that it knows, as a mean hides one."""
+    heads, known = validation.task.heads, teacher.provides.heads
+    if not heads:
+        yield "", teacher, validation
+    for name in heads if known is None else sorted(known):
+        yield f" in the task {name!r}", HeadOf(teacher, validation.task, name), validation.only(name).labelled()
 
 
 def _train(
@@ -296,6 +309,7 @@ def _weigh(
         retention=retention_of(experiment, plan, trained),
         traffic=traffic_of(experiment, plan, trained),
         teachers=teachers_of(experiment, plan, trained, measured),
+        taught=plan.teacher.provides.heads if plan.teacher else None,
     )
     curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
     if teacher:

@@ -206,7 +206,7 @@ def evaluate(folder: Path, data: Data | None = None) -> Quality:
         answers = answers_of(student.module, test, "student", "cpu")
         return judged(answers, student.task, student.classes, metrics)
     raw = data.source.load(data.task)
-    if raw.task != student.task:
+    if raw.task.name != student.task.name:
         raise LimbeckError(
             f"{raw.name} has labels of the task {raw.task.name!r}, but the student's is {student.task.name!r}."
         )

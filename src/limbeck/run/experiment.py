@@ -16,13 +16,13 @@ from limbeck.errors import DataError
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import BuildContext, Spec, allow_code
-from limbeck.objective import Term, untaught
+from limbeck.objective import Term, by_task, untaught
 from limbeck.recipe import Recipe
 from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Join, Plan
 from limbeck.regimes.regime import Teaching
-from limbeck.run.teachers import Learner, learners_of, teacher_of
+from limbeck.run.teachers import Learner, demand_tasks, learners_of, teacher_of
 from limbeck.teachers.precision import Asking
 from limbeck.teachers.store.codecs import Coding
 from limbeck.teachers.teacher import Teacher
@@ -58,6 +58,7 @@ class Experiment:
     store: bool = True
     codec: Coding | None = None
     views: int | None = 0
+    labelled_share: float | None = None
     vocabulary: int | None = None
     regime: Teaching = field(default_factory=Offline)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -66,6 +67,7 @@ class Experiment:
     margin: float = 0.02
     equal_compute: bool = False
     ceiling: bool = False
+    apart: bool = False
     samples: int = 32
     new_tokens: int = 48
     trackers: tuple[str, ...] = ()
@@ -77,7 +79,19 @@ class Experiment:
                 raise DataError(
                     f"The {part} part is empty, and nothing works without it: raise data.{part}, or add rows."
                 )
+        for name in self.splits.task.heads:
+            self._demand_labels(name)
         check_names(self.metrics, self.splits.task, self.splits.classes)
+
+    def _demand_labels(self, task: str) -> None:
+        own = self.splits.only(task)
+        for part in ("train", "validation", "test"):
+            if not len(getattr(own, part).labelled()):
+                size = "labelled" if part == "train" else part
+                raise DataError(
+                    f"No row of the {part} part has a label of the task {task!r} that may be seen, so nothing can be said of it: "
+                    f"add rows, raise data.{size}, or leave the task out."
+                )
 
     @property
     def hash(self) -> str:
@@ -114,6 +128,7 @@ class Experiment:
             views=self.views,
             seed=seed,
             context=self.context("student"),
+            labelled_share=self.labelled_share,
             store=home / "stores" if self.store else None,
             codec=self.codec,
             device=str(PartialState().device),
@@ -128,13 +143,14 @@ class Experiment:
         return (self._learning(alone),)
 
     def _learning(self, one: Learner) -> Stage:
-        labelled = self.splits.train.labelled().as_read_by("teacher")
+        splits = self.splits.only(one.task) if one.task else self.splits
+        labelled = splits.train.labelled().as_read_by("teacher")
         return Stage(
             name=one.name,
-            start=Start(one.spec, one.seed, self.context("teacher")),
-            terms=untaught(self.splits.task, one.smoothing),
+            start=Start(one.spec, one.seed, self.context("teacher").about(splits.task, splits.classes)),
+            terms=untaught(splits.task, one.smoothing),
             examples=labelled,
-            validation=self.splits.validation.as_read_by("teacher"),
+            validation=splits.validation.as_read_by("teacher"),
             training=one.training.resolved(len(labelled)),
             teacher=None,
             views=self.views,
@@ -157,6 +173,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
         if part.served and not (recipe.student.tokenizer or recipe.data.tokenizer):
             raise DataError("Name the served model's tokenizer in data.tokenizer: it reads token ids as they are.")
         splits = recipe.data.load(tokenizer=recipe.student.tokenizer or theirs, teacher_tokenizer=theirs)
+        demand_tasks(part, splits.task)
         texts, own = splits.train.table.texts, recipe.student.tokenizer
         if texts and own and own != TASK and recipe.data.tokenizer:
             texts.demand_tokens_of("student", own, "The student")
@@ -165,7 +182,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             settings=recipe.plain(),
             splits=splits,
             student=recipe.student,
-            terms=recipe.objective,
+            terms=by_task(recipe.objective, splits.task, part.tasks),
             training=recipe.training,
             teacher_spec=part.model,
             teacher_training=part.training,
@@ -174,6 +191,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             store=bool(part.store) and not kept and (bool(codec) or splits.task.gives != "tokens"),
             codec=codec,
             views=recipe.data.looks,
+            labelled_share=recipe.data.labelled_share,
             vocabulary=getattr(splits.reader, "vocabulary", None),
             regime=recipe.regime,
             seeds=tuple(range(recipe.seeds)),
@@ -182,6 +200,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             margin=recipe.evidence.margin,
             equal_compute=recipe.evidence.equal_compute,
             ceiling=recipe.evidence.ceiling,
+            apart=recipe.evidence.apart,
             samples=recipe.evidence.samples,
             new_tokens=recipe.evidence.new_tokens,
             trackers=recipe.trackers,

@@ -237,7 +237,13 @@ def notes(
         f"{origin}; the interval over seeds speaks of the students' initial weights and orders of data, not of other teachers or "
         "other data."
     )
-    if teacher and "control" in trained:
+    partly = plan.teacher is not None and set(plan.teacher.provides.heads or splits.task.heads) < set(splits.task.heads)
+    if partly and plan.teacher is not None:
+        told.append(
+            f"The teacher knows {', '.join(sorted(plan.teacher.provides.heads or ()))} and nothing of the other tasks: it is "
+            "judged task by task, and not beside students of all."
+        )
+    if teacher and "control" in trained and not partly:
         measure = Measure.of(splits.task)
         best, theirs = max(one.metrics[measure.name] for one in trained["control"]), teacher.metrics[measure.name]
         if several > 1 and plan.teacher is not None:

@@ -23,7 +23,7 @@ from limbeck.data.text import TextReader, TextTable
 from limbeck.errors import LimbeckError
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module
-from limbeck.objective import Labels, SoftTargets, Term, Terms
+from limbeck.objective import Labels, SoftTargets, Term, Terms, by_task
 from limbeck.objective.schedules import Fixed
 from limbeck.recipe import NAME, Regimes
 from limbeck.recipe.complaints import refusal
@@ -53,6 +53,7 @@ def distill(
     training: Training | Mapping[str, Any] | None = None,
     teacher_training: Training | Mapping[str, Any] | None = None,
     labelled: int | Literal["all"] = "all",
+    labelled_share: float | None = None,
     tokenizer: str | None = None,
     task: Task | str = CLASSES,
     seeds: int = 3,
@@ -62,6 +63,7 @@ def distill(
     store: bool = True,
     equal_compute: bool = False,
     ceiling: bool = False,
+    apart: bool = False,
     regime: Teaching | Mapping[str, Any] | str = _OFFLINE,
     quiet: bool = False,
 ) -> Result:
@@ -83,8 +85,11 @@ def distill(
         training: budget and optimiser, or a mapping as in a recipe; by default 20 epochs of AdamW.
         teacher_training: if the teacher has yet to be trained on the labelled rows.
         labelled: how many training rows keep their label.
+        labelled_share: about which share of a batch has its label, above 0 and below 1, for whoever learns from a teacher too;
+            None: all rows come once an epoch.
         tokenizer: a folder or name on the hub, if the inputs are texts (or pairs, lists of words, questions with a text).
-        task: what is asked of a row: ``classes``, ``multi-label``, ``numbers``, ``tags`` or ``spans``, as in a recipe.
+        task: what is asked of a row: ``classes``, ``multi-label``, ``multi-task``, ``numbers``, ``tags`` or ``spans``, as in a
+            recipe.
         seeds: how often each student is trained.
         metrics: further metrics by name, such as ``f1-macro``.
         name: what the report calls it.
@@ -92,6 +97,7 @@ def distill(
         store: whether the teacher's outputs are stored first, and read from there.
         equal_compute: whether there is a second control, with as much compute as the distilled student.
         ceiling: whether there is a student that sees the labels which ``labelled`` hides from the others.
+        apart: of several tasks, whether there is also a student for each.
         regime: who teaches whom and when: as in a recipe, such as ``"born-again"`` or a mapping with its settings, or an object
             of one's own; see `limbeck.regimes.regime.Teaching`.
         quiet: no progress, and no results on the error stream at the end; ``print(result)`` shows them.
@@ -100,12 +106,15 @@ def distill(
         LimbeckError: something that the caller can mend.
     """
     chosen = _regime(regime)
-    _demand(teacher, seeds, name, chosen)
+    _demand(teacher, seeds, name, chosen, labelled_share)
     asked: Task = _read(task, "task")
     splits = _split(data, validation, test, labelled, tokenizer, asked)
     table = splits.train.table
     spec, settings = Given(student), _training(training, "training") or Training(epochs=20.0)
-    terms = _terms(objective)
+    known_tasks = (
+        teacher.provides.heads if isinstance(teacher, Teacher) and not isinstance(teacher, nn.Module) else None
+    )
+    terms = by_task(_terms(objective), splits.task, known_tasks)
     taught = _training(teacher_training, "teacher_training")
     known = LocalTeacher(teacher, of_module(teacher)) if isinstance(teacher, nn.Module) and not taught else teacher
     given = {
@@ -121,6 +130,8 @@ def distill(
         "metrics": list(metrics),
         **({"equal-compute": True} if equal_compute else {}),
         **({"ceiling": True} if ceiling else {}),
+        **({} if labelled_share is None else {"labelled-share": labelled_share}),
+        **({"apart": True} if apart else {}),
         **({} if chosen == _OFFLINE else {"regime": chosen.plain()}),
     }
     experiment = Experiment(
@@ -135,10 +146,12 @@ def distill(
         teacher_training=taught,
         store=store,
         views=None if isinstance(table, MapTable) and table.varies else 0,
+        labelled_share=labelled_share,
         seeds=tuple(range(seeds)),
         metrics=tuple(metrics),
         equal_compute=equal_compute,
         ceiling=ceiling,
+        apart=apart,
         regime=chosen,
     )
     folder = Path(out) if out else Path("runs") / f"{name}-{digest(given)[:8]}"
@@ -148,12 +161,14 @@ def distill(
     return result
 
 
-def _demand(teacher: Any, seeds: Any, name: Any, regime: Teaching) -> None:
+def _demand(teacher: Any, seeds: Any, name: Any, regime: Teaching, share: float | None) -> None:
     """What the types promise, and a caller may not keep."""
     if teacher is None and regime.taught:
         raise LimbeckError(f"The regime {regime.name!r} needs a teacher, and there is none.")
     if teacher is not None and not isinstance(teacher, nn.Module | Teacher):
         raise LimbeckError(f"teacher is a {type(teacher).__name__}, but an nn.Module or a limbeck.Teacher is needed.")
+    if share is not None and not 0 < share < 1:
+        raise LimbeckError(f"labelled_share is {share}, but a number above 0 and below 1 is needed.")
     if not isinstance(seeds, int) or not 1 <= seeds <= _MOST_SEEDS:
         raise LimbeckError(f"seeds is {seeds!r}, but a whole number from 1 to {_MOST_SEEDS} is needed.")
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
@@ -180,10 +195,12 @@ def _split(
     whole = data if len(parts) == 1 else ConcatDataset(list(parts.values()))
     if tokenizer is None:
         found = MapTable(whole, task=task)
+        task = task.asking(found.classes)
         return split_table(found, found.labels, found.classes, own=rows, labelled=labelled, keys=found.keys, task=task)
     inputs, labels = zip(*(parted(whole[row], task) for row in range(len(whole))), strict=True)
     texts = [tuple(text) if isinstance(text, list) else text for text in inputs]
     known, classes = task.read(labels, "the data set")
+    task = task.asking(classes)
     table = TextTable(texts, TextReader(tokenizer=tokenizer, reads=task.reads))
     return split_table(table, table.placed(known, task), classes, own=rows, labelled=labelled, keys=texts, task=task)
 

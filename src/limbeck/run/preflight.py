@@ -10,14 +10,15 @@ from typing import Final
 from limbeck.advice.memory import Memory
 from limbeck.advice.preflight import Dry, check_labels, dry_run
 from limbeck.config import digest
+from limbeck.data.batch import SUPERVISED
 from limbeck.errors import PreflightError
 from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
 from limbeck.evidence.tables import compute as flop
 from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
+from limbeck.regimes.apart import APART
 from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
 from limbeck.regimes.plan import Learnt, Plan
-from limbeck.regimes.regime import Making
 from limbeck.run.arms import arms_of, compute_of
 from limbeck.run.cheaper import agreement
 from limbeck.run.experiment import Experiment
@@ -32,6 +33,7 @@ from limbeck.training.stage import Stage
 _REST: Final = 3.0  # seconds: loading and keeping models, the intervals, the report
 _CALL: Final = 1e-3  # seconds that a call takes beside its rows
 _SHOWN: Final = 12  # stages and their first batches that are told one by one
+_FEW: Final = 0.1  # of all rows
 _BULK: Final = 1500  # rows through a model to time its throughput
 
 
@@ -101,11 +103,13 @@ def _budget(
     students = len(names) * seeds
     rows = len(splits.train) * len(plan.needed_views)
     alone = dry.seconds - dry.teacher_seconds - dry.pen_seconds  # each arm has as many steps in all
-    training = alone * (steps * students - before_last * seeds * (2 if FINAL_STAGE in names else 1))
+    shorter = earlier(experiment.regime.core.stages(plan)) if FINAL_STAGE in names else 0
+    training = alone * (steps * students - (before_last + shorter) * seeds)
     training += sum(stage.training.total * one.seconds for stage, one in before) * seeds
     training += dry.pen_seconds * last.training.total * seeds
-    if isinstance(experiment.regime, Making):
-        training += experiment.regime.making_seconds(plan, seeds)
+    training += experiment.regime.making_seconds(plan, seeds)
+    if APART in names:  # as many students as tasks
+        training += alone * steps * seeds * (len(task.heads) - 1)
     longer = compute.matched_steps - compute.steps if compute is not None and EQUAL_COMPUTE in names else 0
     training += alone * longer * seeds
     per_row = dry.teacher_seconds / plan.training.batch_size
@@ -146,7 +150,7 @@ def _budget(
         (
             "training",
             f"{steps:,} steps for each of {told}{f', {steps + longer:,} for the one of equal compute' * bool(longer)}"
-            f"{f', {last.training.total:,} for the one of the last training' * (FINAL_STAGE in names)}: about "
+            f"{f', {steps - shorter:,} for the one of the last training' * (FINAL_STAGE in names)}: about "
             f"{duration(seconds)} with all that comes after",
         ),
         *([("compute", _computed(compute))] if compute is not None else []),
@@ -175,6 +179,8 @@ def _budget(
         )
     if unused and not any(term.needs().teacher for term in plan.terms):
         warnings.append(f"{unused:,} rows without label are not used: no term of the objective reads the teacher.")
+    if heard := _hardly_heard(plan, labelled):
+        warnings.append(heard)
     if len(splits.test) < 200:
         warnings.append(f"With {len(splits.test)} test rows only large differences can be told from chance.")
     if len(experiment.seeds) < 3:
@@ -267,6 +273,18 @@ def _stages(tried: Sequence[tuple[Stage, Dry]]) -> str:
 
 def _bare(stage: Stage) -> str:
     return stage.name.rpartition(", seed")[0]
+
+
+def _hardly_heard(plan: Plan, labelled: int) -> str:
+    """What there is to say of terms that learn from the teacher about rows with a label alone, where these are few."""
+    share = labelled / len(plan.splits.train)
+    names = [term.name for term in plan.terms if term.needs().teacher and term.mask == SUPERVISED]
+    if not names or share >= _FEW or plan.labelled_share is not None:
+        return ""
+    return (
+        f"{', '.join(names)} learn from rows with a label alone, which are {100 * share:.1f} % of a batch: set "
+        "data.labelled-share to 0.25, say, or compare by a term of all rows, such as soft-targets."
+    )
 
 
 def _looks(training: Training) -> int:

@@ -1,7 +1,6 @@
 """What students that learn tasks one after another know of each task after each training."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,21 +13,11 @@ from limbeck.run.measure import answers_of
 from limbeck.training.workshop import Trained
 
 
-@runtime_checkable
-class Examined(Protocol):
-    """A regime whose students are asked about parts of the test after each training."""
-
-    def exams(self, plan: Plan) -> dict[str, Examples]:
-        """The test rows of each part by its name."""
-        ...
-
-
 def retention_of(experiment: Experiment, plan: Plan, trained: Mapping[str, Sequence[Trained]]) -> Retention | None:
     """Of each arm that has a training for each part; None where the regime has no parts."""
-    regime = experiment.regime
-    if not isinstance(regime, Examined):
+    exams = experiment.regime.exams(plan)
+    if not exams:
         return None
-    exams = regime.exams(plan)
     found = {}
     for name, seeds in trained.items():
         if all(len(one.before) == len(exams) - 1 for one in seeds):

@@ -25,10 +25,11 @@ def teachers_of(
 ) -> Teachers | None:
     """Each teacher by itself, and how they differ; None where there are not several that can be asked about the test part.
 
-    Teachers that read other tokens than the student are left out: their answers are at other places.
+    Teachers that read other tokens than the student are left out: their answers are at other places. Of those that know a task
+    each `limbeck.evidence.tasks` tells.
     """
     teacher, test, classes = plan.teacher, experiment.splits.test, experiment.splits.classes
-    if teacher is None or len(teacher.provides.members) < 2 or not teacher.provides.unseen:
+    if teacher is None or not teacher.provides.interchangeable or not teacher.provides.unseen:
         return None
     if test.as_read_by("teacher") is not test:
         return None

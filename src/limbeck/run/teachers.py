@@ -7,12 +7,15 @@ from pathlib import Path
 from limbeck.config import digest
 from limbeck.data.examples import Splits
 from limbeck.data.images import ImageReader
-from limbeck.errors import DataError, LimbeckError
+from limbeck.data.task import Task
+from limbeck.data.tasks import CLASSES
+from limbeck.errors import DataError, LimbeckError, nearest
 from limbeck.files import home
 from limbeck.models.identity import of_module
 from limbeck.models.specs import BuildContext, Spec, build
 from limbeck.recipe.teacher import Ensemble, Member, TeacherPart, tokenizer_of
 from limbeck.regimes.plan import Join, Learnt
+from limbeck.teachers.by_task import ByTask, HeadOf
 from limbeck.teachers.calibrated import Calibrated
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.local import LocalTeacher
@@ -38,6 +41,7 @@ class Learner:
     training: Training
     smoothing: float = 0.0
     seed: int = TEACHER_SEED
+    task: str | None = None
 
 
 def learners_of(part: TeacherPart) -> tuple[Learner, ...]:
@@ -48,8 +52,8 @@ def learners_of(part: TeacherPart) -> tuple[Learner, ...]:
     found: list[Learner] = []
     for name, one in zip(part.ensemble.names, part.ensemble.members, strict=True) if part.ensemble else ():
         if one.model is not None and one.training is not None:
-            seed = TEACHER_SEED + sum(one.model == other.spec for other in found)
-            found.append(Learner(f"teacher {name}", one.model, one.training, one.smoothing, seed))
+            seed = TEACHER_SEED + sum((one.model, one.task) == (other.spec, other.task) for other in found)
+            found.append(Learner(f"teacher {name}", one.model, one.training, one.smoothing, seed, one.task))
     return tuple(found)
 
 
@@ -116,19 +120,61 @@ def _several(ensemble: Ensemble, splits: Splits, context: BuildContext) -> Join:
             texts.demand_tokens_of("teacher", tokenizer, f"Teacher {place + 1} of the ensemble")
         if member.training is not None:
             continue
+        own = splits.only(member.task) if member.task else splits
+        theirs = context.about(own.task, own.classes)
         if member.model is not None:
-            _demand_trained(member.model.finished(splits.task), context, place + 1)
-        known[place] = _one(member, splits, context)
-    weighing = _weighing(ensemble, splits)
+            _demand_trained(member.model.finished(own.task), theirs, place + 1)
+        known[place] = _one(member, own, theirs)
+    weighing = None if ensemble.by_task else _weighing(ensemble, splits)
 
     def join(trained: Sequence[Learnt]) -> Teacher:
         left, teachers = iter(trained), list[Teacher]()
         for place, member in enumerate(ensemble.members):
             one = known[place] if place in known else next(left)(member.asking)
             teachers.append(one if member.temperature == 1 else Calibrated(one, member.temperature))
+        if ensemble.by_task:
+            return _by_task(ensemble, teachers, splits)
         return EnsembleTeacher(teachers, weighing, ensemble.combine, splits.task, ensemble.names)
 
     return join
+
+
+def _by_task(ensemble: Ensemble, teachers: Sequence[Teacher], splits: Splits) -> Teacher:
+    """One teacher of all heads: of each the mean of those who know it."""
+    heads, names = dict[str, Teacher](), ensemble.names
+    for head in splits.task.heads:
+        places = [place for place, one in enumerate(ensemble.members) if one.task in (None, head)]
+        each = [
+            teachers[place] if ensemble.members[place].task else HeadOf(teachers[place], splits.task, head)
+            for place in places
+        ]
+        if len(each) > 1:
+            called = [names[place] for place in places]
+            weighing = _weighing(ensemble.of(places), splits.only(head))
+            heads[head] = EnsembleTeacher(each, weighing, ensemble.combine, CLASSES, called)
+        elif each:
+            heads[head] = each[0]
+    return ByTask(splits.task, heads, dict(zip(names, teachers, strict=True)))
+
+
+def demand_tasks(part: TeacherPart, task: Task) -> None:
+    """Each teacher's task is one that is asked.
+
+    Raises:
+        LimbeckError: it is not.
+    """
+    ensemble = part.ensemble or Ensemble.model_construct(members=())
+    for name, one in zip(ensemble.names, ensemble.members, strict=True):
+        if one.task is not None and one.task not in task.heads:
+            hint = nearest(one.task, list(task.heads)) or f"there are {', '.join(task.heads)}."
+            raise LimbeckError(
+                f"The teacher {name} is for the task {one.task!r}, "
+                + (
+                    f"and the data has none of that name: {hint}"
+                    if task.heads
+                    else "and this data asks one thing alone."
+                )
+            )
 
 
 def _weighing(ensemble: Ensemble, splits: Splits) -> Weighing:

@@ -1,32 +1,20 @@
 """What crossed between the clients of a regime and their server."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 
-from limbeck.data.examples import Examples
 from limbeck.evidence.schema import Crossing, Traffic
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.training.workshop import Trained
 
 
-@runtime_checkable
-class Parted(Protocol):
-    """A regime in which the labelled rows are with clients."""
-
-    def parts(self, plan: Plan) -> tuple[Examples, ...]:
-        """The rows of each."""
-        ...
-
-
 def traffic_of(experiment: Experiment, plan: Plan, trained: Mapping[str, Sequence[Trained]]) -> Traffic | None:
     """Of the first seed of each arm with clients; None where the regime has none."""
-    regime = experiment.regime
-    if not isinstance(regime, Parted):
+    parts, splits = experiment.regime.parts(plan.at(experiment.seeds[0])), experiment.splits
+    if not parts:
         return None
-    parts, splits = regime.parts(plan.at(experiment.seeds[0])), experiment.splits
     commonest = None
     if splits.task.name == "classes":
         often = [float(torch.bincount(one.labels[one.rows]).max()) / len(one) for one in parts]

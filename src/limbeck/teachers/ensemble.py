@@ -116,7 +116,7 @@ class EnsembleTeacher:
                 f"An ensemble shows logits alone, not {', '.join(map(repr, sorted(lacking)))}: layers are of one model. Compare "
                 f"logits, or name the teacher whose signal it is: {', '.join(self.names)}."
             )
-        shown = self._members_own(batch, needs)
+        shown = members_own(dict(zip(self.names, self.members, strict=True)), batch, needs)
         if needs <= shown.keys():
             return shown
         said = {place: shown[one] for place, name in enumerate(self.names) if (one := f"{name}.logits") in shown}
@@ -128,14 +128,6 @@ class EnsembleTeacher:
         if WEIGHTS in needs:
             shown[WEIGHTS] = weights
         return shown | ({"logits": self._mean(batch, weights, said)} if "logits" in needs else {})
-
-    def _members_own(self, batch: Batch, needs: frozenset[str]) -> dict[str, Any]:
-        """The signals of single members, under their names here."""
-        shown: dict[str, Any] = {}
-        for name, member in zip(self.names, self.members, strict=True):
-            own = frozenset(one.removeprefix(f"{name}.") for one in needs - LOGITS if one.startswith(f"{name}."))
-            shown |= {f"{name}.{one}": value for one, value in (member.observe(batch, own) if own else {}).items()}
-        return shown
 
     def _logits(self, place: int, batch: Batch) -> Any:
         return self.members[place].observe(batch, LOGITS)["logits"]
@@ -182,6 +174,15 @@ class EnsembleTeacher:
                 own = own.at((place[:, None] * length + torch.arange(length, device=rows.device)).flatten())
             storages.append(own)
         return Mixed(tuple(storages), weights[:, None].expand(-1, length, -1), self.combine)
+
+
+def members_own(members: Mapping[str, Teacher], batch: Batch, needs: frozenset[str]) -> dict[str, Any]:
+    """The needed signals of single members, under their names: ``NAME.SIGNAL``."""
+    shown: dict[str, Any] = {}
+    for name, member in members.items():
+        own = frozenset(one.removeprefix(f"{name}.") for one in needs - LOGITS if one.startswith(f"{name}."))
+        shown |= {f"{name}.{one}": value for one, value in (member.observe(batch, own) if own else {}).items()}
+    return shown
 
 
 def _spread(said: Tensor, rows: Tensor, count: int) -> Tensor:

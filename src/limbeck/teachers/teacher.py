@@ -18,7 +18,7 @@ class Provides:
 
     ``classes``: how many the logits have, None where that is only known by asking. ``unseen``: whether it answers for
     inputs that it was never asked about before. ``members``: by their names, the teachers that it consists of; a signal of one
-    is ``NAME.SIGNAL``.
+    is ``NAME.SIGNAL``. ``heads``: the tasks that it knows, where several have a head each; None: all that there are.
     """
 
     names: frozenset[str] | None = None
@@ -26,6 +26,12 @@ class Provides:
     classes: int | None = None
     unseen: bool = True
     members: "Mapping[str, Provides]" = field(default_factory=dict)
+    heads: frozenset[str] | None = None
+
+    @property
+    def interchangeable(self) -> bool:
+        """Whether it consists of several, each of whom could teach in its place."""
+        return len(self.members) > 1 and all(one.heads == self.heads for one in self.members.values())
 
     def lacking(self, needs: AbstractSet[str]) -> frozenset[str]:
         """The needed names that are not provided."""

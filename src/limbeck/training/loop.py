@@ -26,7 +26,7 @@ from limbeck.training import launch, pieces, sharding
 from limbeck.training.guard import Interrupt, explained
 from limbeck.training.memory import keep_freed
 from limbeck.training.moments import MOMENTS, Best, Curve, tell
-from limbeck.training.optimizers import clip, groups, optimizer, rate
+from limbeck.training.optimizers import MaxNorm, clip, groups, optimizer, rate
 from limbeck.training.order import Order, Steps, derived
 from limbeck.training.resumable import Resumable, agreed
 from limbeck.training.silence import Silence
@@ -79,7 +79,7 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
     """The stage's objective, its projectors fitted to a few of the stage's own examples."""
     objective = Objective(stage.terms, stage.examples.task)
     objective.check(stage.teacher.provides if stage.teacher else None)
-    comparing = [name for name, term in zip(objective.names, stage.terms, strict=True) if term.scope == "batch"]
+    comparing = [name for name, term in zip(objective.names, objective.terms, strict=True) if term.scope == "batch"]
     if comparing and stage.training.accumulate > 1:
         raise SignalError(
             f"The term {comparing[0]!r} compares the examples of a batch with each other, and with accumulate: "
@@ -134,6 +134,7 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
     moving = getattr(student, MOMENTS, None)
     parts = [
         moving,
+        MaxNorm(settings.max_norm) if settings.max_norm else None,
         objective,
         silence,
         best,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from limbeck.errors import LimbeckError
 from limbeck.objective.term import Owned
 from limbeck.signals.capture import bare
-from limbeck.training.pieces import whole
+from limbeck.training.pieces import local, whole
 from limbeck.training.settings import AdamW, Sgd, Training
 
 
@@ -81,3 +81,21 @@ def _clip(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
     norm = whole(torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None]))
     torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm
+
+
+class MaxNorm:
+    """Keeps the weights that lead to a unit within a ball, after every step (Srivastava et al. 2014, JMLR 15).
+
+    They are a row of a matrix of weights, a filter of a convolution, a vector of a table of embeddings: of each parameter of two
+    or more dimensions the part at one place of the first. What is frozen, and what is trained beside the student, stays.
+    """
+
+    def __init__(self, largest: float) -> None:
+        self._largest = largest
+
+    @torch.no_grad()
+    def stepped(self, student: nn.Module, place: object) -> None:
+        """Told after a step. Divided weights are whole in the first dimension's parts, so each process limits its own."""
+        for one in student.parameters():
+            if one.requires_grad and one.ndim > 1 and len(own := local(one)):
+                own.renorm_(2, 0, self._largest)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -17,9 +18,17 @@ def derived(seed: int, *names: object) -> int:
     return int(digest([seed, [str(name) for name in names]])[:16], 16) >> 1
 
 
+@lru_cache(maxsize=4)  # the epochs at hand: thousands of steps ask for each
+def _permutation(count: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derived(seed, "order", epoch))
+    return torch.randperm(count, generator=generator)
+
+
 @dataclass(frozen=True)
 class Order:
     """Which rows, under which views, each step reads: one stream of whole epochs, each its own permutation.
+
+    A row that comes several times in an epoch is seen under its next view each time, where there are so many.
 
     Args:
         rows: int64 [n], the rows to go through.
@@ -33,10 +42,6 @@ class Order:
     seed: int
     views: int | None = None
 
-    def _permutation(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(derived(self.seed, "order", epoch))
-        return self.rows[torch.randperm(len(self.rows), generator=generator)]
-
     def step(self, step: int) -> tuple[Tensor, Tensor]:
         """Ids and views of a whole step, int64 [batch_size]."""
         count = len(self.rows)
@@ -44,11 +49,29 @@ class Order:
         left = self.batch_size
         while left:
             epoch, offset = divmod(place, count)
-            part = self._permutation(epoch)[offset : offset + left]
+            places = _permutation(count, self.seed, epoch)[offset : offset + left]
+            part = self.rows[places]
             ids.append(part)
-            views.append(torch.full_like(part, self.view(epoch)))
+            views.append(self._views(epoch, places))
             place, left = place + len(part), left - len(part)
         return torch.cat(ids), torch.cat(views)
+
+    def _views(self, epoch: int, places: Tensor) -> Tensor:
+        if self._copies is None or not self.views:
+            return torch.full_like(places, self.view(epoch))
+        copy, times = (one[places] for one in self._copies)
+        return (epoch * times + copy) % self.views + 1
+
+    @cached_property
+    def _copies(self) -> tuple[Tensor, Tensor] | None:
+        """Of each place in ``rows``: how many before it are of the same row, and how many there are; None: all are different."""
+        _, row, counts = torch.unique(self.rows, return_inverse=True, return_counts=True)
+        if len(counts) == len(self.rows):
+            return None
+        order, firsts = row.argsort(stable=True), counts.cumsum(0) - counts
+        copy = torch.empty_like(order)
+        copy[order] = torch.arange(len(order)) - firsts[row[order]]
+        return copy, counts[row]
 
     def view(self, epoch: int) -> int:
         """The view of every row in this epoch."""

@@ -64,6 +64,9 @@ class Training(Config):
     """How the learning rate falls to 0 after warm-up."""
     clip: Positive | None = 1.0
     """Largest gradient norm, for each parameter group by itself; null for none."""
+    max_norm: Positive | None = None
+    """Largest Euclidean norm of the weights that lead to one unit or channel, after every step (Srivastava et al. 2014), 3 to 4
+    there; null for none."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the forward pass; losses are always computed in float32."""
     evaluate_every: Annotated[int, Field(ge=1)] | None = None
@@ -114,5 +117,8 @@ class Training(Config):
         return self.evaluate_every or max(1, self.total // 10)
 
     def identity(self) -> dict[str, object]:
-        """What determines the trained weights: all but the number of workers and the rhythm of checkpoints."""
-        return {name: value for name, value in self.plain().items() if name not in ("workers", "checkpoint-every")}
+        """What determines the trained weights: all but the number of workers and the rhythm of checkpoints, and no limit that is
+        not set.
+        """
+        left_out = ("workers", "checkpoint-every", *(("max-norm",) if self.max_norm is None else ()))
+        return {name: value for name, value in self.plain().items() if name not in left_out}

@@ -47,8 +47,8 @@ def demand(
         )
     if writes:
         raise LimbeckError(
-            "With FSDP the student cannot write texts while it is trained (the regime 'on-policy'): each process would need its "
-            "weights at other moments. Use distributed_type: MULTI_GPU."
+            "With FSDP nothing can be made of the student before its steps (the regimes 'on-policy', 'generator' and "
+            "'meta-distil'): each process would need its weights at other moments. Use distributed_type: MULTI_GPU."
         )
     if past:
         raise LimbeckError(
@@ -57,8 +57,8 @@ def demand(
         )
     if keeping:
         raise LimbeckError(
-            "With FSDP a student's gradients cannot be changed before its steps (the regime 'continual' with ewc or projection), "
-            "as no process has the whole of one: use distributed_type: MULTI_GPU."
+            "With FSDP a student's gradients cannot be changed before its steps (the regimes 'continual' with ewc or projection "
+            "and 'fine-tuned' with elastic), as no process has the whole of one: use distributed_type: MULTI_GPU."
         )
     for name, parameter in student.named_parameters():
         if parameter.ndim == 0:

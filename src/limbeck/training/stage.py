@@ -14,6 +14,7 @@ from limbeck.data.batch import Batch
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
 from limbeck.models.identity import of_module
+from limbeck.models.peers import Peers
 from limbeck.models.specs import BuildContext, Spec, build
 from limbeck.objective import Term
 from limbeck.objective.schedules import Place
@@ -46,12 +47,26 @@ class Start:
         return build(self.spec, self.context, self.seed)
 
 
+@dataclass(frozen=True)
+class Together:
+    """Models side by side, as one."""
+
+    starts: tuple[Origin, ...] = field(repr=False)
+    numbers: bool
+
+    def module(self, *more: nn.Module) -> nn.Module:
+        """A new module; see `Peers`. ``more``: further ones, after them."""
+        return Peers([*(start.module() for start in self.starts), *more], self.numbers)
+
+
 class Pen(Protocol):
-    """What makes the inputs of a step anew. One that remembers also has ``state_dict`` and ``load_state_dict``."""
+    """What makes the inputs of a step anew, or teaches the teacher by them. One that remembers also has ``state_dict`` and
+    ``load_state_dict``.
+    """
 
     def written(self, student: nn.Module, micros: Sequence[Batch], place: Place) -> list[Batch]:
         """The micro-batches of one step, some rows replaced: by texts that the student, as it is now, or the teacher writes, or
-        by pictures that are made for it.
+        by pictures that are made for it. Or the same ones, after the stage's teacher has learnt from them.
 
         The student's mode and global random state are left as they were.
         """
@@ -67,7 +82,7 @@ class Pen(Protocol):
 
 
 class Writing(Protocol):
-    """How inputs are made anew while a model trains; settings alone."""
+    """What is done with the inputs of each step before a model learns from them; settings, and further rows."""
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON types."""
@@ -83,14 +98,14 @@ class Writing(Protocol):
 
 
 class Past(Protocol):
-    """How what a student was teaches it while it is trained; settings alone."""
+    """Whose teacher moves while a student is trained: what that student was, or one that learns. Settings, and who it was."""
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON types."""
         ...
 
     def teacher(self, student: nn.Module) -> Teacher:
-        """Who teaches it: told the moments of the training, with ``state_dict`` and ``load_state_dict``."""
+        """Who teaches it: made when the training begins, told its moments, with ``state_dict`` and ``load_state_dict``."""
         ...
 
 

@@ -21,7 +21,7 @@ from limbeck.files import held, whole_folder
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.precision import Asking
 from limbeck.training.loop import Watch, train
-from limbeck.training.stage import Origin, Stage
+from limbeck.training.stage import Origin, Stage, Together
 
 _log = logging.getLogger(__name__)
 _KEPT = "kept.safetensors"
@@ -34,8 +34,8 @@ class Trained:
     ``metrics``: validation metrics of the delivered weights. ``points``: the learning curve. ``reused``: it was trained
     before, by this run or another. ``examples``: what it learnt from. ``kept``: a file of what was made anew in it, to be shown,
     if anything was. ``before``: the trainings of the same arm that came before it, in order. ``path``: of the module that is
-    meant, where that is a part of what was trained. ``of``: trainings that it was put together from, one beside the other, and
-    ``turns``: what crossed between them and it, round by round.
+    meant, where that is a part of what was trained. ``beside``: other models that answer with it, as one. ``of``: trainings of
+    others that it was put together from, and ``turns``: what crossed between them and it, round by round.
     """
 
     key: str
@@ -51,6 +51,7 @@ class Trained:
     kept: Path | None = field(default=None, repr=False)
     before: "tuple[Trained, ...]" = field(default=(), repr=False)
     path: str = ""
+    beside: Together | None = field(default=None, repr=False)
     of: "tuple[Trained, ...]" = field(default=(), repr=False)
     turns: tuple[Turn, ...] = ()
 
@@ -63,11 +64,13 @@ class Trained:
         """The trained model, in evaluation mode."""
         module = self.start.module()
         module.load_state_dict(safetensors.torch.load_file(self.weights))
-        return module.get_submodule(self.path).eval()
+        own = module.get_submodule(self.path)
+        return (self.beside.module(own) if self.beside else own).eval()
 
     def untrained(self) -> nn.Module:
         """One like it, as it was before."""
-        return self.start.module().get_submodule(self.path)
+        own = self.start.module().get_submodule(self.path)
+        return self.beside.module(own) if self.beside else own
 
     def part(self, path: str) -> Self:
         """One of its modules in its place; curve and metrics stay those of the whole."""
