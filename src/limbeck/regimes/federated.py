@@ -21,7 +21,6 @@ from limbeck.models.specs import ModelSpec, Spec
 from limbeck.regimes.averages import Ledger, average
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.clients import Averaged, Client, Here, Own, Post, Telling, on_public, private, thought
-from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.pupils import demand_alone, demand_apart, untrained
 from limbeck.regimes.regime import Common, Regime, make, train
@@ -119,7 +118,8 @@ class Federated(Common):
     def central(self, plan: Plan) -> Regime[Trained]:
         """One student of all labelled rows, for as many steps as all trainings of the federation have together."""
         steps = sum(stage.training.total for stage in self.stages(plan))
-        return (yield from Offline().control(plan.longer(steps - plan.training.total)))
+        whole = plan.longer(steps - plan.training.total)
+        return (yield from train(whole.stage("central", whole.without_teacher)))
 
     def control(self, plan: Plan) -> Regime[Trained]:
         """The same rounds, clients and steps on their own rows; their weights are averaged, and nobody teaches."""
