@@ -111,7 +111,12 @@ def test_files_of_questions(tmp_path, name, content, said):
             ["a,1,2"],
             r"the column 'y' holds '2', but labels of 'multi-label' columns are 0 or 1",
         ),
-        ("classes", ["x", "y"], ["a,1,0"], r"several columns of labels \(x, y\) are for 'task: multi-label'"),
+        (
+            "classes",
+            ["x", "y"],
+            ["a,1,0"],
+            r"several columns of labels \(x, y\) are for 'task: multi-task', .*multi-label'",
+        ),
         ("numbers", "x", ["a,1.5,0", "b,much,0"], r"the label 'much' of row 1 is no number"),
         ("classes", "x", ["a,1.5,0", "b,2,0"], r"1\.5 is a fraction.*write 'task: numbers'"),
         ("numbers", "z", ["a,1,0"], r"has no column 'z'"),

@@ -406,3 +406,8 @@ def test_validation_chooses_by_all_tasks():
         start, stop = (0, 2) if label < 2 else (2, 5)
         assert z[start:stop].equal(logits[row, start:stop])
         assert z.eq(NEVER).sum() == 5 - (stop - start)
+
+
+def test_layers_by_a_rule_stay_until_they_are_found():
+    rule = Hints(layers={"body": "body"})
+    assert by_task((Labels(), rule), TASK)[-1] is rule

@@ -21,9 +21,13 @@ def by_task(terms: Sequence[Term], task: Task, taught: AbstractSet[str] | None =
     Raises:
         SignalError: one names a task that is not there, or that the teacher does not know.
     """
-    found = list[Term]()
+    found, heads = list[Term](), task.heads
     for term in terms:
-        reads, heads = term.needs(), task.heads
+        try:
+            reads = term.needs()
+        except SignalError:  # layers by a rule, which are found later, when both models are known
+            found.append(term)
+            continue
         heard = any(map(is_logits, reads.teacher)) and taught is not None
         if term.task is not None:
             _demand(term, term.task, heads.keys(), taught if heard else None)
