@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.comparisons import compare
@@ -26,6 +27,7 @@ from benchmarks.objectives import BASELINES, CNN, MIXER, Objective, Student, obj
 from limbeck.config import digest
 from limbeck.files import home, write_json
 from limbeck.losses.similarity import linear_cka
+from limbeck.models.identity import of_module
 from limbeck.objective import Terms
 from limbeck.recipe.reading import parse
 from limbeck.regimes.offline import Offline
@@ -37,9 +39,11 @@ from limbeck.run.experiment import Experiment, from_recipe
 from limbeck.run.folder import versions
 from limbeck.run.measure import answers_of
 from limbeck.signals.capture import show
+from limbeck.teachers.local import LocalTeacher
 from limbeck.training.progress import Watcher
 from limbeck.training.workshop import Trained, Workshop
 
+TEACHER = RESULTS / "arms" / "methods-teacher.safetensors"
 WEIGHTS = (0.3, 1.0, 3.0)
 BEST, COMPARED, TAUGHT = 6, 512, 6000
 AGAINST = ("control", "soft-targets")
@@ -135,14 +139,25 @@ class School:
         self.workshop = Workshop(home(), watcher.watch)
         plain = replace(stage, labelled="all", mixup=0, patient=False)  # one teacher for all stages
         whole = from_recipe(parse(plain.recipe))
-        taught, _ = ready(whole, self.workshop, home() / "methods" / whole.hash, watcher)
+        self.taught = self._teacher(whole, watcher)
         own = experiment.plan(home(), stage.seeds[0], watcher.labelling)
-        assert own.splits.validation.rows.equal(taught.splits.validation.rows)  # the teacher has not seen them
-        assert taught.teacher is not None
-        assert taught.teacher.module is not None
-        self.taught: nn.Module = taught.teacher.module
-        self.plan: Plan = replace(own, teacher=taught.teacher, teacher_stages=())
+        assert own.splits.validation.rows.equal(whole.splits.validation.rows)  # the teacher has not seen them
+        teacher = LocalTeacher(self.taught, of_module(self.taught))
+        self.plan: Plan = replace(own, teacher=teacher, teacher_stages=())
         self.answers = walk(self.plan.labelled(), self.workshop, self.folder / "label.json")
+
+    def _teacher(self, whole: Experiment, watcher: Watcher) -> nn.Module:
+        """The teacher, whose weights are kept beside the arms: another machine rounds otherwise, and would train another one."""
+        if not TEACHER.exists():
+            plan, _ = ready(whole, self.workshop, home() / "methods" / whole.hash, watcher)
+            assert plan.teacher is not None
+            assert plan.teacher.module is not None
+            TEACHER.parent.mkdir(parents=True, exist_ok=True)
+            save_file(plan.teacher.module.state_dict(), TEACHER)
+        (stage,) = whole.plan(home(), 0).teacher_stages
+        module = stage.start.module()
+        module.load_state_dict(load_file(TEACHER))
+        return module.eval().requires_grad_(False)
 
     def arm(self, objective: Mapping[str, Any] | None, seed: int) -> Arm:
         """Trains one student and marks it; None: on hard pseudo-labels."""
