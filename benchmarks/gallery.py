@@ -36,9 +36,9 @@ size; the aim was 80 % and 60 %.
 
 Twice the steps and five seeds (another teacher of the same recipe, and not all methods yet) take the best to 64 % and 19 %. With
 1,000 labels temperatures by difficulty, DIST and hard pseudo-labels are within half a point of each other, and all of them a
-point above plain soft targets; with all labels DIST gains most, and its gain does not pass the correction. With few labels it is the
-taught who gain by longer training (DIST 85.9 to 87.2 %, the control 79.5 to 79.7); with all labels the control gains as much (85.0 to
-87.3), so that steps alone will not close what is left there.
+point above plain soft targets; with all labels DIST gains most, and its gain does not pass the correction. With few labels it
+is the taught who gain by longer training (DIST 85.9 to 87.2 %, the control 79.5 to 79.7); with all labels the control gains as
+much (85.0 to 87.3), so that steps alone will not close what is left there.
 """
 TEXTS = """## Students of text
 
