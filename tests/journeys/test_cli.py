@@ -15,7 +15,8 @@ import limbeck
 from limbeck.cli import tell
 from limbeck.cli.main import app, main
 from limbeck.errors import Interrupted, LimbeckError
-from limbeck.evidence.schema import Counts, Provenance, Quality
+from limbeck.evidence.records import Quality
+from limbeck.evidence.schema import Counts, Provenance
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 from limbeck.objective import TERMS
 from limbeck.recipe import Recipe

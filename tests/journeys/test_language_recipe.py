@@ -114,7 +114,7 @@ def trained(folder, tmp_path, monkeypatch, capsys, **teacher):
 def untrained_is_enough():
     """The teacher knows nothing; what it says is learnt all the same."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("limbeck.run.conduct._check_teacher", lambda *_: None)
+    patch.setattr("limbeck.run.ready._check_teacher", lambda *_: None)
     yield
     patch.undo()
 

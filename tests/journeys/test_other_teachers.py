@@ -106,7 +106,7 @@ def test_experts_of_domains_teach_their_own_rows(tmp_path, capsys):
 
 @pytest.fixture
 def _untrained_is_enough(monkeypatch):
-    monkeypatch.setattr("limbeck.run.conduct._check_teacher", lambda *_: None)
+    monkeypatch.setattr("limbeck.run.ready._check_teacher", lambda *_: None)
 
 
 @pytest.mark.usefixtures("_untrained_is_enough")

@@ -91,7 +91,7 @@ def test_a_decoder_is_shrunk_taught_and_delivered(pairs, tmp_path, capsys):
 
 def test_adapters_are_trained_and_merged(pairs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "limbeck.run.conduct._check_teacher", lambda *_: None
+        "limbeck.run.ready._check_teacher", lambda *_: None
     )  # it knows nothing, which is learnt all the same
     with quiet():
         made("llama", tie_word_embeddings=False).save_pretrained(tmp_path / "model")

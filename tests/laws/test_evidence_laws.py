@@ -12,8 +12,9 @@ from limbeck.evidence.compare import compare
 from limbeck.evidence.comparison import attribution, difference, item_bootstrap
 from limbeck.evidence.fidelity import fidelity
 from limbeck.evidence.quality import quality
+from limbeck.evidence.records import Bootstrap, Difference
 from limbeck.evidence.resample import percentile_interval, resample
-from limbeck.evidence.schema import Bootstrap, Difference, Provenance
+from limbeck.evidence.schema import Provenance
 from limbeck.evidence.verdict import advice, decide, outcome, sentence
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 

@@ -12,8 +12,9 @@ import pytest
 import limbeck.evidence.schema as schema
 from limbeck.errors import LimbeckError
 from limbeck.evidence.charts import forest
+from limbeck.evidence.records import Efficiency, Latency
 from limbeck.evidence.report import Example, disagreements, image_uri, render, write_report
-from limbeck.evidence.schema import Counts, Efficiency, Evidence, Latency, Provenance
+from limbeck.evidence.schema import Counts, Evidence, Provenance
 from limbeck.evidence.tables import NAMES
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 

@@ -18,7 +18,7 @@ from limbeck.recipe.reading import parse, quick
 from limbeck.regimes.born_again import BornAgain
 from limbeck.regimes.offline import Offline, best_of
 from limbeck.regimes.walk import walk
-from limbeck.run import conduct, deeds, folder, run
+from limbeck.run import deeds, folder, ready, run
 from limbeck.run.experiment import from_recipe
 from limbeck.run.preflight import preflight
 from limbeck.teachers.ensemble import EnsembleTeacher
@@ -142,8 +142,8 @@ def test_where_the_best_alone_has_no_place(tmp_path):
 
 
 def test_a_run_tells_what_each_contributed(tmp_path, monkeypatch):
-    monkeypatch.setattr(conduct, "_check_members", lambda *_: None)  # so few steps may teach nothing
-    monkeypatch.setattr(conduct, "_check_teacher", lambda *_: None)
+    monkeypatch.setattr(ready, "_check_members", lambda *_: None)  # so few steps may teach nothing
+    monkeypatch.setattr(ready, "_check_teacher", lambda *_: None)
     result = run(parse(RECIPE), tmp_path / "out", quiet=True)
     evidence = result.evidence
     assert list(evidence.arms.present()) == ["teacher", "control", "best_single", "distilled"]
@@ -236,7 +236,7 @@ def test_the_tables_say_what_the_numbers_say():
     from tests.laws.test_evidence_report import RECIPE as TEXT
     from tests.laws.test_evidence_report import realistic
 
-    from limbeck.evidence.schema import Member, Pair, Teachers
+    from limbeck.evidence.besides import Member, Pair, Teachers
 
     evidence, _, _ = realistic()
     assert "What each teacher contributed" not in render(evidence, {}, (), TEXT)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from limbeck.data.measure import Measure
-from limbeck.evidence.schema import ARMS, Bin, Evidence, Range
+from limbeck.evidence.records import Bin, Range
+from limbeck.evidence.schema import ARMS, Evidence
 
 DOT = 2.0  # percent of the plotting area: dots that are nearer cover each other
 LEAST = -0.5  # of a learning curve without a lower bound: what lies below is drawn there

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from limbeck.evidence.records import Bootstrap, Difference, GapClosed, Keeps, McNemar, Range
 from limbeck.evidence.resample import RESAMPLES, percentile_interval, resample, upper_bound
-from limbeck.evidence.schema import ArmName, Bootstrap, Difference, GapClosed, Keeps, McNemar, Range, Step
+from limbeck.evidence.schema import ArmName, Step
 
 Scores = NDArray[Any]  # [S, N], at most 1: how well the run of a seed does on an example; the teacher has S = 1
 Right = NDArray[np.bool_]

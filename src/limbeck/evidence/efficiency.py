@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limbeck.evidence.schema import Efficiency, Latency
+from limbeck.evidence.records import Efficiency, Latency
 from limbeck.signals.call import call
 
 WARMUP, TIMED, SECONDS = 20, 100, 2.0

@@ -12,7 +12,7 @@ from limbeck.data.vectors import pairs
 from limbeck.errors import DataError
 from limbeck.evidence.exam import Exam, Floats, Ints
 from limbeck.evidence.metrics import log_softmax, softmax
-from limbeck.evidence.schema import Fidelity, Relations
+from limbeck.evidence.records import Fidelity, Relations
 
 SHOWN_CLASSES = 50  # above this the matrices are no picture but a burden to the file
 COMPARED = 1000  # pairs of texts whose vectors are compared with each other

@@ -11,8 +11,8 @@ import numpy as np
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.evidence.exam import Floats, Ints
+from limbeck.evidence.records import Bootstrap
 from limbeck.evidence.resample import RESAMPLES, percentile_interval, resample
-from limbeck.evidence.schema import Bootstrap
 
 ROUNDING = 0.01  # nats: what a few thousand certain tokens, each -1e-6 off in float32, may come to
 

@@ -10,7 +10,7 @@ from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError
 from limbeck.evidence.exam import Exam, Floats
 from limbeck.evidence.metrics import check_names, log_softmax, measure
-from limbeck.evidence.schema import Bin, Quality
+from limbeck.evidence.records import Bin, Quality
 
 BINS = 15
 NUMBERS: Final = ("score", "accuracy", "nll", "ece", "brier", "mse")

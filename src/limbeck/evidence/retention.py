@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.evidence.schema import Evidence, Retained
+from limbeck.evidence.besides import Retained
+from limbeck.evidence.schema import Evidence
 
 Matrix = NDArray[np.float64]
 

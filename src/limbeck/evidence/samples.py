@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from limbeck.evidence.besides import Written
 from limbeck.evidence.generations import distinct_n, ended_share, exact_match, lengths, longest_loop, repetition
-from limbeck.evidence.schema import Written
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from limbeck.data.measure import Measure
-from limbeck.evidence.schema import Arm, Evidence, Quality, Step
+from limbeck.evidence.records import Arm, Quality
+from limbeck.evidence.schema import Evidence, Step
 from limbeck.evidence.tables import NAMES, against, number, short
 from limbeck.evidence.tasks import said_by_task
 

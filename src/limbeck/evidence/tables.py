@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from limbeck.data.measure import ACCURACY
+from limbeck.evidence.besides import Written
 from limbeck.evidence.comparison import FEW
-from limbeck.evidence.schema import Arm, Evidence, Matched, Written
+from limbeck.evidence.records import Arm, Matched
+from limbeck.evidence.schema import Evidence
 from limbeck.evidence.verdict import who, worse
 
 NAMES = {

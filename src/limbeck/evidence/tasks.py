@@ -8,10 +8,11 @@ import numpy as np
 
 from limbeck.data.measure import ACCURACY
 from limbeck.data.task import Head
+from limbeck.evidence.besides import Gain, TaskScores
 from limbeck.evidence.comparison import Scores, difference, item_bootstrap, paired
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.resample import RESAMPLES
-from limbeck.evidence.schema import Evidence, Gain, TaskScores
+from limbeck.evidence.schema import Evidence
 from limbeck.evidence.verdict import SMALLEST_EFFECT, decide
 
 _BESIDE = ("control", "apart")

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from limbeck.evidence.besides import Member, Pair, Teachers
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.fidelity import likeness
 from limbeck.evidence.quality import judged
-from limbeck.evidence.schema import Member, Pair, Teachers
 
 
 def teachers(

@@ -11,7 +11,8 @@ from math import ceil, log
 
 from limbeck.data.measure import ACCURACY, Measure
 from limbeck.evidence.comparison import widest
-from limbeck.evidence.schema import Bootstrap, Difference, Evidence, Provenance, Verdict
+from limbeck.evidence.records import Bootstrap, Difference, Verdict
+from limbeck.evidence.schema import Evidence, Provenance
 
 SMALLEST_EFFECT = 0.005
 MOST_SEEDS = 100

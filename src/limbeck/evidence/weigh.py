@@ -10,6 +10,7 @@ import numpy as np
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
+from limbeck.evidence.besides import Retention, Samples, Teachers, Traffic
 from limbeck.evidence.comparison import (
     FEW,
     Scores,
@@ -25,24 +26,9 @@ from limbeck.evidence.exam import Exam
 from limbeck.evidence.fidelity import likeness, mean_fidelity
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.quality import judged, mean_quality
+from limbeck.evidence.records import Arm, Efficiency, Fidelity, GapClosed, Matched, McNemar
 from limbeck.evidence.resample import RESAMPLES
-from limbeck.evidence.schema import (
-    ARMS,
-    Arm,
-    Arms,
-    Counts,
-    Efficiency,
-    Evidence,
-    Fidelity,
-    GapClosed,
-    Matched,
-    McNemar,
-    Provenance,
-    Retention,
-    Samples,
-    Teachers,
-    Traffic,
-)
+from limbeck.evidence.schema import ARMS, Arms, Counts, Evidence, Provenance
 from limbeck.evidence.tasks import task_scores
 from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence, who
 

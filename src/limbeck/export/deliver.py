@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from limbeck.errors import LimbeckError
-from limbeck.evidence.schema import Latency
+from limbeck.evidence.records import Latency
 from limbeck.export.card import CARD, Story, card
 from limbeck.export.proof import ABOUT, Proof
 from limbeck.files import whole_folder, write_text

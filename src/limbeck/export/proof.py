@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from limbeck.evidence.schema import Latency
+from limbeck.evidence.records import Latency
 
 ABOUT: Final = "limbeck.json"
 

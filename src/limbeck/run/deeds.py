@@ -11,8 +11,9 @@ from limbeck.data.batch import NO_LABEL
 from limbeck.data.raw import Raw
 from limbeck.data.sources import Data
 from limbeck.errors import LimbeckError
+from limbeck.evidence.records import Quality
 from limbeck.evidence.report import Example, Made, Sample, write_report
-from limbeck.evidence.schema import Evidence, Quality
+from limbeck.evidence.schema import Evidence
 from limbeck.export import Exported
 from limbeck.files import home
 from limbeck.models.python import allow_code as code_is_allowed
@@ -20,12 +21,13 @@ from limbeck.models.saved import load_student
 from limbeck.recipe import Recipe
 from limbeck.recipe.reading import dump
 from limbeck.run import folder as runs
-from limbeck.run.conduct import Result, conduct
+from limbeck.run.conduct import conduct
 from limbeck.run.delivered import Delivered, judged
 from limbeck.run.experiment import from_recipe
 from limbeck.run.labelling import Labelling
 from limbeck.run.measure import answers_of
 from limbeck.run.preflight import Preflight, preflight
+from limbeck.run.result import Result
 from limbeck.teachers.part import WHOLE, Part
 from limbeck.teachers.store import StoreInfo
 from limbeck.training.progress import Watcher

@@ -17,7 +17,8 @@ from limbeck.data.tasks import CLASSES
 from limbeck.data.tensors import parted
 from limbeck.errors import DataError, LimbeckError
 from limbeck.evidence.quality import quality
-from limbeck.evidence.schema import Evidence, Quality
+from limbeck.evidence.records import Quality
+from limbeck.evidence.schema import Evidence
 from limbeck.export import Exported, Story, export
 from limbeck.export.deliver import Format
 from limbeck.models.student import Student

@@ -7,8 +7,8 @@ from limbeck.errors import LimbeckError
 from limbeck.files import home
 from limbeck.models.python import allow_code as code_is_allowed
 from limbeck.recipe import Recipe
-from limbeck.run.conduct import ready
 from limbeck.run.experiment import from_recipe
+from limbeck.run.ready import ready
 from limbeck.teachers.part import WHOLE, Part
 from limbeck.teachers.store import StoreInfo, describe
 from limbeck.training.progress import Watcher

@@ -30,8 +30,9 @@ from limbeck.recipe.complaints import refusal
 from limbeck.recipe.marked import Node
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.regime import Teaching
-from limbeck.run.conduct import Result, conduct
+from limbeck.run.conduct import conduct
 from limbeck.run.experiment import Experiment
+from limbeck.run.result import Result
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.progress import Watcher
@@ -85,8 +86,8 @@ def distill(
         training: budget and optimiser, or a mapping as in a recipe; by default 20 epochs of AdamW.
         teacher_training: if the teacher has yet to be trained on the labelled rows.
         labelled: how many training rows keep their label.
-        labelled_share: about which share of a batch has its label, above 0 and below 1, for whoever learns from a teacher too;
-            None: all rows come once an epoch.
+        labelled_share: about which share of a batch has its label, above 0 and below 1, where rows without one are learnt
+            from too; None: all rows come once an epoch.
         tokenizer: a folder or name on the hub, if the inputs are texts (or pairs, lists of words, questions with a text).
         task: what is asked of a row: ``classes``, ``multi-label``, ``multi-task``, ``numbers``, ``tags`` or ``spans``, as in a
             recipe.

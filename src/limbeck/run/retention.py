@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from limbeck.data.examples import Examples
+from limbeck.evidence.besides import Retention
 from limbeck.evidence.retention import retained
-from limbeck.evidence.schema import Retention
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.run.measure import answers_of

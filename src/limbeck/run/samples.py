@@ -12,9 +12,9 @@ from limbeck.data.examples import Examples
 from limbeck.data.sequences import end_of, prompted
 from limbeck.data.tokenizers import Tokenizer, loaded
 from limbeck.errors import LimbeckError
+from limbeck.evidence.besides import Samples, Writing
 from limbeck.evidence.report import Sample
 from limbeck.evidence.samples import Wrote, told
-from limbeck.evidence.schema import Samples, Writing
 from limbeck.models.generation import Text
 from limbeck.models.sampling import Ends, begin_of, continued, drawn
 from limbeck.regimes.plan import Plan

@@ -6,8 +6,8 @@ import torch
 
 from limbeck.advice.preflight import answers_by
 from limbeck.data.examples import Examples
+from limbeck.evidence.besides import Teachers
 from limbeck.evidence.exam import Exam
-from limbeck.evidence.schema import Teachers
 from limbeck.evidence.teachers import teachers
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from limbeck.evidence.schema import Crossing, Traffic
+from limbeck.evidence.besides import Crossing, Traffic
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.training.workshop import Trained

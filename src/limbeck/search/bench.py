@@ -14,8 +14,8 @@ from limbeck.objective.schedules import Place
 from limbeck.recipe import Recipe
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.walk import walk
-from limbeck.run.conduct import ready
 from limbeck.run.experiment import Experiment, from_recipe
+from limbeck.run.ready import ready
 from limbeck.search.fields import applied
 from limbeck.search.study import Trial, score
 from limbeck.training.loop import Watch

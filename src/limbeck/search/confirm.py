@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from limbeck.data.measure import ACCURACY, Measure
 from limbeck.evidence.comparison import difference, item_bootstrap
-from limbeck.evidence.schema import Bootstrap, Difference
+from limbeck.evidence.records import Bootstrap, Difference
 from limbeck.evidence.verdict import decide, worse
 from limbeck.recipe import Recipe
 from limbeck.run.measure import answers_of
