@@ -6,13 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.data.batch import Batch
-from limbeck.signals.capture import Signals, bare
-from limbeck.teachers.local import LocalTeacher
-from limbeck.teachers.teacher import Provides
+from limbeck.signals.capture import bare
+from limbeck.teachers.moving import Moving
 
 
-class MovingAverage:
+class MovingAverage(Moving):
     """A copy of a model that follows it: after every step its weights are ``m`` times its own and ``1 - m`` times the model's.
 
     ``m`` is ``momentum``, and at first ``1 - 1 / step``, so that the average is not of what the model was before it had learnt
@@ -24,23 +22,8 @@ class MovingAverage:
     """
 
     def __init__(self, student: nn.Module, momentum: float) -> None:
-        self.module = copy.deepcopy(bare(student)).eval().requires_grad_(False)
+        super().__init__(copy.deepcopy(bare(student)).requires_grad_(False))
         self._momentum = momentum
-        self._asked = LocalTeacher(self.module, "moves")
-
-    @property
-    def fingerprint(self) -> None:
-        """None: it moves."""
-        return None
-
-    @property
-    def provides(self) -> Provides:
-        """Any signal that the model has."""
-        return self._asked.provides
-
-    def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:
-        """The needed signals; see `Teacher.observe`."""
-        return self._asked.observe(batch, needs)
 
     @torch.no_grad()
     def stepped(self, student: nn.Module, place: Any) -> None:
@@ -51,11 +34,3 @@ class MovingAverage:
             mine.lerp_(theirs.to(mine), part)
         for kept, own in zip(self.module.buffers(), model.buffers(), strict=True):
             kept.copy_(own)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The average as it is."""
-        return dict(self.module.state_dict())
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts it back."""
-        self.module.load_state_dict(state)
