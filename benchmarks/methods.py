@@ -34,10 +34,10 @@ from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import train
 from limbeck.regimes.walk import walk
-from limbeck.run.conduct import ready
 from limbeck.run.experiment import Experiment, from_recipe
 from limbeck.run.folder import versions
 from limbeck.run.measure import answers_of
+from limbeck.run.ready import ready
 from limbeck.signals.capture import show
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.progress import Watcher
@@ -51,8 +51,8 @@ AGAINST = ("control", "soft-targets")
 
 @dataclass(frozen=True)
 class Stage:
-    """One student with so many labels, for so many steps. ``after``: the screening whose best methods it takes. ``patient``:
-    few objectives at length, every view of a picture another.
+    """One student with so many labels, for so many steps. ``after``: the screening whose best methods it takes, or those of
+    ``only``. ``patient``: few objectives at length, every view of a picture another. ``share``: `data.labelled-share`.
     """
 
     title: str
@@ -64,12 +64,15 @@ class Stage:
     mixup: float = 0
     limit: int | None = None
     patient: bool = False
+    share: float | None = None
+    only: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> str:
         """The recipe that all its methods share."""
         more = "" if self.patient else "\n  views: 3"
         more += (f"\n  mixup: {self.mixup}" if self.mixup else "") + (f"\n  limit: {self.limit}" if self.limit else "")
+        more += f"\n  labelled-share: {self.share}" if self.share else ""
         adamw = "optimizer: {name: adamw, learning-rate: 3e-3}"
         return (
             "limbeck: 1\nname: methods\ndata:\n  source: fashion-mnist\n"
@@ -87,6 +90,13 @@ SCARCE, ALL = Stage("1,000 labels", 1000), Stage("all labels", "all")
 STAGES = {
     "scarce": SCARCE,
     "all": ALL,
+    "scarce-shared": replace(
+        SCARCE,
+        share=0.25,
+        after="scarce",
+        only=("dist", "decoupled", "nkd", "wsld"),
+        title="1,000 labels, rows with one a quarter of what is read",
+    ),
     "scarce-full": replace(SCARCE, **FULL, after="scarce", title="1,000 labels, the best at more steps"),
     "all-full": replace(ALL, **FULL, after="all", title="all labels, the best at more steps"),
     "scarce-mixer": replace(SCARCE, **FULL, after="scarce", student=MIXER, title="1,000 labels, an MLP-mixer"),
@@ -137,7 +147,7 @@ class School:
     def __init__(self, stage: Stage, experiment: Experiment, watcher: Watcher) -> None:
         self.student, self.folder = stage.student, home() / "methods" / experiment.hash
         self.workshop = Workshop(home(), watcher.watch)
-        plain = replace(stage, labelled="all", mixup=0, patient=False)  # one teacher for all stages
+        plain = replace(stage, labelled="all", mixup=0, patient=False, share=None)  # one teacher for all stages
         whole = from_recipe(parse(plain.recipe))
         self.taught = self._teacher(whole, watcher)
         own = experiment.plan(home(), stage.seeds[0], watcher.labelling)
@@ -247,7 +257,7 @@ def chosen(stage: Stage) -> dict[str, Objective]:
     factors = {name: float(max(values, key=values.__getitem__)) for name, values in tried.items()}
     return {
         name: scaled(every[name], factors[name]) if name in factors else every[name]
-        for name in (*BASELINES, *ranked[:BEST])
+        for name in (*BASELINES, *(stage.only or ranked[:BEST]))
     }
 
 

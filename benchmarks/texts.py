@@ -34,10 +34,10 @@ from limbeck.models.student import Student
 from limbeck.recipe.reading import parse
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.walk import walk
-from limbeck.run.conduct import ready
 from limbeck.run.experiment import Experiment, from_recipe
 from limbeck.run.folder import versions
 from limbeck.run.measure import answers_of
+from limbeck.run.ready import ready
 from limbeck.signals.call import call
 from limbeck.training.progress import Watcher
 from limbeck.training.workshop import Trained, Workshop

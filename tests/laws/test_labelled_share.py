@@ -53,6 +53,15 @@ def test_only_the_taught_read_so():
     assert len(plan(labelled=9).read((LABELS, SOFT))) == len(one.splits.train)
 
 
+def test_the_arm_on_hard_answers_reads_the_same_rows():
+    one = plan(labelled=9, labelled_share=0.5)
+    making = Offline().pseudo_labels(one)
+    labels = next(making)
+    training = making.send(labels.function(**labels.arguments))
+    assert training.name.startswith("hard pseudo-labels")
+    assert torch.equal(training.examples.rows, one.read(one.terms).rows)
+
+
 @pytest.mark.parametrize("views", [0, 3, 50])
 def test_what_it_will_ask_is_stored(views, tmp_path):
     one = plan(labelled=9, labelled_share=0.5, views=views, store=tmp_path / "stores")

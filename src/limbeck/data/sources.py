@@ -48,8 +48,8 @@ class Data(Config):
     labelled: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     """How many training rows keep their label, in the proportion of the classes; the others are used without it."""
     labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """About which share of a batch has its label, for whoever learns from a teacher as well: rows with a label are repeated until
-    they are so many, each time under their next view; null: all rows come once an epoch."""
+    """About which share of a batch has its label, where rows without one are learnt from too: rows with a label are repeated
+    until they are so many, each time under their next view; null: all rows come once an epoch."""
     validation: Size = 0.1
     """Rows to choose by: a number, or a share of the labelled rows. Ignored if the source has its own."""
     test: Size = 0.2

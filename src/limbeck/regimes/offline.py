@@ -64,7 +64,7 @@ class Offline(Common):
         labels = yield from make(
             "hard labels", hard_labels, examples=plan.splits.train, teacher=teacher, device=plan.device
         )
-        examples = plan.splits.train.relabelled(labels)
+        examples = plan.every.relabelled(labels)
         return (yield from train(plan.stage("hard pseudo-labels", plan.without_teacher, examples=examples)))
 
     def best_single(self, plan: Plan) -> Regime[Trained]:

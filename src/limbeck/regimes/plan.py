@@ -44,8 +44,8 @@ class Plan:
 
     ``teacher``: if it is given; else ``teacher_stages`` train it, or those that it consists of, and ``join`` makes it of what
     they gave; without ``join`` it is the one, run as ``asking`` says. ``store``: the root of stored teacher outputs, None to ask
-    live. ``views``: augmented views a row, 0 for none, None for a new one every epoch. ``labelled_share``: of what the
-    taught read, see `Examples.with_labels_as`; None: as the data is. ``on_label`` hears (done, all) rows.
+    live. ``views``: augmented views a row, 0 for none, None for a new one every epoch. ``labelled_share``: wherever rows
+    without a label are read too, see `Examples.with_labels_as`; None: as the data is. ``on_label`` hears (done, all) rows.
     """
 
     splits: Splits
@@ -94,9 +94,13 @@ class Plan:
 
     def read(self, terms: tuple[Term, ...]) -> Examples:
         """The rows that these terms learn from: without a teacher those without a label say nothing, unless a term is of all."""
+        taught = any(term.needs().teacher or term.mask == REAL for term in terms)
+        return self.every if taught else self.splits.train.labelled()
+
+    @property
+    def every(self) -> Examples:
+        """All training rows, those with a label as often as `labelled_share` says."""
         train = self.splits.train
-        if not any(term.needs().teacher or term.mask == REAL for term in terms):
-            return train.labelled()
         return train if self.labelled_share is None else train.with_labels_as(self.labelled_share)
 
     @property
@@ -239,8 +243,7 @@ def hard_labels(examples: Examples, teacher: Teacher, device: str) -> Tensor:
         batch = examples.batch(ids, torch.zeros_like(ids)).to(device)
         logits = teacher.observe(batch, frozenset({"logits"}))["logits"].float().cpu()
         said = examples.task.hard(logits, examples.labels[ids]).to(labels.dtype)
-        if examples.task.heads:  # of several tasks some may be labelled
-            seen = examples.supervised[ids, None] & (labels[ids] >= 0)
-            said = labels[ids].where(seen, said)
-        labels[ids] = said
+        # of several answers of a row some may be known
+        seen = examples.supervised[ids].view(-1, *[1] * (labels.ndim - 1)) & (labels[ids] >= 0)
+        labels[ids] = labels[ids].where(seen, said)
     return labels

@@ -22,7 +22,7 @@ from limbeck.teachers.teacher import Teacher
 from limbeck.training.launch import asked
 from limbeck.training.settings import Training
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same stage would train other weights than before."""
 
 
