@@ -16,8 +16,8 @@ def effects() -> dict[str, str]:
     """What each term added, by its name."""
     found: dict[str, list[str]] = {}
     for screen, told in SCREENS.items():
-        path = RESULTS / f"methods-{screen}.json"
-        for row in json.loads(path.read_text())["rows"].values() if path.exists() else ():
+        paths = (RESULTS / f"methods-{screen}{more}.json" for more in ("", "-later"))
+        for row in (row for path in paths if path.exists() for row in json.loads(path.read_text())["rows"].values()):
             against: dict[str, Any] = row.get("against", {})
             added = [term for term in row.get("objective") or {} if term not in PLAIN]
             for term in added if "soft-targets" in against else ():

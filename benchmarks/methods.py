@@ -52,7 +52,8 @@ AGAINST = ("control", "soft-targets")
 @dataclass(frozen=True)
 class Stage:
     """One student with so many labels, for so many steps. ``after``: the screening whose best methods it takes, or those of
-    ``only``. ``patient``: few objectives at length, every view of a picture another. ``share``: `data.labelled-share`.
+    ``only``, which without a screening are tried at three weights. ``share``: `data.labelled-share`. ``patient``: few
+    objectives at length, every view of a picture another.
     """
 
     title: str
@@ -86,10 +87,14 @@ class Stage:
 
 FULL: dict[str, Any] = {"steps": 4000, "seeds": (0, 1, 2, 3, 4)}
 LONG: dict[str, Any] = {"steps": 12_000, "mixup": 1.0, "patient": True}
+LATER = ("layer-choice",)
+"""What was not there when the screening ran; beside it the baselines again, with the teacher of its machine."""
 SCARCE, ALL = Stage("1,000 labels", 1000), Stage("all labels", "all")
 STAGES = {
     "scarce": SCARCE,
     "all": ALL,
+    "scarce-later": replace(SCARCE, only=LATER, title="1,000 labels, what came later"),
+    "all-later": replace(ALL, only=LATER, title="all labels, what came later"),
     "scarce-shared": replace(
         SCARCE,
         share=0.25,
@@ -248,12 +253,13 @@ def chosen(stage: Stage) -> dict[str, Objective]:
         return patient()
     every = objectives(stage.student)
     if stage.after is None:
-        return every
+        return {name: every[name] for name in (*BASELINES, *stage.only)} if stage.only else every
     rows = json.loads((RESULTS / f"methods-{stage.after}.json").read_text())["rows"]
     ranked = sorted(
-        (name for name in every if name not in BASELINES), key=lambda name: -np.mean(rows[name]["validation"])
+        (name for name in every if name in rows and name not in BASELINES),
+        key=lambda name: -np.mean(rows[name]["validation"]),
     )
-    tried = {name: rows[name]["tried"] for name in every if rows[name]["tried"]}
+    tried = {name: rows[name]["tried"] for name in every if name in rows and rows[name]["tried"]}
     factors = {name: float(max(values, key=values.__getitem__)) for name, values in tried.items()}
     return {
         name: scaled(every[name], factors[name]) if name in factors else every[name]

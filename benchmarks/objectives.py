@@ -22,6 +22,11 @@ class Student:
         """Last layer to last stage."""
         return {"student": self.last, "teacher": "stages.2"}
 
+    @property
+    def several(self) -> Objective:
+        """Its last layers and all of the teacher's stages, to choose from."""
+        return {"student": [self.before, self.last], "teacher": ["stages.0", "stages.1", "stages.2"]}
+
 
 CNN = Student("{name: small-cnn, width: 10}", "blocks.1", "blocks.2")
 MIXER = Student("{name: mlp-mixer}", "layers.1", "layers.2")
@@ -65,6 +70,7 @@ def objectives(student: Student) -> dict[str, Objective]:
         "nst": {**KD, "nst": {**ends, "weight": 5.0}},
         "contrastive": {**KD, "contrastive": {**HEAD, "weight": 0.1}},
         "crd": {**KD, "crd": {**HEAD, "weight": 0.02, "negatives": 256}},
+        "layer-choice": {**KD, "layer-choice": {**student.several, "weight": 0.3}},
         "adversarial": {**KD, "adversarial": {"student": "logits", "teacher": "logits", "weight": 0.05}},
     }
 

@@ -84,6 +84,11 @@ LEAST = {
     "mgd": [MAPS, {**OTHER_MAPS, "hide": "cells", "drop": 0.5}],
     "simkd": [MAPS, OTHER_MAPS],
     "review": [{"layers": {"map": "map:in", "grid-map": "map"}, "middle": 2}],
+    "layer-choice": [
+        {"student": ["vector"], "teacher": ["vector", "wide"]},
+        {"student": ["vector", "tokens"], "teacher": ["wide", "tokens", "vector"], "balance": 0.5},
+        {"student": ["map"], "teacher": ["map", "map:in"], "balance": 0, "width": 3},
+    ],
     "jacobian": [{}, {"normalise": False}],
     "attention-maps": [LAYERS, {**LAYERS, "form": "mse"}],
     "minilm": [{**LAYERS, "heads": 2}],

@@ -17,6 +17,7 @@ from limbeck.objective.grams import Fsp, Gram, Nst
 from limbeck.objective.heads import by_task
 from limbeck.objective.hints import Hints
 from limbeck.objective.labels import Labels
+from limbeck.objective.links import LayerChoice
 from limbeck.objective.mapping import matched
 from limbeck.objective.objective import Objective
 from limbeck.objective.penalties import GradientPenalty
@@ -37,7 +38,7 @@ from limbeck.objective.vectors import MarginMse, Partners, untaught
 TERMS: tuple[type[Config], ...] = (
     *(Labels, SoftTargets, Diverging, Decoupled, Dist, Nkd, Wsld, Confidence, Perturbed, Routing),
     *(Uld, SharedVocabulary, Alm),
-    *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, Jacobian),
+    *(Hints, Cosine, AttentionTransfer, ChannelWise, Vid, Ofd, Mgd, SimKd, Review, LayerChoice, Jacobian),
     *(AttentionMaps, MiniLm),
     *(RkdDistance, RkdAngle, SimilarityPreserving, CorrelationCongruence, Pkt, Gram, Nst, Fsp, Contrastive, Crd),
     *(Partners, MarginMse, Adversarial),
@@ -72,6 +73,7 @@ __all__ = [
     "Hints",
     "Jacobian",
     "Labels",
+    "LayerChoice",
     "MarginMse",
     "Mgd",
     "MiniLm",
