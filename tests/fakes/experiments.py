@@ -301,7 +301,7 @@ SHARED = {
             Hints(student="body", teacher="body", weight={"schedule": "gradient-norm", "every": 3}),
         )
     },
-    "a largest norm": {"terms": (LABELS, SOFT), "max_norm": 0.4},
+    "a largest norm, and an average": {"terms": (LABELS, SOFT), "max_norm": 0.4, "average": 0.8},
     "a learned temperature": {"terms": (LABELS, SoftTargets(temperature={"schedule": "learned", "rise": 0.5}))},
 }
 """Trainings that one process and two must do alike, beside that of a language model."""

@@ -127,6 +127,8 @@ def test_students_and_terms_that_need_whole_weights_are_refused():
         sharding.demand(Scalar(), plain, writes=False)
     with pytest.raises(LimbeckError, match="on-policy"):
         sharding.demand(layered(), plain, writes=True)
+    with pytest.raises(LimbeckError, match=r"training\.average"):
+        sharding.demand(layered(), plain, writes=False, averaged=True)
     changing = layered()
     changing.training_moments = object()
     with pytest.raises(LimbeckError, match="theseus"):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tests.contracts.test_regime_contract import answered, known
 from tests.fakes.experiments import HINTS, LABELS, SOFT, Net, Watching, control_c, plan, same, smooth, stage, teacher
 from torch import nn
@@ -17,7 +18,7 @@ from limbeck.regimes.ema import Ema
 from limbeck.regimes.snapshot import Snapshot
 from limbeck.run.deeds import label
 from limbeck.teachers.past import MovingAverage
-from limbeck.training.loop import train
+from limbeck.training.loop import evaluate, train
 
 LOGITS = frozenset({"logits"})
 
@@ -100,6 +101,59 @@ def test_the_settings_are_in_the_arms_name():
 
     assert "past" not in key()
     assert key(past=Ema(momentum=0.9))["past"] != key(past=Ema(momentum=0.8))["past"]
+
+
+# --- the average is delivered
+
+
+class Weights(Watching):
+    """What the student was after every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def stepped(self, student, place):
+        self.found.append({name: value.detach().clone() for name, value in student.named_parameters()})
+
+
+def test_what_is_delivered_is_the_average_of_the_steps(tmp_path):
+    weights = Weights()
+    outcome = train(stage(smooth, average=0.7, keep="last"), tmp_path, weights)
+    for name in weights.found[0]:
+        expected = torch.full_like(weights.found[0][name], float("nan"), dtype=torch.float64)
+        for step, found in enumerate(weights.found, 1):
+            m = min(0.7, 1 - 1 / step)
+            expected = found[name].double() if m == 0 else m * expected + (1 - m) * found[name].double()
+        # twelve roundings of float32
+        torch.testing.assert_close(outcome.weights[name].double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_it_alters_no_step_and_is_what_is_judged(tmp_path):
+    plain, averaged = Weights(), Weights()
+    one = stage(average=0.9, keep="last")
+    train(stage(keep="last"), tmp_path / "plain", plain)
+    outcome = train(one, tmp_path / "averaged", averaged)
+    assert all(torch.equal(a[name], b[name]) for a, b in zip(plain.found, averaged.found, strict=True) for name in a)
+    module = one.start.module()
+    module.load_state_dict(outcome.weights)
+    again = evaluate(module.eval(), one.validation, Accelerator())
+    assert {name: outcome.metrics[name] for name in again} == again
+    assert not all(torch.equal(outcome.weights[name], averaged.found[-1][name]) for name in averaged.found[-1])
+
+
+@pytest.mark.parametrize("after", [1, 7])
+def test_stopped_and_resumed_the_average_goes_on(after, tmp_path):
+    one = stage(average=0.8, checkpoint_every=None)
+    whole = train(one, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(one, tmp_path / "cut", Watching(after=after, act=control_c))
+    assert same(train(one, tmp_path / "cut"), whole)
+
+
+def test_the_average_is_in_the_arms_name_where_there_is_one():
+    assert "average" not in stage().training.identity(), "what was trained before keeps its name"
+    assert stage(average=0.5).training.identity()["average"] == 0.5
 
 
 def test_a_snapshot_is_taken_after_its_share_of_the_steps():

@@ -1,4 +1,4 @@
-"""The student's own past as its teacher."""
+"""The average of a model's own past, that teaches it, or is delivered in its place."""
 
 import copy
 from typing import Any

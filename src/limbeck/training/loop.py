@@ -22,6 +22,7 @@ from limbeck.objective import Objective
 from limbeck.objective.crossed import vocabularies
 from limbeck.objective.schedules import Place
 from limbeck.signals.capture import Capture, Signals, bare, show
+from limbeck.teachers.past import MovingAverage
 from limbeck.training import launch, pieces, sharding
 from limbeck.training.guard import Interrupt, explained
 from limbeck.training.memory import keep_freed
@@ -125,16 +126,20 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
     settings, began = stage.training, time.monotonic()
     student = stage.model()
     stage = stage.begun(student)
+    averaged = (
+        MovingAverage(student, settings.average) if settings.average else None
+    )  # before anything hooks the student
+    judged = averaged.module if averaged else student
     objective = build_objective(stage, student)
     engine = Engine(student, objective, stage.side)
     pen = stage.writing.pen(stage, student) if stage.writing else None
-    best = Best(student, settings.keep, settings.patience, stage.validation.task)
+    best = Best(judged, settings.keep, settings.patience, stage.validation.task)
     curve = Curve(objective.shares, pen.told if pen else dict)
     silence = Silence(stage, objective.names, accelerator)
-    moving = getattr(student, MOMENTS, None)
     parts = [
-        moving,
+        getattr(student, MOMENTS, None),
         MaxNorm(settings.max_norm) if settings.max_norm else None,
+        averaged,
         objective,
         silence,
         best,
@@ -145,6 +150,7 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
         *(watch(stage, curve) if accelerator.is_main_process else ()),
     ]
     model, optimiser = _prepared(accelerator, engine.train(), stage)
+    judged.to(accelerator.device)
     resumable = Resumable(folder, accelerator, engine, optimiser, parts)
     first, spent = resumable.load()
     order = Order(stage.examples.rows, settings.batch_size, derived(stage.seed, "data"), stage.views)
@@ -166,7 +172,7 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
             done = place.step == settings.total
             if done or place.step % settings.between_evaluations == 0:
                 _check_weights(accelerator, engine, stage, place)
-                measured = partial(evaluate, student, stage.validation, accelerator, stage.side)
+                measured = partial(evaluate, judged, stage.validation, accelerator, stage.side)
                 metrics = cast(Engine, bare(model)).during(measured)
                 if tell(parts, "evaluated", metrics, place) or done:
                     break
@@ -193,7 +199,12 @@ def _prepared(accelerator: Accelerator, engine: Engine, stage: Stage) -> tuple[n
 
     if launch.asked():
         sharding.demand(
-            engine.student, engine.objective, stage.writing is not None, stage.past is not None, stage.keeping
+            engine.student,
+            engine.objective,
+            stage.writing is not None,
+            stage.past is not None,
+            stage.keeping,
+            stage.training.average is not None,
         )
         return sharding.divided(accelerator, engine, made)
     return accelerator.prepare(engine, made())  # type: ignore[no-any-return]

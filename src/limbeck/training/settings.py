@@ -67,6 +67,9 @@ class Training(Config):
     max_norm: Positive | None = None
     """Largest Euclidean norm of the weights that lead to one unit or channel, after every step (Srivastava et al. 2014), 3 to 4
     there; null for none."""
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Judge and deliver the moving average of the weights, which keeps this share of itself in a step, 0.999 say, and less at
+    first (Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780); null: the weights themselves."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the forward pass; losses are always computed in float32."""
     evaluate_every: Annotated[int, Field(ge=1)] | None = None
@@ -117,8 +120,9 @@ class Training(Config):
         return self.evaluate_every or max(1, self.total // 10)
 
     def identity(self) -> dict[str, object]:
-        """What determines the trained weights: all but the number of workers and the rhythm of checkpoints, and no limit that is
-        not set.
+        """What determines the trained weights: all but the number of workers and the rhythm of checkpoints, and nothing that
+        is not set where it came later.
         """
-        left_out = ("workers", "checkpoint-every", *(("max-norm",) if self.max_norm is None else ()))
-        return {name: value for name, value in self.plain().items() if name not in left_out}
+        plain = self.plain()
+        left_out = ("workers", "checkpoint-every", *(name for name in ("max-norm", "average") if plain[name] is None))
+        return {name: value for name, value in plain.items() if name not in left_out}

@@ -31,10 +31,15 @@ _log = logging.getLogger(__name__)
 
 
 def demand(
-    student: nn.Module, objective: Objective, writes: bool, past: bool = False, keeping: Sequence[object] = ()
+    student: nn.Module,
+    objective: Objective,
+    writes: bool,
+    past: bool = False,
+    keeping: Sequence[object] = (),
+    averaged: bool = False,
 ) -> None:
     """Refuses what cannot be trained with divided weights. ``writes``: whether the student writes what it learns from; ``past``:
-    whether its own past teaches it; ``keeping``: what changes its gradients.
+    whether its own past teaches it; ``keeping``: what changes its gradients; ``averaged``: whether their average is delivered.
 
     Raises:
         LimbeckError: a parameter is a single number, the model changes as training goes on, or it writes texts.
@@ -50,10 +55,10 @@ def demand(
             "With FSDP nothing can be made of the student before its steps (the regimes 'on-policy', 'generator' and "
             "'meta-distil'): each process would need its weights at other moments. Use distributed_type: MULTI_GPU."
         )
-    if past:
+    if past or averaged:
         raise LimbeckError(
-            "With FSDP a student cannot be taught by its own past (the regime 'ema'), which would need its whole weights at "
-            "every step: use distributed_type: MULTI_GPU."
+            f"With FSDP {'a student cannot be taught by its own past (the regime ema)' if past else 'training.average cannot be'}"
+            ", which would need the student's whole weights at every step: use distributed_type: MULTI_GPU."
         )
     if keeping:
         raise LimbeckError(
