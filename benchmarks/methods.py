@@ -87,7 +87,7 @@ class Stage:
 
 FULL: dict[str, Any] = {"steps": 4000, "seeds": (0, 1, 2, 3, 4)}
 LONG: dict[str, Any] = {"steps": 12_000, "mixup": 1.0, "patient": True}
-LATER = ("layer-choice",)
+LATER = ("dist, T by difficulty", "layer-choice")
 """What was not there when the screening ran; beside it the baselines again, with the teacher of its machine."""
 SCARCE, ALL = Stage("1,000 labels", 1000), Stage("all labels", "all")
 STAGES = {

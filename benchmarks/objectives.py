@@ -70,6 +70,10 @@ def objectives(student: Student) -> dict[str, Objective]:
         "nst": {**KD, "nst": {**ends, "weight": 5.0}},
         "contrastive": {**KD, "contrastive": {**HEAD, "weight": 0.1}},
         "crd": {**KD, "crd": {**HEAD, "weight": 0.02, "negatives": 256}},
+        "dist, T by difficulty": {
+            **_soft(temperature={"schedule": "by-difficulty", "easy": 2, "hard": 6}),
+            "dist": {"weight": 2.0},
+        },
         "layer-choice": {**KD, "layer-choice": {**student.several, "weight": 0.3}},
         "adversarial": {**KD, "adversarial": {"student": "logits", "teacher": "logits", "weight": 0.05}},
     }
