@@ -146,7 +146,6 @@ def _shown(example: Example) -> dict[str, Any]:
     for who in ("teacher", "student"):
         if common[f"{who}_right"] is None and common[f"{who}_confidence"] is not None:
             common[f"{who}_right"] = common[who] == common["truth"]
-    common["long"] = max(len(common[who]) for who in ("truth", "teacher", "student")) > WIDE
     if isinstance(example.content, str):
         return {**common, "text": _cut(example.content), "image": None}
     return {**common, "image": image_uri(example.content), "tiny": max(np.shape(example.content)[:2]) <= 64}
@@ -230,6 +229,7 @@ def render(
         opposites=relations is not None and len(relations.teacher or ()) == charts.PAIR,
         classes=list(evidence.arms.distilled.mean.per_class),
         examples=[_shown(one) for one in examples],
+        long=any(len(name) > WIDE for one in examples for name in (one.truth, one.teacher, one.student)),
         samples=[_written(one, arms) for one in samples],
         writing=tables.writing(evidence),
         retention=shown_retention(evidence),

@@ -77,27 +77,27 @@ def _gain(
 
 
 def shown_tasks(evidence: Evidence) -> dict[str, Any] | None:
-    """For the report: a row for each task."""
+    """For the report: a row for each arm, and for each difference; a column for each task."""
     if not evidence.tasks:
         return None
     arms = [name for name in ("teacher", *evidence.arms.present()) if any(name in one.scores for one in evidence.tasks)]
-    arms = list(dict.fromkeys(arms))
     beside = [name for name in _BESIDE if any(name in one.gains for one in evidence.tasks)]
-    rows = [
+    columns = [
         {
             "name": one.name,
-            "cells": [_score(one, name) for name in arms],
-            "gains": [_told(one.gains[name]) if name in one.gains else None for name in beside],
-            "of": f"{one.classes} classes, {one.examples:,} test examples; the commonest class {ACCURACY.value(one.floor)}",
+            "of": f"{one.classes} classes, {one.examples:,} test examples",
+            "floor": ACCURACY.value(one.floor),
         }
         for one in evidence.tasks
     ]
+    rows = [{"name": name, "cells": [_score(one, name) for one in evidence.tasks]} for name in dict.fromkeys(arms)]
+    gains = [{"name": name, "cells": [_gained(one.gains.get(name)) for one in evidence.tasks]} for name in beside]
     note = (
         "The share of right answers among the test examples that have a label of the task, mean over seeds; differences are in "
         "points, with Student's 95\N{NO-BREAK SPACE}% interval over seeds. Each task is judged by itself, by the rule of the "
         "verdict: where there are many, one may look better by chance."
     )
-    return {"arms": arms, "beside": beside, "rows": rows, "note": note}
+    return {"columns": columns, "rows": rows, "gains": gains, "note": note}
 
 
 def said_by_task(evidence: Evidence) -> str | None:
@@ -115,6 +115,12 @@ def _score(one: TaskScores, arm: str) -> tuple[str, str | None] | None:
         return None
     spread = one.sd.get(arm)
     return ACCURACY.value(one.scores[arm]), None if spread is None else ACCURACY.spread(spread)
+
+
+def _gained(gain: Gain | None) -> tuple[str, str] | None:
+    if gain is None:
+        return None
+    return _WORDS[gain.verdict], ACCURACY.gained(gain.difference.mean, gain.difference.ci95)
 
 
 def _told(gain: Gain) -> str:

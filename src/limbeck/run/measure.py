@@ -37,6 +37,7 @@ from limbeck.teachers.teacher import Teacher
 from limbeck.training.workshop import Trained
 
 _BULK = 64
+_MANY = 6  # trainings that are told one by one
 _SINGLE = 32  # rows that are timed one by one, in turns
 
 
@@ -220,10 +221,11 @@ def notes(
     elif every > labelled:
         pseudo = "pseudo_labels" in trained
         shared = any(term.mask == REAL for term in plan.without_teacher)
+        teachers = "the teacher's" if experiment.regime.taught else "its teachers'"
         who = "The distilled student and the one of hard pseudo-labels" if pseudo else "The distilled student"
         told.append(
             f"Every student saw the same {labelled:,} labels. {who} also "
-            f"saw {every - labelled:,} training examples without their labels, through the teacher's answers; the control "
+            f"saw {every - labelled:,} training examples without their labels, through {teachers} answers; the control "
             + ("saw them too, without these answers." if shared else "could not use them.")
             + " The attribution separates what the further data did from what the soft targets did." * pseudo
             + " The control with all labels saw those that are hidden from the others." * ("ceiling" in trained)
@@ -256,7 +258,13 @@ def notes(
             )
     if before := trained["distilled"][0].before:
         measure = Measure.of(splits.task)
-        each = ", ".join(f"{one.name.rpartition(',')[0]} {measure.value(one.metrics[measure.name])}" for one in before)
+        names = [one.name.rpartition(",")[0].removeprefix("distilled, ") for one in before]
+        told_of = [
+            f"{name} {measure.value(one.metrics[measure.name])}" for name, one in zip(names, before, strict=True)
+        ]
+        if len(told_of) > _MANY:
+            told_of[_MANY // 2 : -_MANY // 2] = [f"{len(told_of) - _MANY} more"]
+        each = ", ".join(told_of)
         last = measure.value(trained["distilled"][0].metrics[measure.name])
         told.append(
             f"Other trainings belong to the distilled student's; of the first seed, by their {measure.name} on validation: "
