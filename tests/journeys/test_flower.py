@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -201,3 +202,27 @@ def test_a_client_that_never_comes_is_absent_and_the_rounds_go_on(federation, tm
     one.join(1)
     told = one.run(gather=15.0)
     assert [(turn["asked"], turn["answered"]) for turn in told["rounds"]] == [(2, 1), (2, 1)]
+
+
+def test_a_client_that_is_killed_in_a_round_is_missed_there_and_comes_back(federation, tmp_path):
+    """It is lost in the middle of its training; started anew, it takes part in the rounds that follow."""
+    long = RECIPE["training"] | {"steps": 2000}
+    one = federation(RECIPE | {"training": long, "regime": RECIPE["regime"] | {"rounds": 3}})
+    one.serve()
+    one.join(1)
+    second = one.join(2)
+
+    def kill():
+        arms = tmp_path / "client-2" / "home" / "arms"
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not any(arms.glob("*/*")):
+            time.sleep(0.05)
+        assert not any(arms.glob("*/*/finished")), "it is in the middle of its training"
+        os.killpg(second.pid, signal.SIGKILL)
+        one.join(2)
+
+    killing = Thread(target=kill)
+    killing.start()
+    told = one.run(patience=90.0)
+    killing.join()
+    assert [(turn["asked"], turn["answered"]) for turn in told["rounds"]] == [(2, 1), (2, 2), (2, 2)]

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from tests.contracts.test_regime_contract import answered, known
 from tests.fakes.experiments import LABELS, SOFT, WIDTH, Clouds, Net, plan, smooth, teacher
+from tests.fakes.pictures import Convolutions, picture_plan
 
 from limbeck import distill
 from limbeck.errors import LimbeckError, SettingError, SignalError
@@ -16,14 +17,18 @@ from limbeck.federation.averaging import agreed, averaged
 from limbeck.federation.consensus import Consensus
 from limbeck.federation.letters import SERVER, Letter, decoded, holds
 from limbeck.federation.parts import divided, shares
+from limbeck.models.given import Given
 from limbeck.models.specs import Mlp
 from limbeck.objective import Hints
 from limbeck.recipe.reading import bundled, read
 from limbeck.regimes.clients import Averaged, Here, Received, local, private
-from limbeck.regimes.federated import Federated, public_of
+from limbeck.regimes.federated import Federated
+from limbeck.regimes.generator import Generator
+from limbeck.regimes.public import models_of, public_of
 from limbeck.regimes.walk import walk
+from limbeck.synthesis.games import Dafl
 from limbeck.training.settings import Training
-from limbeck.training.stage import Stage
+from limbeck.training.stage import Stage, Start
 from limbeck.training.workshop import Workshop
 
 FEDERATED = Federated(clients=3, rounds=2)
@@ -375,6 +380,54 @@ def test_with_all_labels_the_control_needs_no_public_rows():
     assert sum(len(stage.examples) for stage in stages) == 2 * 50
 
 
+# --- pictures in place of public rows
+
+MADE = Federated(clients=3, rounds=2, made={"width": 4, "latent": 8})
+
+
+def test_with_made_pictures_the_server_reads_no_row(tmp_path):
+    """Every row has a label, and is some client's."""
+    one = picture_plan(tmp_path, teacher=None, terms=(LABELS, SOFT))
+    assert not len(public_of(one))
+    stages = MADE.stages(one)
+    servers = [stage for stage in stages if "server" in stage.name]
+    assert len(servers) == 2
+    for stage in servers:
+        assert stage.writing == MADE.made
+        assert [term.name for term in stage.terms] == ["soft-targets"]
+        assert stage.examples.table is not one.splits.train.table
+        assert not len(stage.examples.labelled())
+        assert len(stage.examples) == stage.training.batch_size
+    found = walk(MADE.distilled(one), Workshop(tmp_path / "home"), tmp_path / "a.json")
+    again = walk(MADE.distilled(one), Workshop(tmp_path / "other"), tmp_path / "b.json")
+    assert found.fingerprint == again.fingerprint
+    plain = walk(MADE.control(one), Workshop(tmp_path / "home"), tmp_path / "c.json")
+    assert found.turns == plain.turns, "pictures do not cross"
+    assert found.fingerprint != plain.fingerprint
+
+
+def test_who_is_asked_about_made_pictures_is_the_mean_of_the_clients_logits(tmp_path):
+    one = picture_plan(tmp_path, teacher=None, terms=(LABELS, SOFT))
+    modules = [Start(one.student, seed, one.context).module().eval() for seed in (1, 2)]
+    letters = [Letter("weights", 1, who, model.state_dict(), 7) for who, model in enumerate(modules, 1)]
+    whole = models_of(one, letters, "alike", Generator())
+    batch = one.splits.test.batch(one.splits.test.rows[:5], torch.zeros(5, dtype=torch.int64))
+    said = whole.observe(batch, frozenset({"logits"}))["logits"]
+    with torch.no_grad():
+        each = [model(batch.inputs["pixel_values"]) for model in modules]
+    torch.testing.assert_close(said, sum(each) / 2)
+    assert Dafl().reads(whole.module) == {"logits", "peers.0.head:in", "peers.1.head:in"}
+
+
+def test_pictures_are_made_of_models_of_pictures_alone(tmp_path):
+    with pytest.raises(LimbeckError, match="'made' in the regime 'federated' makes pictures for a classifier"):
+        MADE.stages(alone())
+    held = MADE.model_copy(update={"made": Generator(game=Dafl(statistics=1.0))})
+    plan = picture_plan(tmp_path, teacher=None, terms=(LABELS, SOFT), student=Given(lambda: Convolutions(norm=False)))
+    with pytest.raises(LimbeckError, match=r"made\.game\.statistics"):
+        held.stages(plan)
+
+
 # --- what is refused
 
 
@@ -401,6 +454,10 @@ def test_what_cannot_be_is_said_before_anything_is_trained(changes, regime, mess
         ({"models": ({"name": "mlp"},), "distil": "both"}, "clients with models of their own"),
         ({"distil": "clients", "weights": "rows"}, "the server learns nothing"),
         ({"distil": "clients", "server": {"steps": 3}}, "the server learns nothing"),
+        ({"made": {}, "weights": "rows"}, "count alike"),
+        ({"made": {}, "distil": "clients"}, "the server learns nothing"),
+        ({"made": {}, "models": ({"name": "mlp"},)}, "no weights cross"),
+        ({"made": {}, "server": {"epochs": 3}}, "have no epochs"),
         ({"alpha": 0.0}, "alpha"),
         ({"absent": 1.0}, "absent"),
         ({"share": 0.0}, "share"),

@@ -7,8 +7,8 @@ round; both sides check every letter against what the recipe lets cross, and not
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -25,9 +25,10 @@ from limbeck.files import home, whole_folder, write_json, write_text
 from limbeck.models.saved import save_student
 from limbeck.recipe import Recipe
 from limbeck.recipe.reading import read
-from limbeck.regimes.clients import Answers, Own, Received, private
-from limbeck.regimes.federated import Federated, public_of
+from limbeck.regimes.clients import Answers, Client, Own, Received, private
+from limbeck.regimes.federated import Federated
 from limbeck.regimes.plan import Plan
+from limbeck.regimes.public import public_of
 from limbeck.regimes.pupils import metrics_of
 from limbeck.regimes.regime import Regime, make
 from limbeck.regimes.walk import walk
@@ -41,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 LETTER: Final = "letter"
 """The only record of a message."""
-_STATE: Final = "limbeck"
+_KEPT: Final = ".safetensors"
 _POLL: Final = 0.5  # seconds between looks at who is there
 _PROJECT: Final = """\
 [project]
@@ -87,13 +88,16 @@ def write_app(folder: Path) -> None:
 class Network:
     """Letters over Flower. What came in a round is kept, so that a server that was stopped asks nobody twice.
 
-    ``nodes``: the clients' nodes by number. ``patience``: seconds that a round waits; who is later is not counted in it.
+    ``nodes``: the clients' nodes by number; a client that was lost and is started anew comes back as another node.
+    ``patience``: seconds that a round waits; who is later is not counted in it.
     """
 
     grid: Any
-    nodes: Mapping[int, int]
+    nodes: dict[int, int]
     folder: Path
     patience: float
+    silent: set[int] = field(default_factory=set)
+    """Who did not answer when last asked."""
 
     def answers(self, turn: int, asked: Sequence[int], content: bytes) -> Regime[Answers]:
         """See `limbeck.regimes.clients.Post.answers`."""
@@ -111,6 +115,7 @@ class Network:
         return {int(path.stem): path.read_bytes() for path in kept.glob("*.safetensors")}
 
     def _exchanged(self, turn: int, asked: Sequence[int], content: bytes) -> dict[int, bytes]:
+        self._welcome()
         by_node = {self.nodes[number]: number for number in asked if number in self.nodes}
         messages = [_message({"content": content, "turn": turn}, "train", node) for node in by_node]
         found = dict[int, bytes]()
@@ -120,10 +125,31 @@ class Network:
                 _log.warning("Client %d could not answer in round %d: %s", number, turn, reply.error.reason)
             else:
                 found[number] = bytes(reply.content[LETTER]["content"])
+        self.silent.difference_update(found)
+        self.silent.update(number for number in asked if number not in found)
         sent, came = len(content) * len(asked), sum(map(len, found.values()))
         told = (turn, len(found), len(asked), sent, came)
         _log.warning("Round %d: %d of %d clients answered; %d bytes to them, %d from them", *told)
         return found
+
+    def _welcome(self) -> None:
+        """Nodes that are new take the place of clients that are not there, or were silent, if they say that they are these."""
+        there = set(self.grid.get_node_ids())
+        strangers = sorted(there - set(self.nodes.values()))
+        for number, node in _named(self.grid, strangers, self.patience) if strangers else ():
+            if self.nodes.get(number) in there and number not in self.silent:
+                _log.warning("A second node says that it is client %d, who is there: it is not asked.", number)
+            else:
+                self.nodes[number] = node
+
+
+def _named(grid: Any, nodes: Sequence[int], patience: float) -> Iterator[tuple[int, int]]:
+    """The numbers that these nodes say they have, each with its node."""
+    for reply in grid.send_and_receive([_message({"turn": 0}, "query", node) for node in nodes], timeout=patience):
+        if reply.has_error():
+            _log.warning("A client does not say which it is: %s", reply.error.reason)
+        else:
+            yield int(reply.content[LETTER]["turn"]), reply.metadata.src_node_id
 
 
 def _message(fields: dict[str, Any], kind: str, node: int) -> Any:
@@ -141,19 +167,14 @@ def _gathered(grid: Any, clients: int, seconds: float, patience: float) -> dict[
     while time.monotonic() < until and len(nodes := list(grid.get_node_ids())) < clients:
         time.sleep(_POLL)
     found = dict[int, int]()
-    messages = [_message({"turn": 0}, "query", node) for node in nodes]
-    for reply in grid.send_and_receive(messages, timeout=patience):
-        if reply.has_error():
-            _log.warning("A client does not say which it is: %s", reply.error.reason)
-            continue
-        number = int(reply.content[LETTER]["turn"])
+    for number, node in _named(grid, nodes, patience):
         if number in found or not 1 <= number <= clients:
             raise LimbeckError(
                 f"A client says that it is number {number}, and "
                 + ("another says so too" if number in found else f"the recipe has {clients}")
                 + ": start each with a number of its own, --node-config 'client=1'."
             )
-        found[number] = reply.metadata.src_node_id
+        found[number] = node
     if not found:
         raise LimbeckError(
             f"No client was there and answered in {seconds + patience:g} seconds: start flower-supernode."
@@ -233,14 +254,25 @@ def learn(message: Any, context: Any) -> Any:
     experiment, regime = _read(str(node["recipe"]))
     own = of_client(experiment, regime, number, seed, whole)
     client = regime.member(own, public_of(experiment.plan(home(), seed)))
-    if kept := context.state.get(_STATE):
-        client.kept = Received(client.begin, bytes(kept["content"]), int(kept["turn"]), number)
+    mine = home() / "federation" / f"{message.metadata.run_id}-{number}"  # on the disk: the process may be killed
+    client.kept = before = _own_model(client, mine, number, turn)
     journal = home() / "federation" / f"{digest([content.hex(), number])[:16]}.json"
     answer, trained = walk(client.answer(turn, content), Workshop(home()), journal)
-    state = Letter("weights", turn, number, trained.module().state_dict()).encoded()
-    context.state[_STATE] = _app.ConfigRecord({"content": state, "turn": turn})
+    with whole_folder(mine) as draft:
+        state = Letter("weights", turn, number, trained.module().state_dict()).encoded()
+        (draft / f"{turn}{_KEPT}").write_bytes(state)
+        if before:  # should this round be asked again
+            (draft / f"{before.turn}{_KEPT}").write_bytes(before.content)
     record = _app.RecordDict({LETTER: _app.ConfigRecord({"content": answer})})
     return _app.Message(content=record, reply_to=message)
+
+
+def _own_model(client: Client, folder: Path, number: int, turn: int) -> Received | None:
+    """A client's own model as the last round before this one left it; None if it has answered in none of this run."""
+    rounds = [before for path in folder.glob(f"*{_KEPT}") if (before := int(path.name.removesuffix(_KEPT))) < turn]
+    if not rounds:
+        return None
+    return Received(client.begin, (folder / f"{max(rounds)}{_KEPT}").read_bytes(), max(rounds), number)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 """Federated distillation: clients learn from rows that nobody else sees, and a server makes one student of what they learnt."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck.data.draw import uniforms
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
-from limbeck.federation.averaging import Counting, agreed
+from limbeck.federation.averaging import Counting
 from limbeck.federation.consensus import Consensus
 from limbeck.federation.letters import LOGITS, SERVER, Kind, Letter, decoded, public_like
 from limbeck.federation.parts import divided
@@ -20,8 +20,10 @@ from limbeck.models.spec import Tuple
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.regimes.averages import Ledger, average
 from limbeck.regimes.budget import Arm
-from limbeck.regimes.clients import Averaged, Client, Here, Own, Post, Telling, on_public, private, thought
+from limbeck.regimes.clients import Averaged, Client, Here, Own, Post, Telling, private
+from limbeck.regimes.generator import Generator
 from limbeck.regimes.plan import Plan
+from limbeck.regimes.public import demand_pictures, mean_of, models_of, public_of, server_stage
 from limbeck.regimes.pupils import demand_alone, demand_apart, untrained
 from limbeck.regimes.regime import Common, Regime, make, train
 from limbeck.teachers.teacher import Teacher
@@ -65,6 +67,9 @@ class Federated(Common):
     """What each client's logits count: ``alike``; by its ``rows``; or of each class by its rows of that, which it then tells."""
     server: Training | None = None
     """A round's training on the server, and of ``models`` on the public rows; null: as a client's."""
+    made: Generator | None = None
+    """What the server learns from in place of public rows: pictures that a generator makes of the clients' models, in every round
+    anew (FedDF; DENSE, Zhang et al. 2022, arXiv:2112.12371). Its settings; ``{}`` for the usual ones."""
     models: Models | None = None
     """The clients' own models, in turn, where they are of several kinds; then only logits cross."""
     share: Annotated[Share, Field(gt=0)] = 1.0
@@ -78,8 +83,14 @@ class Federated(Common):
             raise ValueError(
                 "clients with models of their own are sent no weights that could teach them: with models, leave distil out"
             )
-        if self.distil == "clients" and (self.server is not None or self.weights != "alike"):
-            raise ValueError("with distil: clients the server learns nothing: leave server and weights out")
+        if self.distil == "clients" and (self.server is not None or self.weights != "alike" or self.made is not None):
+            raise ValueError("with distil: clients the server learns nothing: leave server, weights and made out")
+        if self.made is not None and self.models is not None:
+            raise ValueError("with models no weights cross that pictures could be made of: leave made out")
+        if self.made is not None and self.server is not None and self.server.steps is None:
+            raise ValueError("made pictures have no epochs: give server.steps")
+        if self.made is not None and self.weights != "alike":
+            raise ValueError("of made pictures all clients' logits count alike: leave weights out")
         return self
 
     def arms(self, plan: Plan) -> dict[str, Arm]:
@@ -182,8 +193,8 @@ class Federated(Common):
             last = yield from make(name, average, plan=plan, letters=letters, called=name, steps=steps)
             if distil:
                 what = f"what clients think in round {turn}"
-                logits = yield from make(what, thoughts, plan=plan, letters=letters, by=self.weights)
-                teacher = Consensus(public_of(plan).rows, logits)
+                told = {"plan": plan, "letters": letters, "by": self.weights, "made": self.made}
+                teacher = yield from make(what, models_of, **told)
                 last = yield from train(self._server(plan, turn, last, teacher))
             current = last
         return ledger.closed(last, self.name)
@@ -199,7 +210,7 @@ class Federated(Common):
             letters = yield from self._exchange(plan, post, letter, "logits", like, counts, ledger)
             if not letters:
                 continue
-            logits = _agreed(letters, [one.tensors[LOGITS] for one in letters], self.weights)
+            logits = mean_of(letters, [one.tensors[LOGITS] for one in letters], self.weights)
             letter = Letter("logits", turn, SERVER, {LOGITS: logits})
             last = yield from train(self._server(plan, turn, last or plan.start, Consensus(public.rows, logits)))
         return ledger.closed(last, self.name)
@@ -229,10 +240,9 @@ class Federated(Common):
 
     def _server(self, plan: Plan, turn: int, start: Origin, teacher: Teacher) -> Stage:
         """The server's training in one round."""
-        stage = on_public(plan, f"distilled, round {turn}, server", public_of(plan), start, teacher)
-        return replace(
-            stage, training=self._server_training(stage.examples, plan), seed=derived(plan.seed, "server", turn)
-        )
+        name, training = f"distilled, round {turn}, server", self._server_training(public_of(plan), plan)
+        stage = server_stage(plan, name, start, teacher, training, self.made)
+        return replace(stage, seed=derived(plan.seed, "server", turn))
 
     def _server_training(self, public: Examples, plan: Plan) -> Training:
         return (self.server or plan.training).resolved(len(public))
@@ -246,36 +256,18 @@ class Federated(Common):
     def _demand(self, plan: Plan) -> None:
         demand_alone(plan, self.name)
         demand_apart(plan, self.name, layers=self.distil == "clients")
-        if self.distil != "clients" and not len(public_of(plan)):
+        if self.made is not None:
+            demand_pictures(plan, self.made)
+        elif self.distil != "clients" and not len(public_of(plan)):
             raise LimbeckError(
                 f"In the regime {self.name!r} the server learns from rows without a label, which everybody has, and here every "
-                "row has one: hide some (data.labelled), or write 'distil: clients', which needs none."
+                "row has one: hide some (data.labelled), or write 'made: {}' or 'distil: clients', which need none."
             )
         if self.weights == "classes" and plan.splits.task.name != "classes":
             raise LimbeckError(
                 f"With 'weights: classes' clients tell how many rows of each class they have, and the task here is "
                 f"{plan.splits.task.name!r}: write 'weights: rows'."
             )
-
-
-def public_of(plan: Plan) -> Examples:
-    """The rows that everybody has: those without a label."""
-    whole = plan.splits.train
-    return replace(whole, rows=whole.rows[~whole.supervised[whole.rows]], mixup=0.0)
-
-
-def thoughts(plan: Plan, letters: Sequence[Letter], by: Counting) -> Tensor:
-    """The mean logits about the public rows of models that came in letters, float32 [P, C]."""
-    found = []
-    for letter in letters:
-        module = plan.start.module()
-        module.load_state_dict(dict(letter.tensors))
-        found.append(thought(module, public_of(plan), plan.device))
-    return _agreed(letters, found, by)
-
-
-def _agreed(letters: Sequence[Letter], said: Sequence[Tensor], by: Counting) -> Tensor:
-    return agreed(said, [one.rows for one in letters], [one.classes for one in letters], by)
 
 
 def _place(clients: int, seed: int, turn: int) -> tuple[Tensor, Tensor]:

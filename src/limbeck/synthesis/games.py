@@ -1,14 +1,17 @@
 """The games that a generator of pictures plays with a teacher."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Protocol
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from limbeck.config import Config
 from limbeck.synthesis import priors
 
+_PEER = re.compile(r"(peers\.\d+\.)?")
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -57,9 +60,8 @@ class Dafl(Config):
         return 1
 
     def reads(self, teacher: nn.Module) -> frozenset[str]:
-        """The logits, and what the last linear layer or convolution reads."""
-        last = [f"{name}:in" for name, one in teacher.named_modules() if isinstance(one, nn.Linear | nn.Conv2d)][-1:]
-        return frozenset({"logits", *(last if self.activation else ())})
+        """The logits, and what the last linear layer or convolution reads, of each model where several answer as one."""
+        return frozenset({"logits", *(_last_read(teacher) if self.activation else ())})
 
     def parts(self, teacher: Mapping[str, Tensor], student: Callable[[], Tensor]) -> dict[str, Tensor]:
         """See `priors`."""
@@ -67,8 +69,8 @@ class Dafl(Config):
             "one-hot": self.one_hot * priors.one_hot(teacher["logits"]).mean(),
             "balance": self.balance * priors.information_entropy(teacher["logits"]),
         }
-        for features in (value for name, value in teacher.items() if name != "logits"):
-            found["activation"] = self.activation * priors.activation(features).mean()
+        if features := [priors.activation(value).mean() for name, value in teacher.items() if name != "logits"]:
+            found["activation"] = self.activation * torch.stack(features).mean()
         return found
 
 
@@ -98,3 +100,12 @@ class Adversarial(Config):
         if self.balance:
             found["balance"] = self.balance * priors.information_entropy(teacher["logits"])
         return found
+
+
+def _last_read(teacher: nn.Module) -> list[str]:
+    """What the last linear layer or convolution reads; of `Peers`, that of each."""
+    found = dict[str, str]()
+    for name, one in teacher.named_modules():
+        if isinstance(one, nn.Linear | nn.Conv2d):
+            found[_PEER.match(name)[0]] = f"{name}:in"  # type: ignore[index]
+    return list(found.values())
