@@ -120,10 +120,11 @@ class Network:
         messages = [_message({"content": content, "turn": turn}, "train", node) for node in by_node]
         found = dict[int, bytes]()
         for reply in self.grid.send_and_receive(messages, timeout=self.patience):
-            number = by_node[reply.metadata.src_node_id]
+            number = by_node.get(reply.metadata.src_node_id)  # of one that is gone the SuperLink says so
             if reply.has_error():
-                _log.warning("Client %d could not answer in round %d: %s", number, turn, reply.error.reason)
-            else:
+                who = "A client that is gone" if number is None else f"Client {number}"
+                _log.warning("%s could not answer in round %d: %s", who, turn, reply.error.reason)
+            elif number is not None:
                 found[number] = bytes(reply.content[LETTER]["content"])
         self.silent.difference_update(found)
         self.silent.update(number for number in asked if number not in found)
