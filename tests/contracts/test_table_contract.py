@@ -10,10 +10,13 @@ from transformers import PreTrainedTokenizerFast
 
 from limbeck.data.augment import Augment
 from limbeck.data.batch import REAL, SUPERVISED
-from limbeck.data.examples import Examples, Reader, Table
+from limbeck.data.examples import Examples
 from limbeck.data.images import ImageReader, ImageTable
 from limbeck.data.memory import MapTable
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.reader import Reader
+from limbeck.data.table import Table
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 
 ROWS = 24
 KINDS = ("images", "augmented images", "texts", "texts for two", "tensors", "random tensors", "map of images")

@@ -3,7 +3,8 @@
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 
 TEXTS = (
     "the cat sat on the mat and then it slept",

@@ -7,7 +7,8 @@ import transformers
 
 from limbeck.data.examples import Examples
 from limbeck.data.language import NextToken
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import fitted, quiet
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module

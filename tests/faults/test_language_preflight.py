@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from limbeck.advice.memory import kept_bytes
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import loaded
 from limbeck.data.vocabularies import compared
 from limbeck.recipe import Recipe

@@ -17,7 +17,8 @@ from limbeck.cli.main import main
 from limbeck.data.batch import ALIKE, Batch
 from limbeck.data.labels import flagged, measured, named, tagged
 from limbeck.data.tabular import TextFile
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import fitted, tokenizer_of
 from limbeck.data.trust import demand_safetensors
 from limbeck.data.writing.masked import MaskedWords

@@ -84,7 +84,7 @@ def test_chinese_texts_are_learnt_judged_and_delivered(tmp_path, monkeypatch, ca
 
 
 def test_characters_are_tokens_of_their_own():
-    from limbeck.data.text import TextReader
+    from limbeck.data.text_reader import TextReader
     from limbeck.data.tokenizers import fitted
 
     reader = TextReader(tokenizer=fitted(["快递没有到", "快递到了", "没有退款"]), max_length=16)

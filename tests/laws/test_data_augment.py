@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from limbeck.data.augment import Augment, mixed, partners
+from limbeck.data.augment import Augment
 from limbeck.data.batch import CLASS, NO_LABEL
 from limbeck.data.examples import Examples
 from limbeck.data.images import ImageFiles, ImageReader, ImageTable, image_keys
+from limbeck.data.mixup import mixed, partners
 from limbeck.data.pixels import decoded, pixels_of, shape_of
 from limbeck.errors import DataError
 

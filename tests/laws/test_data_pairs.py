@@ -17,7 +17,8 @@ from limbeck.data.items import spans_at, tags_at, texts_said, words_said
 from limbeck.data.sources import Data
 from limbeck.data.task import ASKED
 from limbeck.data.tasks import CLASSES, MultiLabel, Numbers, Spans, Tags
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.errors import DataError
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "##s"]

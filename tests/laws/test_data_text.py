@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from limbeck.data.batch import TOKENS
 from limbeck.data.examples import Examples
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import resolve
 from limbeck.errors import DataError
 from limbeck.models.readers import load_reader, save_reader

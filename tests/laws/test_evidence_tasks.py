@@ -20,7 +20,8 @@ from limbeck.data.measure import ACCURACY, Measure
 from limbeck.data.sources import Data
 from limbeck.data.task import Answered
 from limbeck.data.tasks import CLASSES, Classes, MultiLabel, Numbers, Spans, Tags, Vectors
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import fitted
 from limbeck.errors import DataError, LimbeckError
 from limbeck.evidence import summary

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from tests.laws.test_evidence_report import realistic
 
 from limbeck.data.images import ImageReader
-from limbeck.data.text import TextReader
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import fitted
 from limbeck.export import Story, export
 from limbeck.export.card import card, escaped

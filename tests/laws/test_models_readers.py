@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limbeck.data.tensors import TensorReader
-from limbeck.data.text import TextReader
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import library, quiet
 from limbeck.export import FORMATS, export
 from limbeck.models.readers import load_reader, save_reader

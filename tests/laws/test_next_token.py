@@ -12,7 +12,8 @@ from limbeck import losses
 from limbeck.data.batch import CLASS, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
 from limbeck.data.language import BYTES, NextToken
 from limbeck.data.task import answered
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import fitted
 from limbeck.errors import DataError, SignalError
 from limbeck.objective import Diverging, Labels, Objective, SoftTargets

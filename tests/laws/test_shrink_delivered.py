@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.data.text import TextReader
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import quiet
 from limbeck.export import export
 from limbeck.models.identity import of_module

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from limbeck.data.reduced import coverage, keep, reduced
 from limbeck.data.sources import Data
 from limbeck.data.tabular import TextFile
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import fitted, tokenizer_of
 from limbeck.errors import DataError
 from limbeck.models.readers import load_reader, save_reader

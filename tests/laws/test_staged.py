@@ -11,7 +11,8 @@ from limbeck.data.batch import NO_LABEL
 from limbeck.data.examples import Examples, Splits
 from limbeck.data.tabular import TextFile
 from limbeck.data.tasks import Tags
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import fitted
 from limbeck.errors import DataError, LimbeckError, SettingError
 from limbeck.models.given import Given

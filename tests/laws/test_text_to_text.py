@@ -12,7 +12,8 @@ from limbeck.data.batch import CLASS, DECODED, NO_LABEL
 from limbeck.data.examples import Examples
 from limbeck.data.language import BYTES, NextToken, TextToText
 from limbeck.data.task import answered
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import begins_with, fitted, quiet
 from limbeck.errors import DataError, LimbeckError, SettingError, SignalError
 from limbeck.losses.storages import whole

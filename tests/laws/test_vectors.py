@@ -15,7 +15,7 @@ from limbeck.data.batch import REAL, SUPERVISED, Batch
 from limbeck.data.sources import Data
 from limbeck.data.task import Answered
 from limbeck.data.tasks import CLASSES, Vectors
-from limbeck.data.text import TextReader
+from limbeck.data.text_reader import TextReader
 from limbeck.data.vectors import ranks
 from limbeck.errors import DataError, LimbeckError, SignalError
 from limbeck.evidence.exam import Exam

@@ -7,7 +7,7 @@ import torch
 
 from limbeck.data.sources import Data
 from limbeck.data.tabular import TextFile
-from limbeck.data.text import TextReader
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import fitted
 from limbeck.errors import DataError
 from limbeck.models.readers import load_reader, save_reader

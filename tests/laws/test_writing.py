@@ -12,9 +12,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.data.batch import CLASS, NO_LABEL, SUPERVISED
-from limbeck.data.examples import Examples, Table
+from limbeck.data.examples import Examples
 from limbeck.data.sources import Data
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.table import Table
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.writing.facts import Facts, followed
 from limbeck.data.writing.rules import Rules
 from limbeck.data.writing.synonyms import replaceable

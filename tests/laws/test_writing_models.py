@@ -9,7 +9,8 @@ import pytest
 import torch
 from tests.fakes.writing import bart_at, bert_at, t5_at, tokenizer_at
 
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.writing import kept as keeping
 from limbeck.data.writing import translation
 from limbeck.data.writing.kept import BLOCK, kept

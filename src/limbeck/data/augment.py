@@ -1,7 +1,4 @@
-"""Augmentation and mixing as pure functions of (id, view): view 0 is the row as it is."""
-
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+"""Augmentation as pure functions of (id, view): view 0 is the row as it is."""
 
 import numpy as np
 import torch
@@ -10,15 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.config import Config
-from limbeck.data.batch import NO_LABEL
 from limbeck.data.draw import normals, uniforms
-from limbeck.errors import DataError
 
-if TYPE_CHECKING:
-    from limbeck.data.examples import Examples
-
-# What a random number is for; a new use takes a new number, so that old ones keep their draws.
-_GEOMETRY, _NOISE, _ERASE, _PARTNER, _SHARE = range(1, 6)
+# What a random number is for, and 4 and 5 in mixup; a new use takes a new number, so that old ones keep their draws.
+_GEOMETRY, _NOISE, _ERASE = range(1, 4)
 
 
 class Augment(Config):
@@ -88,58 +80,3 @@ class Augment(Config):
             outside.append((pixel < start) | (pixel >= start + side))
         kept: Tensor = outside[0][:, None, :, None] | outside[1][:, None, None, :]
         return kept.float()
-
-
-def partners(examples: "Examples", ids: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-    """Whom each row is mixed with, int64 [B], and the share it keeps, float32 [B] in [0, 1]; 1 under view 0.
-
-    Partners are rows of ``examples`` of the row's own part, supervised or not; shares are from Beta(mixup, mixup).
-    """
-    from scipy.special import betaincinv
-
-    share = betaincinv(examples.mixup, examples.mixup, uniforms(_SHARE, ids, views)[:, 0])
-    share = torch.from_numpy(share).float().where(views > 0, 1.0)
-    place = torch.from_numpy(uniforms(_PARTNER, ids, views)[:, 0])
-    supervised, partner = examples.supervised[examples.rows], ids.clone()
-    for part in (True, False):
-        mine = examples.supervised[ids] == part
-        pool = examples.rows[supervised == part]
-        if len(pool):
-            partner[mine] = pool[(place[mine] * len(pool)).long()]
-    return partner, share
-
-
-def mixed(
-    examples: "Examples", ids: Tensor, views: Tensor, inputs: Mapping[str, Tensor], labels: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Inputs and labels mixed with those of a partner (mixup, Zhang et al. 2018).
-
-    ``inputs``: what the table gives for (ids, views). ``labels``: int64 [B], ``NO_LABEL`` where unseen.
-    The partner is seen under the same view. Gives the inputs and probabilities, float32 [B, classes]: one-hot under
-    view 0, all zero for rows that are not supervised.
-
-    Raises:
-        DataError: a column is not of floating point, as tokens are not.
-    """
-    for name, value in inputs.items():
-        if not value.is_floating_point():
-            raise DataError(
-                f"mixup {examples.mixup:g} cannot mix the column {name!r}, which holds {value.dtype} numbers: it "
-                "averages images, and tokens have no average. Set mixup to 0 for this data."
-            )
-    partner, share = partners(examples, ids, views)
-    others = examples.table.read(partner, views)
-    mixing = share < 1
-    result = {}
-    for name, value in inputs.items():
-        shape = (-1, *[1] * (value.ndim - 1))
-        keep = share.view(shape)
-        result[name] = torch.where(mixing.view(shape), keep * value + (1 - keep) * others[name], value)
-
-    def one_hot(classes: Tensor) -> Tensor:
-        known = classes != NO_LABEL
-        return F.one_hot(classes.where(known, 0), len(examples.classes)).float() * known[:, None]
-
-    theirs = torch.where(labels != NO_LABEL, examples.labels[partner], NO_LABEL)
-    keep = share[:, None]
-    return result, keep * one_hot(labels) + (1 - keep) * one_hot(theirs)

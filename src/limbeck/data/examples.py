@@ -2,70 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from limbeck.config import digest
 from limbeck.data.batch import ALIKE, CLASS, DECODED, DOMAIN, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
+from limbeck.data.mixup import mixed
+from limbeck.data.reader import Reader
+from limbeck.data.table import Table
 from limbeck.data.task import ASKED, Task
 from limbeck.data.tasks import CLASSES
-
-if TYPE_CHECKING:
-    from limbeck.data.text import TextTable
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """Raw things of one kind (images, texts, tensors) to input columns; what a delivered student needs to predict."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the preprocessing: two readers with one fingerprint give the same columns."""
-        ...
-
-    def encode(self, raw: Sequence[Any]) -> dict[str, Tensor]:
-        """Input columns [len(raw), ...] for raw things, without augmentation."""
-        ...
-
-
-@runtime_checkable
-class Table(Protocol):
-    """A finished data set: rows 0..len-1, each with any number of views; view 0 is the row as it is."""
-
-    reader: Reader
-
-    @property
-    def texts(self) -> "TextTable | None":
-        """What is known of the tokens of its texts; None: it holds none."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Names content, preprocessing and augmentation: if any byte of them changes, so does this."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, ids: Tensor, views: Tensor) -> dict[str, Tensor]:
-        """Input columns for rows ``ids`` seen under ``views``: the same pair always gives the same input."""
-        ...
-
-    def altered(self, ids: Tensor, views: Tensor) -> Tensor:
-        """Which of these rows were written anew, so that their labels may not hold, bool [B]. No image ever is."""
-        ...
-
-    def raw(self, row: int) -> Any:
-        """The row as the reader takes it: ``reader.encode([raw(row)])`` is what ``read`` gives under view 0.
-
-        Plain values and tensors only: a text, an image (uint8 tensor [channels, height, width]), columns by name.
-        """
-        ...
-
-    def show(self, row: int) -> Any:
-        """The row for a person: a text, or an image array (uint8, [height, width] or [height, width, 3])."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -185,8 +133,6 @@ class Examples:
 
     def batch(self, ids: Tensor, views: Tensor) -> Batch:
         """The batch of rows ``ids`` under ``views``, both int64 [B]. A pure function."""
-        from limbeck.data.augment import mixed
-
         inputs = self.table.read(ids, views)
         supervised = self.supervised[ids]
         if not self.keep_labels:

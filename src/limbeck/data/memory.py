@@ -19,9 +19,9 @@ from limbeck.config import digest
 from limbeck.data import fingerprint
 from limbeck.data.augment import Augment
 from limbeck.data.draw import words
-from limbeck.data.examples import Reader
 from limbeck.data.images import PIXELS
 from limbeck.data.labels import named
+from limbeck.data.reader import Reader
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.data.tensors import LABELS, TensorReader, columns_of, parted, shown

@@ -1,7 +1,7 @@
 """Texts for language models: their tokens, and which token follows each."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,11 +10,9 @@ from limbeck.data import items
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.items import Item
 from limbeck.data.packed import Packed
+from limbeck.data.text_settings import TextSettings
 from limbeck.data.tokenizers import loaded, quiet
 from limbeck.errors import DataError
-
-if TYPE_CHECKING:
-    from limbeck.data.text import TextReader
 
 
 class Sequences:
@@ -27,7 +25,7 @@ class Sequences:
         DataError: a row is of another kind, or has nothing to be foreseen within the reader's length.
     """
 
-    def __init__(self, texts: Sequence[Item], reader: "TextReader") -> None:
+    def __init__(self, texts: Sequence[Item], reader: TextSettings) -> None:
         self.reader, self._known = reader, loaded(reader.tokenizer)
         tokenizer = self._known.tokenizer
         ids: list[int] = []

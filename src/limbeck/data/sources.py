@@ -9,16 +9,18 @@ from limbeck.config import Config, choice
 from limbeck.data.across import Across
 from limbeck.data.augment import Augment
 from limbeck.data.byte_pairs import BPE
-from limbeck.data.examples import Domains, Splits, Table
+from limbeck.data.examples import Domains, Splits
 from limbeck.data.images import ImageReader, ImageTable, brightness, image_keys
 from limbeck.data.items import parts_of
 from limbeck.data.kinds import SOURCES, Loaded
 from limbeck.data.raw import Raw
 from limbeck.data.reduced import reduced
 from limbeck.data.splits import Parts, examples, split
+from limbeck.data.table import Table
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES, TASKS
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import TASK, fitted, fitted_pairs
 from limbeck.data.union import Union
 from limbeck.data.words import WORDS

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.draw import shuffled
-from limbeck.data.examples import Examples, Splits, Table
+from limbeck.data.examples import Examples, Splits
 from limbeck.data.labels import log
+from limbeck.data.table import Table
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError

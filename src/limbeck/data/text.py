@@ -1,25 +1,26 @@
-"""Texts: the reader that a delivered student needs, and the table of them, tokenised once."""
+"""The table of texts, tokenised once."""
 
 import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast, final
+from typing import Any, Final, cast, final
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.config import Config, digest
+from limbeck.config import digest
 from limbeck.data import fingerprint, items
 from limbeck.data.aligned import Aligned
-from limbeck.data.examples import Reader
 from limbeck.data.items import Item
+from limbeck.data.reader import Reader
 from limbeck.data.sequences import Sequences
-from limbeck.data.task import Reads, Task, at_tokens
-from limbeck.data.tokenizers import begins_with, loaded
-from limbeck.data.tokens import CHUNK, Tokens, tokenised
+from limbeck.data.task import Task, at_tokens
+from limbeck.data.text_reader import TextReader
+from limbeck.data.tokenised import tokenised
+from limbeck.data.tokenizers import loaded
+from limbeck.data.tokens import CHUNK, Tokens
 from limbeck.data.turned import Turned
 from limbeck.data.vocabularies import compared
 from limbeck.data.writing.writer import Writer
@@ -31,56 +32,6 @@ _STRANGE: Final = 0.3  # of the tokens; more unknown ones say little
 _FLATTERING: Final = 0.005
 _FEW: Final = 64  # rows by which two tokenizers are told apart
 _ASKED: Final = 1024  # rows on which two language models' tokenizers must agree to be taken for one
-
-
-class TextReader(Config):
-    """Texts to tokens, with a tokenizer of the transformers library; code from the hub is never run."""
-
-    name: Literal["text"] = "text"
-    """The kind of reader."""
-    tokenizer: str
-    """A folder, a name on the hub, or ``package:<name>/<folder>`` inside an installed package."""
-    max_length: int = Field(default=128, ge=2)
-    """Tokens after which a text is cut, special ones included; of a pair of texts the longer one."""
-    reads: Reads = "texts"
-    """What an input is: a text or a pair of ``texts``; the ``words`` of one; of ``questions``, a question and a text, of
-    which only the text is cut; of ``pairs``, two texts, each read by itself, or one; ``sequences``, what a language model
-    goes on with; ``sources``, a text and what it is to be turned into."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the tokenizer's content and the length, wherever the tokenizer lies.
-
-        Raises:
-            DataError: there is no such tokenizer.
-        """
-        reads: list[str | int] = [] if self.reads == "texts" else [self.reads]
-        if self.reads == "sources":
-            reads.append(begins_with(self.tokenizer))
-        return digest(["text", loaded(self.tokenizer).content, self.max_length, *reads])
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens there are, added ones included."""
-        return len(loaded(self.tokenizer).tokenizer)
-
-    def encode(self, texts: Sequence[Item]) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask`` and, where the tokenizer knows them, ``token_type_ids``: int64
-        [len(texts), length], padded on the right to the longest text, rounded up to a multiple of 8. The second of two texts
-        that are read each by itself has columns of its own, ``pair_input_ids`` and so on.
-
-        Raises:
-            DataError: one is no text or has no token, or there is no such tokenizer.
-        """
-        return tokenised(texts, self).padded(torch.arange(len(texts)))
-
-    def places(self, texts: Sequence[Item]) -> Tensor:
-        """Where each token stands in its text, int64 [len(texts), length, 2], see `items.places`; (-1, -1) at padding.
-
-        Raises:
-            DataError: as `encode`; or ``reads`` is ``texts``, or the tokenizer does not tell.
-        """
-        return Tokens(texts, self).places(torch.arange(len(texts)))
 
 
 @dataclass(frozen=True)

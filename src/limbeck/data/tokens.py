@@ -1,7 +1,7 @@
 """Texts as tokens: all of a table in one flat row, padded when a batch is read."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -9,35 +9,18 @@ from torch import Tensor
 from limbeck.data import items
 from limbeck.data.items import Item
 from limbeck.data.packed import Packed
-from limbeck.data.sequences import Sequences
+from limbeck.data.text_settings import TextSettings
 from limbeck.data.tokenizers import loaded, quiet
-from limbeck.data.turned import Turned
 from limbeck.errors import DataError
-
-if TYPE_CHECKING:
-    from limbeck.data.text import TextReader
 
 PAIR: Final = "pair_"  # before the names of columns of the second of two texts that are read each by itself
 CHUNK: Final = 4096  # texts tokenised at once: bounds the memory that lists of Python numbers take
 
 
-def tokenised(texts: Sequence[Item], reader: "TextReader") -> "Tokens | Apart | Sequences | Turned":
-    """The tokens of ``texts`` as ``reader`` reads them: of `items.Item` each whole, two texts by themselves, sequences, or texts
-    that are to be turned into others.
-    """
-    if reader.reads == "sources":
-        checked = [items.checked(text, row, "sources") for row, text in enumerate(texts)]
-        plain = reader.model_copy(update={"reads": "texts"})
-        return Turned(Tokens([source for source, _ in checked], plain), [target for _, target in checked], reader)
-    if reader.reads == "sequences":
-        return Sequences(texts, reader)
-    return Apart(texts, reader) if reader.reads == "pairs" else Tokens(texts, reader)
-
-
 class Apart:
     """Two texts a row, each by itself; or one."""
 
-    def __init__(self, texts: Sequence[Item], reader: "TextReader") -> None:
+    def __init__(self, texts: Sequence[Item], reader: TextSettings) -> None:
         self.reader = reader
         checked = [items.checked(text, row, "pairs") for row, text in enumerate(texts)]
         alone = sum(isinstance(text, str) for text in checked)
@@ -77,7 +60,7 @@ class Apart:
 class Tokens:
     """The tokens of texts in one flat row, without padding."""
 
-    def __init__(self, texts: Sequence[Item], reader: "TextReader") -> None:
+    def __init__(self, texts: Sequence[Item], reader: TextSettings) -> None:
         self.reader = reader
         self._known, self._longest = loaded(reader.tokenizer), reader.max_length
         tokenizer, reads = self._known.tokenizer, reader.reads

@@ -1,7 +1,6 @@
 """Texts that are to be turned into others: an encoder reads the one, a decoder tells the other token by token."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,12 +8,10 @@ from torch import Tensor
 from limbeck.data.batch import DECODED, NO_LABEL
 from limbeck.data.packed import Packed
 from limbeck.data.sequences import bytes_of, end_of
+from limbeck.data.text_settings import TextSettings
 from limbeck.data.tokenizers import begins_with, loaded, quiet
+from limbeck.data.tokens import Tokens
 from limbeck.errors import DataError
-
-if TYPE_CHECKING:
-    from limbeck.data.text import TextReader
-    from limbeck.data.tokens import Tokens
 
 
 class Turned:
@@ -28,7 +25,7 @@ class Turned:
         DataError: a target is empty.
     """
 
-    def __init__(self, sources: "Tokens", targets: Sequence[str], reader: "TextReader") -> None:
+    def __init__(self, sources: Tokens, targets: Sequence[str], reader: TextSettings) -> None:
         self.reader, self.sources = reader, sources
         self._known, self._begin = loaded(reader.tokenizer), begins_with(reader.tokenizer)
         ids: list[int] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from limbeck.config import Config
-from limbeck.data.examples import Reader
+from limbeck.data.reader import Reader
 from limbeck.data.tokenizers import tokenizer_of
 from limbeck.errors import LimbeckError
 from limbeck.models.huggingface import reading

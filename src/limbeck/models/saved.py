@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.config import choice, digest
 from limbeck.data import fingerprint
-from limbeck.data.examples import Reader
+from limbeck.data.reader import Reader
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES, TASKS
 from limbeck.errors import LimbeckError

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.data.examples import Reader
+from limbeck.data.reader import Reader
 from limbeck.data.task import ASKED, Task, at_tokens
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError

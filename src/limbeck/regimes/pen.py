@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.data.batch import CLASS, GIVEN, NO_LABEL, REAL, SUPERVISED, TOKENS, WRITTEN, Batch
 from limbeck.data.language import BYTES, SAMPLED
 from limbeck.data.packed import padded_length
-from limbeck.data.text import TextReader
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import loaded
 from limbeck.errors import LimbeckError, SignalError
 from limbeck.models.sampling import Ends, Mixed, continued, drawn, writes

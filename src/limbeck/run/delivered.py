@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from limbeck.data.batch import NO_LABEL
-from limbeck.data.examples import Examples, Reader
+from limbeck.data.examples import Examples
 from limbeck.data.memory import demand_rows, own_classes
+from limbeck.data.reader import Reader
 from limbeck.data.task import Answered, Task, at_tokens
 from limbeck.data.tasks import CLASSES
 from limbeck.data.tensors import parted

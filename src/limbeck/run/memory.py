@@ -19,7 +19,8 @@ from limbeck.data.splits import split_table
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.data.tensors import parted
-from limbeck.data.text import TextReader, TextTable
+from limbeck.data.text import TextTable
+from limbeck.data.text_reader import TextReader
 from limbeck.errors import LimbeckError
 from limbeck.models.given import Given
 from limbeck.models.identity import of_module

@@ -9,8 +9,9 @@ from torch import Tensor
 from limbeck.data.augment import Augment
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.draw import normals
-from limbeck.data.examples import Examples, Table
+from limbeck.data.examples import Examples
 from limbeck.data.images import ImageReader, ImageTable
+from limbeck.data.table import Table
 from limbeck.errors import LimbeckError
 
 _NOISE = 23  # salt

@@ -10,7 +10,7 @@ from torch.utils.data import get_worker_info
 
 from limbeck.config import digest
 from limbeck.data import fingerprint
-from limbeck.data.text import TextReader
+from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import library, missed, quiet, resolve, tokenizer_of, unreachable
 from limbeck.data.trust import demand_safetensors, own_code
 from limbeck.errors import DataError
