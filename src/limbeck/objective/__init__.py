@@ -17,7 +17,7 @@ from limbeck.objective.grams import Fsp, Gram, Nst
 from limbeck.objective.heads import by_task
 from limbeck.objective.hints import Hints
 from limbeck.objective.labels import Labels
-from limbeck.objective.links import LayerChoice
+from limbeck.objective.layer_choice import LayerChoice
 from limbeck.objective.mapping import matched
 from limbeck.objective.objective import Objective
 from limbeck.objective.penalties import GradientPenalty
