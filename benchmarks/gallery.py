@@ -42,11 +42,11 @@ Why not more: a student of this size has nearly all that it can have. With 1,000
 whatever method, labels or steps. With few labels it is the taught who gain by longer training (DIST 85.9 to 87.2 %, the control
 79.5 to 79.7); with all labels the control gains as much (85.0 to 87.3), so that steps alone will not close what is left there.
 
-The MLP-mixer, which is built otherwise than its teacher and has less to go by in few pictures, gains more: with 1,000 labels DIST
-closes 76 % of its gap, and with the teacher and 1,000 labels it is better than with all labels and none (87.5 and 85.8 %). DIST is
-ahead by more than in the convolutional student, and passes the correction with all labels too. MGD adds 0.65 points to soft targets
-with 1,000 labels, the first term on layers for which these tables show anything; standardised logits, as good as plain ones in the
-convolutional student, are a point behind them here.
+The MLP-mixer, which is built otherwise than its teacher and has less to go by in few pictures, gains more: with 1,000 labels
+DIST closes 76 % of its gap, and with the teacher and 1,000 labels it is better than with all labels and none (87.5 and 85.8
+%). DIST is ahead by more than in the convolutional student, and passes the correction with all labels too. MGD adds 0.65
+points to soft targets with 1,000 labels, the first term on layers for which these tables show anything; standardised logits,
+as good as plain ones in the convolutional student, are a point behind them here.
 """
 TEXTS = """## Students of text
 
