@@ -16,7 +16,7 @@ CASES = [
     (
         Training,
         {"epoch": 3},
-        "Training.epoch: unknown setting; did you mean 'epochs'? Allowed: accumulate, batch_size, ",
+        "Training.epoch: unknown setting; did you mean 'epochs'? Allowed: accumulate, average, ",
     ),
     (Training, {}, "Training: give either steps or epochs."),
     (Training, {"epochs": -1}, "Training.epochs: found -1; "),
