@@ -10,6 +10,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -226,3 +227,50 @@ def test_a_client_that_is_killed_in_a_round_is_missed_there_and_comes_back(feder
     told = one.run(patience=90.0)
     killing.join()
     assert [(turn["asked"], turn["answered"]) for turn in told["rounds"]] == [(2, 1), (2, 2), (2, 2)]
+
+
+class Lines:
+    """A grid without processes: who is there, and what each would answer."""
+
+    def __init__(self, numbers):
+        self.numbers, self.deaf = dict(numbers), set()
+
+    def get_node_ids(self):
+        return list(self.numbers)
+
+    def send_and_receive(self, messages, timeout):
+        for message in messages:
+            node, query = message.metadata.dst_node_id, message.metadata.message_type == "query"
+            gone = node not in self.numbers or node in self.deaf
+            told = {"turn": self.numbers[node]} if query and not gone else {"content": f"letter of {node}".encode()}
+            error = SimpleNamespace(reason="the node is not available")
+            yield SimpleNamespace(
+                metadata=SimpleNamespace(
+                    src_node_id=1 if gone else node
+                ),  # as the SuperLink answers for one that is gone
+                has_error=lambda gone=gone: gone,
+                error=error,
+                content={"letter": told},
+            )
+
+
+def test_one_that_is_gone_is_missed_and_another_may_take_its_place_alone(tmp_path, caplog):
+    from limbeck.integrations.flower import Network
+
+    lines = Lines({11: 1, 12: 2})
+    network = Network(lines, {1: 11, 2: 12}, tmp_path, 1.0)
+
+    def answered():
+        return network._exchanged(1, (1, 2), b"to all")
+
+    assert answered() == {1: b"letter of 11", 2: b"letter of 12"}
+    lines.numbers[13] = 2
+    assert answered() == {1: b"letter of 11", 2: b"letter of 12"}, "who is there is not put out"
+    assert "A second node says that it is client 2" in caplog.text
+    lines.deaf.add(12)
+    assert answered() == {1: b"letter of 11"}
+    assert answered() == {1: b"letter of 11", 2: b"letter of 13"}, "it was silent, and another says that it is the one"
+    del lines.numbers[13]
+    assert answered() == {1: b"letter of 11"}
+    lines.numbers[14] = 2
+    assert answered() == {1: b"letter of 11", 2: b"letter of 14"}

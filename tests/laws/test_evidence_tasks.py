@@ -35,7 +35,7 @@ from limbeck.evidence.report import disagreements, render, told_apart
 from limbeck.evidence.resample import MANY, resample
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.weigh import ArmResult, ArmResults
-from limbeck.run.measure import said
+from limbeck.run.measure import ends, said
 
 EVERY = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 SEVERAL = pytest.mark.parametrize("task", [MultiLabel(), Tags()], ids=lambda task: task.name)
@@ -376,3 +376,9 @@ def test_scores_of_no_seed_are_drawn_from_torch(task):
     spread = float(np.square(one.labels - one.labels.mean(0)).mean()) if task.gives == "numbers" else 1.0
     direct = task.scores(Answered(*tensors, one.examples, spread))
     assert np.array_equal(direct.numpy(), exam.scores(one.arms.control.logits[0]))
+
+
+def test_long_lists_are_told_by_their_ends():
+    few, many = [str(one) for one in range(6)], [str(one) for one in range(11)]
+    assert ends(few) == few
+    assert ends(many) == ["0", "1", "2", "5 more", "8", "9", "10"]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import limbeck
 from limbeck.data.columns import raw_of
+from limbeck.data.measure import ACCURACY
 from limbeck.data.multi_task import MultiTask
 from limbeck.data.sources import Data
 from limbeck.data.task import NEVER, Answered
@@ -21,7 +22,8 @@ from limbeck.data.tweets import _AIRLINE, _addressed
 from limbeck.errors import DataError, LimbeckError, PreflightError
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.report import render, told_apart
-from limbeck.evidence.tasks import task_scores
+from limbeck.evidence.tables import compared
+from limbeck.evidence.tasks import shown_tasks, task_scores
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 from limbeck.files import home
 from limbeck.recipe.reading import parse
@@ -82,6 +84,16 @@ def test_each_tasks_scores_and_differences_are_those_of_its_own_answers():
     page = render(found, {}, (), "x")
     assert "Task by task" in page
     assert "A student each" in page
+    rows = {row["name"]: row["cells"] for row in shown_tasks(found)["rows"]}
+    assert list(rows) == ["teacher", "control", "apart", "distilled"]
+    assert rows["distilled"] == [
+        (ACCURACY.value(one.scores["distilled"]), ACCURACY.spread(one.sd["distilled"])) for one in found.tasks
+    ]
+    gains = {row["name"]: row["cells"] for row in shown_tasks(found)["gains"]}
+    words = {"helped": "better", "did not help": "no better", "cannot tell": "cannot tell"}
+    for other in ("control", "apart"):
+        assert [cell[0] for cell in gains[other]] == [words[one.gains[other].verdict] for one in found.tasks]
+    assert "on the same 300 test examples of 2 tasks" in compared(found)
     assert found.arms.apart is not None
 
 

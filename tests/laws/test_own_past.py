@@ -151,6 +151,12 @@ def test_stopped_and_resumed_the_average_goes_on(after, tmp_path):
     assert same(train(one, tmp_path / "cut"), whole)
 
 
+def test_the_average_takes_the_memory_of_another_student():
+    plain, averaged = (dry_run(stage(average=one), "cpu").memory for one in (None, 0.5))
+    assert averaged.student == 2 * plain.student
+    assert averaged.total == plain.total + plain.student
+
+
 def test_the_average_is_in_the_arms_name_where_there_is_one():
     assert "average" not in stage().training.identity(), "what was trained before keeps its name"
     assert stage(average=0.5).training.identity()["average"] == 0.5

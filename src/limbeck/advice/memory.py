@@ -13,7 +13,10 @@ from limbeck.training.stage import Stage
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of each part of a training step; projectors and what the libraries themselves need are left out."""
+    """Bytes of each part of a training step; projectors and what the libraries themselves need are left out.
+
+    ``student``: its weights, and their average where that is delivered.
+    """
 
     student: int
     teacher: int
@@ -60,7 +63,7 @@ def memory(stage: Stage, student: nn.Module, activations: int) -> Memory:
     learning = sum(one.numel() * one.element_size() for one in student.parameters() if one.requires_grad)
     theirs = stage.teacher.module if stage.teacher else None
     return Memory(
-        student=_bytes(student),
+        student=_bytes(student) * (2 if stage.training.average else 1),
         teacher=_bytes(theirs) if theirs is not None and theirs is not student else 0,
         gradients=learning,
         optimiser=_moments(stage.training) * learning,

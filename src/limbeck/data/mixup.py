@@ -1,7 +1,7 @@
 """Mixup: each row averaged with another (Zhang et al. 2018, arXiv:1710.09412)."""
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -9,48 +9,16 @@ from torch.nn import functional as F
 
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.draw import uniforms
-from limbeck.data.table import Table
 from limbeck.errors import DataError
+
+if TYPE_CHECKING:
+    from limbeck.data.examples import Examples
 
 _PARTNER: Final = 4  # what a random number is for, see `limbeck.data.augment`
 _SHARE: Final = 5
 
 
-class Mixable(Protocol):
-    """What is asked of examples that are mixed; see `limbeck.data.examples.Examples`."""
-
-    @property
-    def table(self) -> Table:
-        """What they are read from."""
-        ...
-
-    @property
-    def rows(self) -> Tensor:
-        """Which rows of it."""
-        ...
-
-    @property
-    def labels(self) -> Tensor:
-        """Of all rows of the table."""
-        ...
-
-    @property
-    def supervised(self) -> Tensor:
-        """Whose label may be seen, of all rows of the table."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes."""
-        ...
-
-    @property
-    def mixup(self) -> float:
-        """The parameter of the Beta distribution that shares are drawn from."""
-        ...
-
-
-def partners(examples: Mixable, ids: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+def partners(examples: "Examples", ids: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
     """Whom each row is mixed with, int64 [B], and the share it keeps, float32 [B] in [0, 1]; 1 under view 0.
 
     Partners are rows of ``examples`` of the row's own part, supervised or not; shares are from Beta(mixup, mixup).
@@ -70,7 +38,7 @@ def partners(examples: Mixable, ids: Tensor, views: Tensor) -> tuple[Tensor, Ten
 
 
 def mixed(
-    examples: Mixable, ids: Tensor, views: Tensor, inputs: Mapping[str, Tensor], labels: Tensor
+    examples: "Examples", ids: Tensor, views: Tensor, inputs: Mapping[str, Tensor], labels: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Inputs and labels mixed with those of a partner (mixup, Zhang et al. 2018).
 

@@ -99,14 +99,8 @@ def compared(evidence: Evidence) -> str:
         learnt = f" on {data.train:,} examples"
         if data.labelled is not None:
             learnt += " (all labelled)" if data.labelled == data.train else f" ({data.labelled:,} labelled)"
-    of = (
-        f" of {len(evidence.tasks)} tasks"
-        if evidence.tasks
-        else f" of {data.classes:,} {data.outputs}"
-        if data.outputs
-        else ""
-    )
-    judged = f"judged on the same {data.test:,} test examples{of}."
+    asked = f"{len(evidence.tasks)} tasks" if evidence.tasks else data.outputs and f"{data.classes:,} {data.outputs}"
+    judged = f"judged on the same {data.test:,} test examples{f' of {asked}' if asked else ''}."
     if arms.with_data:
         return (
             f"A student that saw no training example against the same student trained{learnt}, each {times}, {judged}"

@@ -262,9 +262,7 @@ def notes(
         told_of = [
             f"{name} {measure.value(one.metrics[measure.name])}" for name, one in zip(names, before, strict=True)
         ]
-        if len(told_of) > _MANY:
-            told_of[_MANY // 2 : -_MANY // 2] = [f"{len(told_of) - _MANY} more"]
-        each = ", ".join(told_of)
+        each = ", ".join(ends(told_of))
         last = measure.value(trained["distilled"][0].metrics[measure.name])
         told.append(
             f"Other trainings belong to the distilled student's; of the first seed, by their {measure.name} on validation: "
@@ -323,3 +321,11 @@ def _kept(name: str, shares: Sequence[float | None], classes: Sequence[str]) -> 
     least = min(share for share in shares if share is not None)
     warning = " At least one class was hardly learnt from." if least < 0.05 else ""
     return f"The gate of {name} let through, by class: {', '.join(each)}.{warning}"
+
+
+def ends(told: Sequence[str]) -> list[str]:
+    """All of them if they are few, else the first and the last ones, and between these how many are left out."""
+    if len(told) <= _MANY:
+        return list(told)
+    half = _MANY // 2
+    return [*told[:half], f"{len(told) - 2 * half} more", *told[-half:]]

@@ -1,6 +1,5 @@
 """The games that a generator of pictures plays with a teacher."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Protocol
 
@@ -9,9 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limbeck.config import Config
+from limbeck.models.peers import Peers
 from limbeck.synthesis import priors
 
-_PEER = re.compile(r"(peers\.\d+\.)?")
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -103,9 +102,12 @@ class Adversarial(Config):
 
 
 def _last_read(teacher: nn.Module) -> list[str]:
-    """What the last linear layer or convolution reads; of `Peers`, that of each."""
-    found = dict[str, str]()
-    for name, one in teacher.named_modules():
-        if isinstance(one, nn.Linear | nn.Conv2d):
-            found[_PEER.match(name)[0]] = f"{name}:in"  # type: ignore[index]
-    return list(found.values())
+    """What the last linear layer or convolution reads; of models side by side, that of each."""
+    several = [f"peers.{place}" for place in range(len(teacher.peers))] if isinstance(teacher, Peers) else [""]
+    found = []
+    for path in several:
+        names = [
+            name for name, one in teacher.get_submodule(path).named_modules() if isinstance(one, nn.Linear | nn.Conv2d)
+        ]
+        found += [f"{path}.{name}:in".strip(".") for name in names[-1:]]
+    return found

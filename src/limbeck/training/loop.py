@@ -150,7 +150,8 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
         *(watch(stage, curve) if accelerator.is_main_process else ()),
     ]
     model, optimiser = _prepared(accelerator, engine.train(), stage)
-    judged.to(accelerator.device)
+    if averaged:
+        averaged.module.to(accelerator.device)
     resumable = Resumable(folder, accelerator, engine, optimiser, parts)
     first, spent = resumable.load()
     order = Order(stage.examples.rows, settings.batch_size, derived(stage.seed, "data"), stage.views)
