@@ -254,11 +254,15 @@ class Lines:
             )
 
 
-def test_one_that_is_gone_is_missed_and_another_may_take_its_place_alone(tmp_path, caplog):
-    from limbeck.integrations.flower import Network
+def test_one_that_is_gone_is_missed_and_another_may_take_its_place_alone(tmp_path, caplog, monkeypatch):
+    from limbeck.integrations import flower
 
+    def message(fields, kind, node):  # Flower's own belongs to a run
+        return SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node, message_type=kind))
+
+    monkeypatch.setattr(flower, "_message", message)
     lines = Lines({11: 1, 12: 2})
-    network = Network(lines, {1: 11, 2: 12}, tmp_path, 1.0)
+    network = flower.Network(lines, {1: 11, 2: 12}, tmp_path, 1.0)
 
     def answered():
         return network._exchanged(1, (1, 2), b"to all")
