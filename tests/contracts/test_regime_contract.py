@@ -36,6 +36,7 @@ from limbeck.regimes.theseus import Theseus
 from limbeck.regimes.walk import walk
 from limbeck.synthesis.games import Adversarial
 from limbeck.synthesis.inversion import Pictures
+from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.loop import train as run
 from limbeck.training.order import Order, Steps
@@ -50,6 +51,7 @@ CHAIN = (
     Assistant(model=Mlp(hidden=(20,)), training=NAMED),
     Assistant(model=Mlp(hidden=(9,))),
 )
+IN_TURN = Continual(tasks=3, replay=Replay(rows=4), distil=Distil())  # with a teacher for each task
 REGIMES: list[Teaching] = [
     Offline(),
     STAGED,
@@ -64,6 +66,7 @@ REGIMES: list[Teaching] = [
     FineTuned(of=STAGED, training=Training(steps=7, batch_size=16)),
     DeepToShallow(),
     Continual(tasks=3, replay=Replay(rows=4), distil=Distil(), ewc=Ewc(rows=5), projection=Projection(rows=5)),
+    IN_TURN,
     Federated(clients=2, rounds=2, alpha=0.5, server=NAMED, weights="classes"),
     Federated(clients=1, rounds=2, models=(Mlp(hidden=(9,)),)),
     Inversion(pictures=Pictures(count=18, batch_size=9, steps=3), rounds=2),
@@ -95,6 +98,9 @@ def layered(tmp_path, regime):
     """A plan that suits the regime, whose student has half of its teacher's layers."""
     if regime.name in IMAGINED:
         return picture_plan(tmp_path)
+    if regime is IN_TURN:
+        three = EnsembleTeacher([seeded_teacher(Layered, seed) for seed in range(3)])
+        return ready(tmp_path, student=Given(lambda: Layered(2)), teacher=three, terms=(LABELS, SOFT))
     terms = (LABELS, SOFT) if regime.name in ANSWERS else (LABELS, SOFT, HINTS)
     terms = (LABELS,) if regime.name in LABELS_ALONE else terms
     teacher = None if regime.name in ALONE else seeded_teacher(Layered)

@@ -12,6 +12,7 @@ from tests.fakes.served import serving
 
 from limbeck.data.tasks import MultiTask
 from limbeck.errors import SignalError
+from limbeck.teachers.beside import Beside
 from limbeck.teachers.by_task import ByTask, HeadOf
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.calibrated import Calibrated
@@ -23,12 +24,13 @@ from limbeck.teachers.onnx.settings import Onnx
 from limbeck.teachers.onnx.teacher import OnnxTeacher
 from limbeck.teachers.stored import StoredTeacher
 from limbeck.teachers.teacher import Provides, Teacher
-from limbeck.teachers.weighing import ByConfidence, Fixed
+from limbeck.teachers.weighing import ByClass, ByConfidence, Fixed
 
 NEEDS = frozenset({"logits", "body", "head:in"})
 DATA = examples(64)
 LOGITS = frozenset({"logits"})
 WHOLE = (
+    "beside",
     "calibrated",
     "member",
     "local",
@@ -41,7 +43,16 @@ WHOLE = (
     "cached cached",
 )
 TWO = MultiTask().asking([f"a: {one}" for one in range(4)] + [f"b: {one}" for one in range(6)])
-BARE = ("heads", "onnx", "cached onnx", "ensemble", "cached ensemble", "ensemble of two kinds", "confident ensemble")
+BARE = (
+    "heads",
+    "onnx",
+    "cached onnx",
+    "ensemble",
+    "cached ensemble",
+    "ensemble of two kinds",
+    "confident ensemble",
+    "ensemble by class",
+)
 """Those that show every signal, and those that show logits alone."""
 
 
@@ -85,6 +96,10 @@ def case(request, tmp_path):
             "ensemble": lambda: EnsembleTeacher([inner, inner], combine="logits"),
             "cached ensemble": lambda: cached(EnsembleTeacher([inner, inner], combine="logits")),
             "confident ensemble": lambda: EnsembleTeacher([inner, inner], ByConfidence(), combine="logits"),
+            "ensemble by class": lambda: EnsembleTeacher(
+                [inner, inner], ByClass([range(4), range(4, 10)], DATA), combine="logits"
+            ),
+            "beside": lambda: Beside(inner, "other", onnx()),
             "member": lambda: OneOf(EnsembleTeacher([onnx(), inner], names=["file", "net"]), "net"),
             "heads": lambda: ByTask(
                 TWO, {"a": HeadOf(EnsembleTeacher([inner], combine="logits"), TWO, "a"), "b": HeadOf(inner, TWO, "b")}

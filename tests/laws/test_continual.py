@@ -4,20 +4,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from tests.contracts.test_regime_contract import answered, known
 from tests.contracts.test_term_contract import batch_of, signals
-from tests.fakes.experiments import LABELS, SOFT, Clouds, Layered, Net, plan, smooth, teacher
+from tests.fakes.experiments import LABELS, SOFT, Clouds, Layered, Net, plan, seeded_teacher, smooth, teacher
 from torch import nn
 
 from limbeck import distill
 from limbeck.errors import LimbeckError, SettingError
 from limbeck.objective import EarlierClasses, Objective
 from limbeck.objective.schedules import Place
-from limbeck.recipe.reading import bundled, read
-from limbeck.regimes.continual import Continual, Distil, Replay, beside, of_classes, sampled
+from limbeck.recipe.reading import bundled, parse, read
+from limbeck.recipe.teacher import Member
+from limbeck.regimes.continual import Continual, Distil, Replay, beside, sampled
 from limbeck.regimes.elastic import Elastic, Ewc
 from limbeck.regimes.projected import Projected, Projection
 from limbeck.regimes.walk import walk
+from limbeck.run.experiment import from_recipe
+from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.training import sharding
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Workshop
@@ -138,6 +142,63 @@ def test_the_newest_student_teaches_and_its_weights_are_those_that_are_held(tmp_
     assert all(torch.equal(one, made[1][name] + made[3][name]) for name, one in held.importance.items())
 
 
+def three(**changes):
+    """A plan with three teachers that differ."""
+    members = [seeded_teacher(Net, seed) for seed in (5, 6, 7)]
+    return plan(teacher=EnsembleTeacher(members, names=["x", "y", "z"]), terms=(LABELS, SOFT), **changes), members
+
+
+def test_each_teacher_is_asked_about_the_rows_of_its_task_whenever_they_are_learnt(tmp_path):
+    one, members = three(store=tmp_path / "stores")
+    steps, _ = answered(EVERY.distilled(one), known)
+    for number, stage in enumerate(step for step in steps if isinstance(step, Stage)):
+        ids = stage.examples.rows.unique()
+        batch = stage.examples.batch(ids, torch.zeros_like(ids))
+        said = stage.teacher.observe(batch, frozenset({"logits"}))["logits"].softmax(-1)
+        assert set(batch.labels["class"].tolist()) == set(range(number + 1))
+        for task, member in enumerate(members):
+            own = batch.labels["class"] == task
+            theirs = member.observe(batch, frozenset({"logits"}))["logits"].softmax(-1)
+            # a mixture of one, in float32
+            torch.testing.assert_close(said[own], theirs[own], rtol=0, atol=1e-6)
+
+
+def test_rows_that_are_learnt_again_are_answered_from_the_store(tmp_path):
+    one, members = three(store=tmp_path / "stores", views=0)
+    steps, _ = answered(REPLAY.distilled(one), known)
+    for member in members:
+        member.observe = None  # it is gone
+    last = [step for step in steps if isinstance(step, Stage)][-1]
+    ids = last.examples.rows.unique()
+    said = last.teacher.observe(last.examples.batch(ids, torch.zeros_like(ids)), frozenset({"logits"}))["logits"]
+    assert said.isfinite().all()
+
+
+def test_the_student_before_a_task_is_heard_beside_the_tasks_teacher():
+    one, _ = three()
+    _, two, last = [step for step in answered(EVERY.distilled(one), known)[0] if isinstance(step, Stage)]
+    assert [term.name for term in two.terms] == ["labels", "soft-targets"]
+    assert [term.name for term in last.terms] == ["labels", "soft-targets", "earlier-classes"]
+    assert last.terms[-1].needs().teacher == {"before.logits"}
+    batch = last.examples.batch(last.examples.rows[:4], torch.zeros(4, dtype=torch.int64))
+    before = last.start.stage.start.module().eval()(batch.inputs["x"])
+    seen = last.teacher.observe(batch, frozenset({"logits", "before.logits"}))
+    assert torch.equal(seen["before.logits"], before)
+    assert not torch.equal(seen["logits"], before)
+
+
+def test_one_teacher_is_there_for_all_tasks_and_two_arms_say_what_keeps():
+    alone = plan(teacher=teacher(), terms=(LABELS, SOFT))
+    assert list(EVERY.arms(alone)) == ["control", "joint", "unkept", "distilled"]
+    for arm, taught in (("control", False), ("unkept", True), ("distilled", True)):
+        stages = [step for step in answered(EVERY.arms(alone)[arm](alone), known)[0] if isinstance(step, Stage)]
+        assert all(("soft-targets" in {term.name for term in stage.terms}) is taught for stage in stages)
+        assert all((stage.teacher is not None) is taught for stage in stages)
+        if arm != "distilled":
+            assert [labels_of(stage) for stage in stages] == [{0}, {1}, {2}]
+            assert all(not stage.keeping for stage in stages)
+
+
 def test_what_holds_a_student_is_in_the_name_of_what_it_becomes():
     first, second = (trainings(Continual(tasks=3, ewc=Ewc(rows=3, weight=weight)))[-1] for weight in (1.0, 2.0))
     keys = [stage.identity(stage.start.module()) for stage in (first, second)]
@@ -155,7 +216,7 @@ def test_rows_are_kept_as_of_a_reservoir():
     # 400 draws of probability 1/5 each: 80, sd 8; the farthest of 50 is some 3 sd away
     assert counts.min() > 80 - 32
     assert counts.max() < 80 + 32
-    few = of_classes(of, [0])
+    few = of.of_classes([0])
     both = set(sampled(of, 10, 3).rows.tolist())
     assert both & set(few.rows.tolist()) <= set(sampled(few, 10, 3).rows.tolist()), (
         "what is kept of more was kept of fewer"
@@ -218,7 +279,11 @@ def test_a_single_task_is_plain_training():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teacher": teacher()}, "leave 'teacher' out"),
+        ({"teacher": teacher()}, "none of its terms needs one.*'teacher' out"),
+        (
+            {"teacher": EnsembleTeacher([teacher(), teacher()], names=["x", "y"]), "terms": (LABELS, SOFT)},
+            r"there are 2 \(x, y\) and 3 tasks",
+        ),
         ({"terms": (LABELS, SOFT)}, "'soft-targets' needs a teacher"),
         ({"labelled": 2}, "task 3 has no training row with a label"),
     ],
@@ -273,3 +338,43 @@ def test_the_recipe_names_what_the_page_says():
     assert recipe.regime.replay
     assert recipe.regime.distil
     assert recipe.teacher is None
+
+
+def specialists(**changes):
+    """A recipe with a teacher of two classes, and one that may know all."""
+    own = {"model": {"name": "mlp"}, "training": {"steps": 3}}
+    told = {
+        "limbeck": 1,
+        "name": "specialists",
+        "data": {"source": "uci-digits"},
+        "teacher": {"ensemble": [{"name": "low", "classes": ["3", "1"], **own, **changes}, {"name": "all", **own}]},
+        "student": {"name": "mlp", "hidden": 8},
+        "objective": {"soft-targets": 1},
+        "training": {"steps": 3},
+    }
+    return parse(yaml.safe_dump(told))
+
+
+def test_a_specialist_learns_and_is_chosen_by_its_own_classes():
+    low, every = from_recipe(specialists()).teacher_stages()
+    for part in (low.examples, low.validation):
+        assert set(part.labels[part.rows].tolist()) == {1, 3}
+    assert set(every.examples.labels[every.examples.rows].tolist()) == set(range(10))
+    assert low.seed == every.seed, "each is the first of its kind"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["3", "eleven"]}, "There is no class 'eleven'"),
+        ({"classes": []}, "classes"),
+    ],
+)
+def test_classes_of_a_teacher_that_cannot_be(changes, message):
+    with pytest.raises(LimbeckError, match=message):
+        from_recipe(specialists(**changes)).teacher_stages()
+
+
+def test_classes_are_for_who_is_trained_here():
+    with pytest.raises(SettingError, match="classes are those that a teacher is trained on"):
+        Member(classes=("1",), onnx="file.onnx")

@@ -13,10 +13,11 @@ from tests.laws.test_ensembles import BATCH, DATA, Said, draws, shown
 from limbeck.data.tasks import MultiLabel
 from limbeck.errors import LimbeckError, SignalError
 from limbeck.losses.storages import Dense
+from limbeck.teachers.beside import Beside
 from limbeck.teachers.calibrated import Calibrated
 from limbeck.teachers.ensemble import WEIGHTS, EnsembleTeacher
 from limbeck.teachers.member import OneOf
-from limbeck.teachers.weighing import ByConfidence, ByCorrectness, Fixed
+from limbeck.teachers.weighing import ByClass, ByConfidence, ByCorrectness, Fixed
 
 FEW = replace(DATA, rows=torch.arange(30), supervised=torch.arange(40) < 12)
 """Twelve labels are seen, eighteen rows are learnt from without theirs, and ten are somebody else's."""
@@ -146,9 +147,55 @@ def test_a_row_whose_text_was_written_anew_keeps_no_label():
     assert bool((found[3:12] != 0.5).all())
 
 
+def test_who_knows_a_rows_class_is_all_that_counts_and_alone_is_asked():
+    """Row r is of class r mod 10."""
+    groups, members = [(3, 1), (0, 2, 4, 5, 6, 7, 8, 9)], [Said(draws(40, 10, seed=seed)) for seed in (1, 2)]
+    teacher = EnsembleTeacher(members, ByClass(groups, replace(FEW, supervised=torch.arange(40) < 24)))
+    found = teacher.observe(BATCH, frozenset({"logits", WEIGHTS}))
+    first = torch.isin(torch.arange(24) % 10, torch.tensor([1, 3]))
+    assert torch.equal(found[WEIGHTS], torch.stack([first, ~first], 1).float())
+    expected = torch.where(first[:, None], members[0].logits[:24], members[1].logits[:24])
+    # a mean of one is its log-probabilities: the same to rounding but for a constant
+    torch.testing.assert_close(found["logits"].softmax(-1), expected.softmax(-1), rtol=0, atol=1e-6)
+    assert [one.rows for one in members] == [int(first.sum()), int((~first).sum())]
+
+
+def test_of_a_row_without_a_label_nobody_is_known_to_know_the_class():
+    """A batch of a test part holds its labels; they are not looked at."""
+    test = replace(DATA, rows=torch.arange(30, 40))
+    batch = test.batch(torch.arange(10, 40), torch.zeros(30, dtype=torch.int64))
+    found = ByClass([(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)], FEW).of(batch)
+    assert torch.equal(found[2:], torch.full((28, 2), 0.5))
+    assert torch.equal(found[:2], torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+
+
+def test_other_classes_or_labels_make_other_teachers_of_classes():
+    halves = [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
+    more = replace(FEW, supervised=torch.arange(40) < 13)
+    ways = [ByClass(halves, FEW), ByClass(halves[::-1], FEW), ByClass(halves, more)]
+    assert len({one.fingerprint for one in ways}) == 3
+    assert ByClass(halves, replace(FEW)).fingerprint == ways[0].fingerprint
+
+
+def test_a_teacher_beside_another_is_heard_by_name():
+    one, other = Said(draws(40, 10, seed=1)), Said(draws(40, 10, seed=2))
+    both = Beside(one, "before", other)
+    seen = both.observe(BATCH, frozenset({"logits", "before.logits"}))
+    assert torch.equal(seen["logits"], one.logits[:24])
+    assert torch.equal(seen["before.logits"], other.logits[:24])
+    both.observe(BATCH, frozenset({"before.logits"}))
+    assert (one.rows, other.rows) == (24, 48), "who is not needed is not asked"
+    assert both.provides.lacking({"before.logits", "logits", "before.body"}) == {"before.body"}
+    others = [Beside(one, "after", other), Beside(one, "before", Said(other.logits, "another"))]
+    assert len({teacher.fingerprint for teacher in (both, *others)}) == 3
+    assert Beside(one, "before", Said(draws(40, 10), None)).fingerprint is None
+
+
 def test_what_cannot_be_weighed_by_what_is_said():
     with pytest.raises(LimbeckError, match="mixup a row has two"):
         ByCorrectness(replace(FEW, mixup=0.4))
+    with pytest.raises(LimbeckError, match="Teachers of some classes each look up the label of a row, and with mixup"):
+        ByClass([range(10)], replace(FEW, mixup=0.4))
     with pytest.raises(LimbeckError, match="'multi-label': give their weights as numbers"):
         EnsembleTeacher([Said(draws(40, 4))], ByConfidence(), task=MultiLabel())
     whole = Said(Dense(draws(40, 10)))

@@ -9,7 +9,6 @@ from tests.fakes.experiments import CLASSES, WIDTH, examples
 from torch import nn
 
 from limbeck.evidence.retention import forgetting, retained, transfer
-from limbeck.regimes.continual import of_classes
 from limbeck.regimes.elastic import Pull, fisher
 from limbeck.regimes.projected import straighten
 
@@ -172,5 +171,5 @@ def test_forgetting_and_transfer_by_hand():
 
 def test_rows_of_some_classes():
     of = examples(30)
-    assert of_classes(of, [2]).rows.tolist() == list(range(2, 30, 3))
-    assert len(of_classes(of, [])) == 0
+    assert of.of_classes([2]).rows.tolist() == list(range(2, 30, 3))
+    assert len(of.of_classes([])) == 0

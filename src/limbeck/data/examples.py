@@ -14,6 +14,7 @@ from limbeck.data.reader import Reader
 from limbeck.data.table import Table
 from limbeck.data.task import ASKED, Task
 from limbeck.data.tasks import CLASSES
+from limbeck.errors import LimbeckError, nearest
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ class Examples:
         """Only the rows whose label may be seen."""
         return replace(self, rows=self.rows[self.supervised[self.rows]])
 
+    def of_classes(self, classes: Sequence[int]) -> Self:
+        """Only the rows whose label is one of these."""
+        wanted = torch.tensor(list(classes))
+        return replace(self, rows=self.rows[torch.isin(self.labels[self.rows], wanted)])
+
     def with_labels_as(self, share: float) -> Self:
         """The same rows, those whose label may be seen repeated until they are about ``share`` of all; each once at least."""
         known = self.supervised[self.rows]
@@ -184,6 +190,20 @@ class Splits:
         """Of one of several tasks; validation and test hold the rows that have a label of it."""
         validation, test = (part.only(head).labelled() for part in (self.validation, self.test))
         return replace(self, train=self.train.only(head), validation=validation, test=test)
+
+    def of_classes(self, names: Sequence[str]) -> Self:
+        """Of some classes alone, for what learns nothing else; the test is of all.
+
+        Raises:
+            LimbeckError: rows have no class, or there is none of a name.
+        """
+        if unknown := [name for name in names if name not in self.classes]:
+            there = (
+                nearest(unknown[0], list(self.classes)) or f"the classes are {', '.join(self.classes[:12]) or 'none'}."
+            )
+            raise LimbeckError(f"There is no class {unknown[0]!r}: {there}")
+        known = [self.classes.index(name) for name in names]
+        return replace(self, train=self.train.of_classes(known), validation=self.validation.of_classes(known))
 
     @property
     def reader(self) -> Reader:

@@ -28,6 +28,7 @@ CHAIN: tuple[ArmName, ...] = (
     "direct",
     "with_data",
     "fixed_teacher",
+    "unkept",
     "distilled",
 )
 
@@ -212,6 +213,8 @@ def attribution(
         ("control", "fixed_teacher"): ingredients,
         ("pseudo_labels", "fixed_teacher"): ingredients,
         ("fixed_teacher", "distilled"): "a teacher that learns to teach",
+        ("control", "unkept"): ingredients,
+        ("unkept", "distilled"): "what keeps from forgetting",
     }
     steps = []
     for source, target in pairwise(present):

@@ -44,6 +44,7 @@ ArmName = Literal[
     "direct",
     "with_data",
     "fixed_teacher",
+    "unkept",
     "distilled",
 ]
 ARMS: tuple[str, ...] = get_args(ArmName)
@@ -80,6 +81,8 @@ class Arms(Record):
     """Taught on the recipe's training rows, of which the distilled student saw none."""
     fixed_teacher: Arm | None = None
     """Taught by the teacher as it was, where the distilled student's learns to teach."""
+    unkept: Arm | None = None
+    """Taught task by task as the distilled student is, where nothing keeps it from forgetting."""
     distilled: Arm
 
     def present(self) -> dict[str, Arm]:

@@ -26,6 +26,7 @@ NAMES = {
     "direct": "First teacher alone",
     "with_data": "Distilled with data",
     "fixed_teacher": "Fixed teacher",
+    "unkept": "Nothing kept",
     "distilled": "Distilled",
 }
 Cell = tuple[str, str | None] | None  # value, spread

@@ -80,6 +80,7 @@ class ArmResults:
     direct: ArmResult | None = None
     with_data: ArmResult | None = None
     fixed_teacher: ArmResult | None = None
+    unkept: ArmResult | None = None
 
 
 def weigh(

@@ -10,10 +10,10 @@ from limbeck.data.batch import VALUE, Batch
 from limbeck.data.task import Gives, costs
 from limbeck.losses.divergences import ForwardKl
 from limbeck.losses.storages import Storage
-from limbeck.objective.pairs import Answers
+from limbeck.objective.pairs import Answers, same_classes
 from limbeck.objective.schedules import Fixed, Place
 from limbeck.objective.temperatures import Scheduled, Temperature
-from limbeck.objective.term import About, Over
+from limbeck.objective.term import About, Needs, Over
 from limbeck.signals.capture import Signals
 
 
@@ -91,10 +91,20 @@ class EarlierClasses(Answers):
     name: Literal["earlier-classes"] = "earlier-classes"
     classes: Annotated[tuple[int, ...], Field(min_length=1)]
     """Their numbers; the logits of others are not read, so that what is new is free."""
+    said: str = "logits"
+    """The teacher's signal; ``NAME.logits`` where another teacher is beside the one of that name."""
     temperature: Scheduled = Fixed(value=2.0)
     """T."""
 
+    def needs(self) -> Needs:
+        """Both sides' logits."""
+        return Needs(frozenset({"logits"}), frozenset({self.said}))
+
+    def build(self, student: Signals, teacher: Signals, examples: int) -> None:
+        """Both sides must have the same classes."""
+        same_classes(student, {"logits": teacher[self.said]})
+
     def values(self, student: Signals, teacher: Signals, batch: Batch, place: Place, part: nn.Module | None) -> Tensor:
         """See `limbeck.losses.kl_divergence`."""
-        ours, theirs = (side["logits"][..., list(self.classes)] for side in (student, teacher))
+        ours, theirs = (one[..., list(self.classes)] for one in (student["logits"], teacher[self.said]))
         return losses.kl_divergence(ours, theirs, self.temperature.at(place))

@@ -38,6 +38,8 @@ class Member(Config):
     """What its signals are called by, as in ``NAME.logits``; null: the name of its model, or ``onnx``, ``served``, ``stored``."""
     task: Annotated[str, Field(min_length=1)] | None = None
     """In the task ``multi-task``: the only one that it knows, by its name; it is trained on the labels of that one. Null: all."""
+    classes: Annotated[tuple[str, ...] | None, Field(min_length=1, exclude_if=lambda classes: classes is None)] = None
+    """Of a teacher that is trained here the only classes that it learns, by their names; null: all."""
     model: ModelChoice | None = None
     """A model, with its weights, or trained here if ``training`` is given."""
     training: Training | None = None
@@ -65,6 +67,8 @@ class Member(Config):
             raise ValueError("only a model is trained here: leave training out")
         if self.smoothing and self.training is None:
             raise ValueError("smoothing is for the training of a teacher: give 'training', or leave it out")
+        if self.classes and self.training is None:
+            raise ValueError("classes are those that a teacher is trained on: give 'training', or leave them out")
         return self
 
     @property

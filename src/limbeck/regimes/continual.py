@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -20,10 +20,17 @@ from limbeck.regimes.plan import Plan
 from limbeck.regimes.projected import Projected, Projection
 from limbeck.regimes.pupils import untrained
 from limbeck.regimes.regime import Common, Regime, make, train
+from limbeck.teachers.beside import Beside
+from limbeck.teachers.ensemble import EnsembleTeacher
+from limbeck.teachers.member import OneOf
 from limbeck.teachers.teacher import Teacher
+from limbeck.teachers.weighing import ByClass
 from limbeck.training.order import derived
 from limbeck.training.stage import Keeping, Stage
 from limbeck.training.workshop import Trained
+
+BEFORE: Final = "before"
+"""What the student before a task is called where it teaches beside another teacher."""
 
 
 class Replay(Config):
@@ -49,8 +56,10 @@ class Distil(Config):
 class Continual(Common):
     """The classes of the data come in groups, one training after another, and no training sees the rows of others.
 
-    One head has all classes from the beginning (class-incremental). What is learnt in each task is the objective's, from labels
-    alone; what keeps the student from forgetting are `Replay`, `Distil`, `Ewc` and `Projection`, one or several.
+    One head has all classes from the beginning (class-incremental). What is learnt in each task is the objective's: from labels
+    alone, or from a teacher, or from several of whom each is there for its own task, in their order; rows that are replayed are
+    taught by the teacher of their task, from its stored outputs. What keeps the student from forgetting are `Replay`, `Distil`,
+    `Ewc` and `Projection`, one or several.
     """
 
     taught: ClassVar[bool] = False
@@ -76,44 +85,60 @@ class Continual(Common):
         return self
 
     def arms(self, plan: Plan) -> dict[str, Arm]:
-        """The control, which nothing keeps from forgetting; one that learns all tasks at once; and the distilled student."""
-        return {"control": self.naive, "joint": at_whole_budget(Offline().control, self), "distilled": self.distilled}
+        """The control, which nobody teaches and nothing keeps from forgetting; one that learns all tasks at once; where somebody
+        teaches, ``unkept``, which nothing keeps either; and the distilled student.
+        """
+        joint = at_whole_budget(Offline().control, self)
+        taught = {"unkept": self.unkept} if plan.teacher is not None or plan.teacher_stages else {}
+        return {"control": self.naive, "joint": joint, **taught, "distilled": self.distilled}
 
     def stages(self, plan: Plan) -> tuple[Stage, ...]:
         """A training for each task."""
-        before = untrained(plan)
-        return tuple(self._stage(plan, number, before) for number in range(len(self.groups(plan.splits.classes))))
+        before, teacher = untrained(plan), self._teacher(plan)
+        count = len(self.groups(plan.splits.classes))
+        return tuple(self._stage(plan, number, teacher, before) for number in range(count))
 
     def exams(self, plan: Plan) -> dict[str, Examples]:
         """The test rows of each task, by the names of its classes: what is asked after every training."""
         test = plan.splits.test
         names = [[test.classes[one] for one in group] for group in self.groups(test.classes)]
         return {
-            ", ".join(name): of_classes(test, group)
+            ", ".join(name): test.of_classes(group)
             for name, group in zip(names, self.groups(test.classes), strict=True)
         }
 
     def naive(self, plan: Plan) -> Regime[Trained]:
-        """The same trainings one after another, and nothing else."""
+        """The same trainings one after another from labels, and nothing else."""
+        plan = yield from plan.taught()  # its layers may be where the student starts
+        return (yield from self._one_by_one(plan, "control", None))
+
+    def unkept(self, plan: Plan) -> Regime[Trained]:
+        """The same trainings with the same teachers, and nothing that keeps the student from forgetting."""
+        plan = yield from plan.taught()
+        return (yield from self._one_by_one(plan, "nothing kept", (yield from self._labelled(plan))))
+
+    def _one_by_one(self, plan: Plan, name: str, teacher: Teacher | None) -> Regime[Trained]:
         trained = None
         for number in range(len(self.groups(plan.splits.classes))):
-            stage = self._plain(plan, number, "control")
+            stage = self._plain(plan, number, name, teacher)
             trained = yield from train(stage if trained is None else replace(stage, start=trained))
         assert trained is not None
         return trained
 
     def distilled(self, plan: Plan) -> Regime[Trained]:
         """The student that the recipe is about."""
+        plan = yield from plan.taught()
+        teacher = yield from self._labelled(plan)
         trained, teachers, known = None, list[Teacher](), dict[str, Tensor]()
         groups = self.groups(plan.splits.classes)
         for number, group in enumerate(groups):
-            stage = self._stage(plan, number, teachers[-1] if teachers else None)
+            stage = self._stage(plan, number, teacher, teachers[-1] if teachers else None)
             if trained is not None:
                 stage = replace(stage, start=trained, keeping=(*self._held(teachers, known), *stage.keeping))
             trained = yield from train(stage)
             teachers.append(trained.as_teacher(plan.asking))
             if self.ewc and number < len(groups) - 1:
-                rows = of_classes(plan.splits.train.labelled(), group)
+                rows = plan.splits.train.labelled().of_classes(group)
                 module = trained.module()
                 new = yield from make(
                     f"fisher of task {number + 1}", fisher, module=module, examples=rows, rows=self.ewc.rows
@@ -147,48 +172,79 @@ class Continual(Common):
             )
         return tuple(tuple(classes.index(name) for name in group) for group in self.tasks)
 
-    def _demand(self, plan: Plan) -> None:
-        if plan.teacher is not None or plan.teacher_stages:
-            raise LimbeckError(f"In the regime {self.name!r} the student is its own teacher: leave 'teacher' out.")
+    def _teacher(self, plan: Plan) -> Teacher | None:
+        """Who teaches: one for all tasks, or of several each where its task's rows are asked about; None: nobody but labels."""
+        known = plan.teacher
+        if known is None or len(names := list(known.provides.members)) < 2:
+            return known
+        groups = self.groups(plan.splits.classes)
+        if len(names) != len(groups) or not known.provides.interchangeable:
+            raise LimbeckError(
+                f"In the regime {self.name!r} several teachers are one for each task, in their order: there are {len(names)} "
+                f"({', '.join(names)}) and {len(groups)} tasks."
+            )
+        weighing = ByClass(groups, plan.splits.train)
+        return EnsembleTeacher([OneOf(known, name) for name in names], weighing, task=plan.splits.task, names=names)
+
+    def _labelled(self, plan: Plan) -> Regime[Teacher | None]:
+        """The teachers, their outputs for all rows that are learnt from stored."""
+        teacher = self._teacher(plan)
+        if teacher is None:
+            return None
+        splits = replace(plan.splits, train=plan.splits.train.labelled())
+        return (yield from replace(plan, teacher=teacher, splits=splits).labelled())
+
+    def _demand(self, plan: Plan, taught: bool) -> None:
         if plan.splits.task.name != "classes":
             raise LimbeckError(f"In the regime {self.name!r} tasks are groups of classes, and these data have none.")
-        for term in plan.terms:
-            if term.needs().teacher:
-                raise LimbeckError(
-                    f"In the regime {self.name!r} the objective says what a new task teaches, and {term.name!r} needs a teacher: "
-                    "write 'objective: {labels: 1}', and 'distil' in the regime to learn from the student before the task."
-                )
+        needy = [term.name for term in plan.terms if term.needs().teacher]
+        if needy and not taught:
+            raise LimbeckError(
+                f"In the regime {self.name!r} the objective says what a new task teaches, and {needy[0]!r} needs a teacher: "
+                "give one; or write 'objective: {labels: 1}', and 'distil' in the regime to learn from the student before the "
+                "task."
+            )
+        if taught and not needy:
+            raise LimbeckError(
+                f"In the regime {self.name!r} a teacher is heard through the objective, and none of its terms needs one: add "
+                "soft-targets, say, or leave 'teacher' out. The student before each task is no 'teacher', but 'distil'."
+            )
 
-    def _plain(self, plan: Plan, number: int, name: str) -> Stage:
-        """The training of one task, by itself."""
-        self._demand(plan)
+    def _plain(self, plan: Plan, number: int, name: str, teacher: Teacher | None) -> Stage:
+        """The training of one task, by itself; ``teacher``: None for a student that learns from labels alone."""
+        self._demand(plan, plan.teacher is not None or bool(plan.teacher_stages))
         groups = self.groups(plan.splits.classes)
         seen = [one for group in groups[: number + 1] for one in group]
-        rows = of_classes(plan.splits.train.labelled(), groups[number])
+        rows = plan.splits.train.labelled().of_classes(groups[number])
         if not len(rows):
             raise LimbeckError(f"regime.tasks: task {number + 1} has no training row with a label.")
-        stage = plan.stage(f"{name}, task {number + 1}", plan.without_teacher, examples=rows)
-        return replace(stage, validation=of_classes(plan.splits.validation, seen))
+        terms = plan.terms if teacher else plan.without_teacher
+        stage = plan.stage(f"{name}, task {number + 1}", terms, teacher, rows)
+        return replace(stage, validation=plan.splits.validation.of_classes(seen))
 
-    def _stage(self, plan: Plan, number: int, before: Teacher | None) -> Stage:
+    def _stage(self, plan: Plan, number: int, teacher: Teacher | None, before: Teacher | None) -> Stage:
         """The training of one task with all that needs no earlier weights; ``before``: the student as it was."""
-        stage, groups = self._plain(plan, number, "distilled"), self.groups(plan.splits.classes)
+        stage, groups = self._plain(plan, number, "distilled", teacher), self.groups(plan.splits.classes)
         if number == 0:
             return stage
         train_part = plan.splits.train.labelled()
         old = tuple(one for group in groups[:number] for one in group)
         terms: tuple[Term, ...] = stage.terms
         if self.replay:
-            kept = sampled(of_classes(train_part, old), self.replay.rows, plan.seed)
+            kept = sampled(train_part.of_classes(old), self.replay.rows, plan.seed)
             stage = replace(stage, examples=beside(stage.examples, kept, self.replay.share))
         if self.distil and len(old) > 1:  # among one class there is nothing to compare
+            assert before is not None
             weight, temperature = Fixed(value=self.distil.weight), Fixed(value=self.distil.temperature)
-            stage = replace(stage, teacher=before)
-            terms = (*terms, EarlierClasses(weight=weight, temperature=temperature, classes=old))
+            kept_in_mind = EarlierClasses(weight=weight, temperature=temperature, classes=old)
+            if teacher is not None:
+                kept_in_mind = kept_in_mind.model_copy(update={"said": f"{BEFORE}.logits"})
+            stage = replace(stage, teacher=before if teacher is None else Beside(teacher, BEFORE, before))
+            terms = (*terms, kept_in_mind)
         keeping: tuple[Keeping, ...] = ()
         if self.projection:
             keeping = (
-                Projected(self.projection, sampled(of_classes(train_part, old), self.projection.rows, plan.seed)),
+                Projected(self.projection, sampled(train_part.of_classes(old), self.projection.rows, plan.seed)),
             )
         return replace(stage, terms=terms, keeping=keeping)
 
@@ -199,12 +255,6 @@ class Continual(Common):
             return ()
         anchor = {name: one.detach() for name, one in module.named_parameters()}
         return (Elastic(self.ewc, tuple(str(one.fingerprint) for one in teachers), anchor, known),)
-
-
-def of_classes(examples: Examples, classes: Sequence[int]) -> Examples:
-    """Those rows whose label is one of ``classes``."""
-    labels = examples.labels[examples.rows]
-    return replace(examples, rows=examples.rows[torch.isin(labels, torch.tensor(list(classes)))])
 
 
 def sampled(examples: Examples, count: int, seed: int) -> Examples:

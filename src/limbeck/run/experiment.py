@@ -144,7 +144,12 @@ class Experiment:
 
     def _learning(self, one: Learner) -> Stage:
         splits = self.splits.only(one.task) if one.task else self.splits
+        splits = splits.of_classes(one.classes) if one.classes else splits
         labelled = splits.train.labelled().as_read_by("teacher")
+        if not len(labelled) or not len(splits.validation):
+            raise DataError(
+                f"The {one.name} learns {', '.join(one.classes or ())}, of which there is no row to learn from."
+            )
         return Stage(
             name=one.name,
             start=Start(one.spec, one.seed, self.context("teacher").about(splits.task, splits.classes)),

@@ -42,6 +42,7 @@ class Learner:
     smoothing: float = 0.0
     seed: int = TEACHER_SEED
     task: str | None = None
+    classes: tuple[str, ...] | None = None
 
 
 def learners_of(part: TeacherPart) -> tuple[Learner, ...]:
@@ -52,8 +53,11 @@ def learners_of(part: TeacherPart) -> tuple[Learner, ...]:
     found: list[Learner] = []
     for name, one in zip(part.ensemble.names, part.ensemble.members, strict=True) if part.ensemble else ():
         if one.model is not None and one.training is not None:
-            seed = TEACHER_SEED + sum((one.model, one.task) == (other.spec, other.task) for other in found)
-            found.append(Learner(f"teacher {name}", one.model, one.training, one.smoothing, seed, one.task))
+            alike = [(other.spec, other.task, other.classes) for other in found]
+            seed = TEACHER_SEED + alike.count((one.model, one.task, one.classes))
+            found.append(
+                Learner(f"teacher {name}", one.model, one.training, one.smoothing, seed, one.task, one.classes)
+            )
     return tuple(found)
 
 

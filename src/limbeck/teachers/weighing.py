@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.config import digest
 from limbeck.data.batch import DOMAIN, Batch
@@ -123,8 +123,7 @@ class ByCorrectness:
     ``(1 - exp(CE_k) / sum_j exp(CE_j)) / (K - 1)`` (CA-MKD: Zhang et al. 2022, arXiv:2201.00007), CE in nats at temperature 1.
 
     Args:
-        examples: those that are learnt from. Labels are looked up here and nowhere else, so that those of a test part, which a
-            batch of it holds, are never seen.
+        examples: those that are learnt from: labels are looked up here and nowhere else.
 
     Raises:
         LimbeckError: rows are mixed, and have two labels.
@@ -133,13 +132,7 @@ class ByCorrectness:
     hears: ClassVar[bool] = True
 
     def __init__(self, examples: Examples) -> None:
-        if examples.mixup:
-            raise LimbeckError(
-                "'weights: correctness' looks up the label of a row, and with mixup a row has two: leave one of them out."
-            )
-        self._examples = examples
-        self._seen = torch.zeros(len(examples.labels), dtype=torch.bool)
-        self._seen[examples.rows] = examples.supervised[examples.rows]
+        self._labels = _Labels(examples, "'weights: correctness' looks")
         self._fingerprint = digest(["by correctness", examples.fingerprint])
 
     @property
@@ -149,18 +142,67 @@ class ByCorrectness:
 
     def of(self, batch: Batch, said: Sequence[Tensor] = ()) -> Tensor:
         """See `Weighing.of`."""
+        labels, seen = self._labels.of(batch)
+        costs = [-torch.log_softmax(one, -1).gather(1, labels[:, None])[:, 0] for one in said]
+        if len(costs) == 1:
+            return torch.ones(len(batch), 1, device=batch.ids.device)
+        found = (1 - torch.softmax(torch.stack(costs, 1), -1)) / (len(costs) - 1)
+        return found.where(seen[:, None], 1 / len(costs))
+
+
+class ByClass:
+    """All that counts in a row is who knows its class; where no label may be seen, all alike.
+
+    Args:
+        groups: of each of K teachers the classes that it knows, by number; none is known by two.
+        examples: those that are learnt from, where labels are looked up; see `ByCorrectness`.
+
+    Raises:
+        LimbeckError: rows are mixed, and have two labels.
+    """
+
+    hears: ClassVar[bool] = False
+
+    def __init__(self, groups: Sequence[Sequence[int]], examples: Examples) -> None:
+        self._shares = torch.full((len(examples.classes) + 1, len(groups)), 1 / len(groups))  # the last: no label
+        for place, group in enumerate(groups):
+            self._shares[list(group)] = nn.functional.one_hot(torch.tensor(place), len(groups)).float()
+        self._labels = _Labels(examples, "teachers of some classes each look")
+        self._fingerprint = digest(["by class", [list(group) for group in groups], examples.fingerprint])
+
+    @property
+    def fingerprint(self) -> str:
+        """The classes of each, and which labels are seen."""
+        return self._fingerprint
+
+    def of(self, batch: Batch, said: Sequence[Tensor] = ()) -> Tensor:
+        """See `Weighing.of`."""
+        labels, seen = self._labels.of(batch)
+        return self._shares.to(labels.device)[labels.where(seen, -1)]
+
+
+class _Labels:
+    """The labels that may be learnt from, looked up by row: those of a test part, which a batch of it holds, are never seen."""
+
+    def __init__(self, examples: Examples, who: str) -> None:
+        if examples.mixup:
+            raise LimbeckError(
+                f"{who[:1].upper()}{who[1:]} up the label of a row, and with mixup a row has two: leave one of them out."
+            )
+        self._examples = examples
+        self._seen = torch.zeros(len(examples.labels), dtype=torch.bool)
+        self._seen[examples.rows] = examples.supervised[examples.rows]
+
+    def of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Each row's label, int64 [B], and whether it is seen, bool [B], on the batch's device."""
         ids = batch.ids.cpu()
         known = (ids >= 0) & (ids < len(self._seen))
         ids = ids.where(known, 0)
         seen = known & self._seen[ids]
         if not self._examples.keep_labels:
             seen &= ~self._examples.table.altered(ids, batch.views.cpu())
-        labels, seen = self._examples.labels[ids].clamp_min(0).to(batch.ids.device), seen.to(batch.ids.device)
-        costs = [-torch.log_softmax(one, -1).gather(1, labels[:, None])[:, 0] for one in said]
-        if len(costs) == 1:
-            return torch.ones(len(batch), 1, device=batch.ids.device)
-        found = (1 - torch.softmax(torch.stack(costs, 1), -1)) / (len(costs) - 1)
-        return found.where(seen[:, None], 1 / len(costs))
+        device = batch.ids.device
+        return self._examples.labels[ids].clamp_min(0).to(device), seen.to(device)
 
 
 def shares(weights: Sequence[float]) -> Tensor:
