@@ -84,7 +84,6 @@ def patient() -> dict[str, Objective]:
     return {
         "soft-targets": KD,
         "patient": {"soft-targets": {"weight": 1.0, "temperature": 1}},
-        "patient, T = 4": {"soft-targets": {"weight": 1.0, "temperature": 4}},
         "patient, dist": {"dist": {"weight": 2.0}},
     }
 

@@ -10,7 +10,22 @@ from typing import Annotated, Final
 import typer
 
 from limbeck import __version__
-from limbeck.cli import check, compare, evaluate, export, init, label, methods, recipes, report, run, runs, search, tell
+from limbeck.cli import (
+    check,
+    compare,
+    evaluate,
+    export,
+    init,
+    label,
+    methods,
+    recipes,
+    report,
+    run,
+    runs,
+    search,
+    store,
+    tell,
+)
 from limbeck.errors import Interrupted, LimbeckError
 
 _HELP: Final = """Knowledge distillation that says whether the teacher helped.
@@ -33,6 +48,7 @@ app.command("run")(run.run)
 app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("label")(label.label)
+app.add_typer(store.app, name="store")
 app.command("search")(search.search)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
@@ -86,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except Exception as error:
         if hasattr(error, "format_message"):  # of click, which typer keeps under changing names: the line is mistyped
-            known = [one.name for one in app.registered_commands]
+            known = [one.name for one in app.registered_commands] + [one.name for one in app.registered_groups]
             about = f"limbeck {typed[0]} --help" if typed[0] in known else "limbeck --help"
             tell.note(f"{error.format_message().rstrip('.?')}. See: {about}", "error", "bold red")
             sys.exit(2)

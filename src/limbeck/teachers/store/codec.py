@@ -65,11 +65,22 @@ def joined(columns: Sequence[Column]) -> Column:
     first = columns[0]
     if all(column.shape is not None and column.shape == first.shape for column in columns):
         return Column(torch.cat([column.values for column in columns]), first.per_token)
-    rows = [column.row(index) for column in columns for index in range(rows_of(column))]
+    return _of([column.row(index) for column in columns for index in range(rows_of(column))], first.per_token)
+
+
+def taken(column: Column, rows: Ints) -> Column:
+    """Some rows of a column, in this order; one at least."""
+    if column.offsets is None:
+        return Column(column.values[torch.from_numpy(rows)], column.per_token)
+    return _of([column.row(int(index)) for index in rows], column.per_token)
+
+
+def _of(rows: Sequence[Tensor], per_token: bool) -> Column:
+    """Rows of unequal shape, packed."""
     sizes = torch.tensor([0, *(row.numel() for row in rows)])
     flat = torch.cat([row.reshape(-1) for row in rows])
     shapes = torch.tensor([list(row.shape) for row in rows], dtype=torch.int64)
-    return Column(flat, first.per_token, sizes.cumsum(0), shapes)
+    return Column(flat, per_token, sizes.cumsum(0), shapes)
 
 
 def rows_of(column: Column) -> int:

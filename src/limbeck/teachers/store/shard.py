@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +39,13 @@ class Piece:
 
     def ready(self) -> None:
         """Nothing to verify in memory."""
+
+
+def content(pieces: Sequence[Piece]) -> bytes:
+    """A file with the rows of all pieces, which are of one kind; see `codec.packed`."""
+    columns = {name: codec.joined([piece.columns[name] for piece in pieces]) for name in pieces[0].names}
+    ids, views = (np.concatenate([getattr(piece, which) for piece in pieces]) for which in ("ids", "views"))
+    return codec.packed(ids, views, columns)
 
 
 class Shard(Piece):

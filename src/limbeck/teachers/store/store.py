@@ -7,13 +7,14 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.config import digest
 from limbeck.teachers.store import codec, frame
 from limbeck.teachers.store.codec import Column, Ints
 from limbeck.teachers.store.index import Index, Places, either
-from limbeck.teachers.store.shard import SUFFIX, DamagedError, Piece, Shard, set_aside
+from limbeck.teachers.store.shard import SUFFIX, DamagedError, Piece, Shard, content, set_aside
 from limbeck.teachers.store.writer import KEY, Writer, read_key
 
 
@@ -208,12 +209,9 @@ class Store:
         self._pending_size[1] += piece.bytes
 
     def _commit(self, numbers: list[int]) -> None:
-        pieces = [self._pieces[number] for number in numbers]
-        columns = {name: codec.joined([piece.columns[name] for piece in pieces]) for name in pieces[0].names}
-        ids, views = (np.concatenate([getattr(piece, which) for piece in pieces]) for which in ("ids", "views"))
         if self._writer is None or self._writer.process != os.getpid():
             self._writer = Writer(self.folder, self.key)
-        path = self._writer.commit(codec.packed(ids, views, columns))
+        path = self._writer.commit(content([self._pieces[number] for number in numbers]))
         for number in numbers:
             del self._pieces[number]
             self._pending.remove(number)
@@ -236,6 +234,14 @@ class Store:
         """The committed files."""
         self._list_once()
         return [piece for piece in self._pieces.values() if isinstance(piece, Shard)]
+
+    def needed(self, shard: Shard) -> NDArray[np.bool_]:
+        """Which rows of a committed file are read from there, [n]: the others lie in an earlier one, too."""
+        number = next(number for number, piece in self._pieces.items() if piece is shard)
+        found = np.zeros(len(shard.ids), dtype=bool)
+        for piece, row in self._index.find(shard.ids, shard.views, shard.names).values():
+            found |= (piece == number) & (row == np.arange(len(row)))
+        return found
 
     def pairs(self) -> Ints:
         """Every committed (id, view), int64 [n, 2]."""

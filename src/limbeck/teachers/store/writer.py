@@ -6,8 +6,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,9 +94,19 @@ def sweep(store: Path) -> None:
     for draft in store.glob(f".{KEY}.*"):
         draft.unlink(missing_ok=True)
     for folder in store.glob("w-*"):
-        with suppress(OSError), (folder / _LOCK).open("a") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for draft in folder.glob(f".*{SUFFIX}.*"):
+        with left(folder) as free, suppress(OSError):
+            for draft in folder.glob(f".*{SUFFIX}.*") if free else ():
                 draft.unlink(missing_ok=True)
-            if not any(folder.glob(f"*{SUFFIX}")):
+            if free and not any(folder.glob(f"*{SUFFIX}")):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def left(folder: Path) -> Iterator[bool]:
+    """Whether nobody writes into a writer's folder any more; it is held until the block ends, so that nobody else clears it."""
+    with ExitStack() as stack:
+        free = False
+        with suppress(OSError):  # a writer has it, or it may not be altered
+            fcntl.flock(stack.enter_context((folder / _LOCK).open("a")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        yield free
