@@ -31,7 +31,7 @@ def stage(path: Path) -> str:
         share = (float(np.mean(row["test"])) - control) / (teacher - control)
         again = row["against"].get("soft-targets")
         lines.append(
-            f"| {name} | {_accuracy(row)} | {100 * share:.0f} % | {gain(row['against']['control'])} | {sure[name]:.3f} | "
+            f"| {name} | {_accuracy(row)} | {_share(share)} | {gain(row['against']['control'])} | {sure[name]:.3f} | "
             f"{gain(again) if again else ''} | {f'{beyond[name]:.3f}' if name in beyond else ''} | {_cka(name, rows)} | "
             f"{_factor(row)} |"
         )
@@ -41,6 +41,11 @@ def stage(path: Path) -> str:
         f"</summary>\n\n```yaml\n{found['recipe']}```\n\n</details>\n\n<sub>recipe {found['hash']}, seeds {found['seeds']}, "
         f"{found['date']}, cpu, {found['threads']} torch thread(s); {versions}</sub>\n"
     )
+
+
+def _share(share: float) -> str:
+    """In percent, with a true minus, and no minus before nothing."""
+    return f"{round(100 * share) + 0:.0f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def texts(path: Path) -> str:
@@ -63,7 +68,7 @@ def texts(path: Path) -> str:
         share = (float(np.mean(row["test"])) - chance) / (teacher - chance)
         first, again = row["against"].get("control"), row["against"].get("soft targets")
         lines.append(
-            f"| {name} | {_accuracy(row)} | {100 * share:.0f} % | {gain(first) if first else ''} | "
+            f"| {name} | {_accuracy(row)} | {_share(share)} | {gain(first) if first else ''} | "
             f"{f'{sure[name]:.3f}' if name in sure else ''} | {gain(again) if again else ''} | "
             f"{f'{beyond[name]:.3f}' if name in beyond else ''} |"
         )
