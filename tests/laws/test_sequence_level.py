@@ -1,5 +1,6 @@
 """Sequence-level distillation: the student's labels are what the teacher writes, in the student's own tokens."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from tests.laws.test_crossed_terms import batch_of, examples, folders
 from torch import nn
 
 from limbeck.data.batch import CLASS, NO_LABEL
+from limbeck.data.sifting import Length, Words
 from limbeck.data.tasks import CLASSES
 from limbeck.data.tokenizers import loaded
 from limbeck.errors import LimbeckError
@@ -102,6 +104,31 @@ def test_a_text_without_an_end_or_a_letter_teaches_nothing(sides, tmp_path, capl
     assert {text for _, text in texts_of(few)} <= {text for _, text in texts_of(every)}  # draws hang on nothing else
     with pytest.raises(LimbeckError, match=r"None of the 6 texts .* has letters and an end within .*: 1: raise it"):
         written(found, LocalTeacher(module, "t"), SequenceLevel(max_new_tokens=1), tmp_path)
+
+
+def test_what_a_filter_rejects_of_the_teachers_texts_is_listed_and_not_learnt(sides, tmp_path, monkeypatch, caplog):
+    found, module, _ = sides
+    every = texts_of(written(found, LocalTeacher(module, "t"), SOME, tmp_path))
+    letter = every[0][1].split()[0]
+
+    def never(*_, **__):
+        raise AssertionError("other filters judge the same texts")
+
+    monkeypatch.setattr("limbeck.regimes.sequence_level._wrote", never)
+    filtered = SOME.model_copy(update={"filter": (Words(words=(letter,)),)})
+    some = texts_of(written(found, LocalTeacher(module, "t"), filtered, tmp_path))
+    out = [pair for pair in every if Words(words=(letter,)).reasons([pair[1]])[0] is not None]
+    assert out
+    assert some == [pair for pair in every if pair not in out]
+    (path,) = tmp_path.rglob("rejected.jsonl")
+    listed = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted(one["texts"][0] for one in listed) == sorted(text for _, text in out)
+    prompts = {row: found.table.raw(row)[0] for row in found.rows.tolist()}
+    assert all((prompts[one["row"]], one["texts"][0]) in out for one in listed)
+    assert f"{len(out)} of {len(every)} texts of the teacher were rejected" in caplog.text
+    nothing = SOME.model_copy(update={"filter": (Length(most=1),)})
+    with pytest.raises(LimbeckError, match=r"reject all .* texts that the teacher wrote"):
+        written(found, LocalTeacher(module, "t"), nothing, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from limbeck.config import digest
 from limbeck.data.batch import ALIKE, CLASS, DECODED, DOMAIN, NO_LABEL, REAL, SUPERVISED, TOKENS, Batch
 from limbeck.data.mixup import mixed
 from limbeck.data.reader import Reader
+from limbeck.data.sifting.filter import Rejected
 from limbeck.data.table import Table
 from limbeck.data.task import ASKED, Task
 from limbeck.data.tasks import CLASSES
@@ -165,11 +166,15 @@ def copies(share: float, others: int, repeated: int) -> int:
 
 @dataclass(frozen=True)
 class Splits:
-    """Train, validation and test parts of one data set. Choices are made on validation; the test part is read once."""
+    """Train, validation and test parts of one data set. Choices are made on validation; the test part is read once.
+
+    ``rejected``: training rows that filters left out.
+    """
 
     train: Examples
     validation: Examples
     test: Examples
+    rejected: tuple[Rejected, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
+import torch
 from pydantic import Field, model_validator
 
 from limbeck.config import Config, choice
@@ -15,6 +16,7 @@ from limbeck.data.items import parts_of
 from limbeck.data.kinds import SOURCES, Loaded
 from limbeck.data.raw import Raw
 from limbeck.data.reduced import reduced
+from limbeck.data.sifting import Filters, Rejected, sifted
 from limbeck.data.splits import Parts, examples, split
 from limbeck.data.table import Table
 from limbeck.data.task import Task
@@ -60,6 +62,9 @@ class Data(Config):
     """How many training rows are used at most; null: all."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides which row goes into which part and which labels are kept, and nothing else."""
+    filter: Filters = ()
+    """Which training texts nobody learns from: a list of ``words``, ``pattern``, ``length``, ``classifier``, ``python``. A row is
+    left out if one of them rejects one of its texts. Validation and test are as they are."""
     augment: Varied = Augment()
     """How training images are varied (``shift``, ``flip``, ...), or training texts are written anew: ``rules``, ``facts``,
     ``masked-words`` or ``back-translation``."""
@@ -142,6 +147,7 @@ class Data(Config):
             name=raw.name,
             task=task,
         )
+        parts, rejected = self._sifted(raw, parts)
         if raw.kind == "images":
             table, labels = self._images(raw, parts), raw.labels
         else:
@@ -151,7 +157,22 @@ class Data(Config):
         if raw.domains is not None:
             found = found.of(Domains.of(raw.domains))
         keep = writer is None or writer.keep_labels
-        return found if keep else replace(found, train=replace(found.train, keep_labels=False))
+        return replace(found, train=replace(found.train, keep_labels=keep), rejected=rejected)
+
+    def _sifted(self, raw: Raw, parts: Parts) -> tuple[Parts, tuple[Rejected, ...]]:
+        """The parts without training rows that a filter rejects, and those."""
+        if not self.filter:
+            return parts, ()
+        if raw.kind == "images":
+            raise DataError(f"'filter' reads texts, and {raw.name} holds images: leave it out.")
+        rows, items = parts.train.tolist(), cast(Any, raw.items)
+        kept, rejected = sifted(self.filter, rows, [list(parts_of([items[row]])) for row in rows])
+        if not kept:
+            raise DataError(
+                f"The filters reject all {len(rows):,} training rows of {raw.name}; the first one, because it "
+                f"{rejected[0].reason}."
+            )
+        return replace(parts, train=parts.train[torch.tensor(kept)]), rejected
 
     def _texts(self, raw: Raw, parts: Parts, tokenizer: str, teacher_tokenizer: str | None) -> TextTable:
         train, others = (

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from limbeck.code import allow_code, code_allowed
 from limbeck.config import choice
 from limbeck.data.batch import DECODED
 from limbeck.data.tokenizers import resolve
@@ -17,7 +18,7 @@ from limbeck.models.grow import Grown
 from limbeck.models.huggingface import HuggingFace
 from limbeck.models.lora import Lora
 from limbeck.models.patches import MlpMixer, Vit
-from limbeck.models.python import Python, allow_code, code_allowed
+from limbeck.models.python import Python
 from limbeck.models.reach import demand_reach
 from limbeck.models.seeded import everything_loaded, seeded
 from limbeck.models.shrink import Shrunk

@@ -14,6 +14,7 @@ from torch import nn
 from limbeck.config import digest
 from limbeck.data.examples import Examples
 from limbeck.data.sequences import prompted
+from limbeck.data.sifting import Filters, sifted, told, write_rejected
 from limbeck.data.tokenizers import loaded, quiet
 from limbeck.errors import LimbeckError
 from limbeck.files import home, write_json
@@ -46,6 +47,9 @@ class SequenceLevel(Common):
     """Of drawing from the whole distribution; 0 takes the likeliest token each time."""
     samples: Annotated[int, Field(ge=1)] = 1
     """Texts for each prompt; more than one are drawn, at a temperature above 0."""
+    filter: Filters = ()
+    """Which of the teacher's texts are not learnt from, see ``data.filter``. ``rejected.jsonl``, beside what was written, lists
+    them."""
 
     def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
         """The control, on what stands in the data, and the distilled student, on what the teacher wrote."""
@@ -136,7 +140,8 @@ def written(
     reader = texts.teacher or texts.reader
     tokenizer = str(getattr(reader, "tokenizer", ""))
     prompts = [str(texts.raw(row)[0]) for row in examples.rows.tolist()]
-    key = digest([teacher.fingerprint, reader.fingerprint, prompts, settings])
+    asked = settings.model_copy(update={"filter": ()})  # other filters judge the same texts
+    key = digest([teacher.fingerprint, reader.fingerprint, prompts, asked])
     folder = root / key[:2] / key
     rows: list[tuple[str, str]] = []
     origins: list[int] = []
@@ -153,6 +158,18 @@ def written(
                 origins.append(start + place % len(some))
         on_progress(min(start + _BATCH, len(prompts)), len(prompts))
     lost = len(prompts) * settings.samples - len(rows)
+    if settings.filter and rows:
+        kept, rejected = sifted(
+            settings.filter, examples.rows[torch.tensor(origins)].tolist(), [(text,) for _, text in rows]
+        )
+        write_rejected(folder / "rejected.jsonl", rejected)
+        if rejected:
+            log.warning("%s See %s.", told(rejected, len(rows), "texts of the teacher"), folder / "rejected.jsonl")
+        if not kept:
+            raise LimbeckError(
+                f"The filters reject all {len(rows)} texts that the teacher wrote; the first one because it {rejected[0].reason}."
+            )
+        rows, origins = [rows[place] for place in kept], [origins[place] for place in kept]
     if not rows:
         raise LimbeckError(
             f"None of the {lost} texts that the teacher wrote has letters and an end within regime.max-new-tokens: "

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from limbeck.data.sifting import write_rejected
 from limbeck.data.task import rank
 from limbeck.errors import LimbeckError
 from limbeck.evidence.report import disagreements, write_report
@@ -69,7 +70,7 @@ def conclude(
         data=counts(experiment),
         smallest_effect=experiment.smallest_effect,
         margin=experiment.margin,
-        notes=[*experiment.remarks, *notes(experiment, plan, trained, teacher, compute)],
+        notes=[*experiment.said, *notes(experiment, plan, trained, teacher, compute)],
         provenance=before.provenance if before else source,
         task=splits.task,
         example=measured.example,
@@ -79,6 +80,8 @@ def conclude(
         teachers=teachers_of(experiment, plan, trained, measured),
         taught=plan.teacher.provides.heads if plan.teacher else None,
     )
+    if splits.rejected:
+        write_rejected(out / runs.REJECTED, splits.rejected)
     curves = {name: [curve(one) for one in arms] for name, arms in trained.items()}
     if teacher:
         curves["teacher"] = [curve(replace(one, before=())) for one in (*teacher.before, teacher)]

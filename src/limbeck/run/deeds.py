@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from limbeck.code import allow_code as code_is_allowed
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.raw import Raw
 from limbeck.data.sources import Data
@@ -16,7 +17,6 @@ from limbeck.evidence.report import Example, Made, Sample, write_report
 from limbeck.evidence.schema import Evidence
 from limbeck.export import Exported
 from limbeck.files import home
-from limbeck.models.python import allow_code as code_is_allowed
 from limbeck.models.saved import load_student
 from limbeck.recipe import Recipe
 from limbeck.recipe.reading import dump

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from limbeck.config import digest
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Splits
+from limbeck.data.sifting import told
 from limbeck.data.tokenizers import TASK
 from limbeck.errors import DataError
 from limbeck.evidence.metrics import check_names
@@ -134,6 +135,12 @@ class Experiment:
             device=str(PartialState().device),
             on_label=on_label,
         )
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What a reader of the report must know: ``remarks``, and what filters left out."""
+        rejected, kept = self.splits.rejected, len(self.splits.train)
+        return (*self.remarks, *((told(rejected, kept + len(rejected), "training rows"),) if rejected else ()))
 
     def teacher_stages(self) -> tuple[Stage, ...]:
         """How the teacher is trained, or those that it consists of; nothing if all know the answers already."""

@@ -19,6 +19,7 @@ from limbeck.files import whole_folder, write_json
 from limbeck.training.checkpoint import flatten, unflatten
 
 RECIPE, EVIDENCE, REPORT, STUDENT = "recipe.json", "evidence.json", "report.html", "student"
+REJECTED = "rejected.jsonl"  # rows that filters left out
 SHOWN, INPUTS = "shown", "inputs"  # what the report shows; real inputs that exports are proven on
 _PACKAGES = ("limbeck", "torch", "accelerate", "numpy", "transformers", "datasets")
 

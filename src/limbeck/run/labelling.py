@@ -3,9 +3,9 @@
 from contextlib import ExitStack
 from typing import Self
 
+from limbeck.code import allow_code as code_is_allowed
 from limbeck.errors import LimbeckError
 from limbeck.files import home
-from limbeck.models.python import allow_code as code_is_allowed
 from limbeck.recipe import Recipe
 from limbeck.run.experiment import from_recipe
 from limbeck.run.ready import ready

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from accelerate import PartialState
 
+from limbeck.code import allow_code as code_is_allowed
 from limbeck.data.measure import Measure
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
 from limbeck.files import held, write_json, write_text
-from limbeck.models.python import allow_code as code_is_allowed
 from limbeck.recipe import Recipe
 from limbeck.recipe.reading import dump
 from limbeck.run.folder import versions, writable

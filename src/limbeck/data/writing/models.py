@@ -15,10 +15,11 @@ from limbeck.data.tokenizers import library, missed, quiet, resolve, tokenizer_o
 from limbeck.data.trust import demand_safetensors, own_code
 from limbeck.errors import DataError
 
-Kind = Literal["AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "AutoModel"]
+Kind = Literal["AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification", "AutoModel"]
 _TASKS: dict[Kind, str] = {
     "AutoModelForMaskedLM": "predict masked words",
     "AutoModelForSeq2SeqLM": "translate",
+    "AutoModelForSequenceClassification": "classify texts",
     "AutoModel": "compare sentences",
 }
 
