@@ -70,7 +70,11 @@ def conclude(
         data=counts(experiment),
         smallest_effect=experiment.smallest_effect,
         margin=experiment.margin,
-        notes=[*experiment.said, *notes(experiment, plan, trained, teacher, compute)],
+        notes=[
+            *experiment.remarks,
+            *filter(None, [experiment.filtered]),
+            *notes(experiment, plan, trained, teacher, compute),
+        ],
         provenance=before.provenance if before else source,
         task=splits.task,
         example=measured.example,

@@ -56,7 +56,7 @@ def conduct(
             runs.claim(out, experiment.settings, experiment.hash)
         watcher = stack.enter_context(Watcher(quiet=quiet or not state.is_main_process))
         workshop = Workshop(home(), _watch(experiment, watcher, out))
-        for remark in experiment.said:
+        for remark in experiment.remarks:
             watcher.say(remark)
         if check:
             _announce(watcher, preflight(experiment, home()))

@@ -137,10 +137,10 @@ class Experiment:
         )
 
     @property
-    def said(self) -> tuple[str, ...]:
-        """What a reader of the report must know: ``remarks``, and what filters left out."""
+    def filtered(self) -> str:
+        """What filters left out, in a sentence; empty if nothing."""
         rejected, kept = self.splits.rejected, len(self.splits.train)
-        return (*self.remarks, *((told(rejected, kept + len(rejected), "training rows"),) if rejected else ()))
+        return told(rejected, kept + len(rejected), "training rows") if rejected else ""
 
     def teacher_stages(self) -> tuple[Stage, ...]:
         """How the teacher is trained, or those that it consists of; nothing if all know the answers already."""

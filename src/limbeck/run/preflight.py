@@ -141,6 +141,7 @@ def _budget(
             f"{len(splits.train):,} training rows, {labelled:,} with label; {len(splits.validation):,} validation, "
             f"{len(splits.test):,} test; " + (f"{len(splits.classes)} {task.outputs}" if task.outputs else task.name),
         ),
+        *([("filters", experiment.filtered)] if experiment.filtered else []),
         ("student", f"{_size(parameters(plan.start.module()), dry.parameters)}{_taught(teaching)}"),
         *agreement(experiment, plan.device),
         *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
