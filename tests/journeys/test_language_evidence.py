@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("untrained_is_enough")
 
 def test_the_report_has_what_they_write_and_the_control_at_equal_compute(made, tmp_path, monkeypatch, capsys):  # noqa: F811
     told = recipe(made)
-    told["evidence"] |= {"samples": 6, "new-tokens": 10, "equal-compute": True}
+    watch = {"the letter a": {"name": "pattern", "pattern": "a"}}
+    told["evidence"] |= {"samples": 6, "new-tokens": 10, "equal-compute": True, "watch": watch}
     texts = made / "marked.txt"
     lines = (made / "texts.txt").read_text().split("\n\n")
     texts.write_text("\n\n".join(f"<b>a</b> & {line}" for line in lines))
@@ -30,6 +31,9 @@ def test_the_report_has_what_they_write_and_the_control_at_equal_compute(made, t
     samples, arms = evidence["samples"], evidence["arms"]
     assert (samples["prompts"], samples["new_tokens"], samples["left_out"]) == (6, 10, {})
     assert set(samples["arms"]) == {"teacher", "control", "equal_compute", "distilled"}
+    each = [samples["reference"], *(one[kind] for one in samples["arms"].values() for kind in ("likeliest", "drawn"))]
+    assert all(0 <= one["watched"]["the letter a"] <= 1 for one in each)
+    assert samples["reference"]["watched"]["the letter a"] > 0
     assert 0 < samples["reference"]["ended"] < 1, "some are longer than there is room for"
     assert samples["arms"]["teacher"]["likeliest"]["exact_match"] is None, (
         "a running text has no only right continuation"

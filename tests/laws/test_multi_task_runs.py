@@ -84,7 +84,9 @@ def test_each_tasks_scores_and_differences_are_those_of_its_own_answers():
     page = render(found, {}, (), "x")
     assert "Task by task" in page
     assert "A student each" in page
-    rows = {row["name"]: row["cells"] for row in shown_tasks(found)["rows"]}
+    floor, *rest = shown_tasks(found)["rows"]
+    assert floor["cells"] == [(ACCURACY.value(one.floor), None) for one in found.tasks]
+    rows = {row["name"]: row["cells"] for row in rest}
     assert list(rows) == ["teacher", "control", "apart", "distilled"]
     assert rows["distilled"] == [
         (ACCURACY.value(one.scores["distilled"]), ACCURACY.spread(one.sd["distilled"])) for one in found.tasks

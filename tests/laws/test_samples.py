@@ -7,6 +7,7 @@ from tests.laws.test_next_token import table
 
 from limbeck.data.examples import Examples
 from limbeck.data.language import NextToken
+from limbeck.data.sifting import Length, Pattern
 from limbeck.data.tokenizers import Tokenizer
 from limbeck.evidence.samples import Wrote, told
 from limbeck.run import samples
@@ -91,6 +92,14 @@ def test_the_numbers_are_what_they_say():
     assert found.exact_match == pytest.approx(1 / 2), "but for white space, where there is one right text"
     assert told(wrote).exact_match is None
     assert told(wrote, [None, None, None]).exact_match is None
+
+
+def test_what_is_watched_for_is_a_share_of_the_texts():
+    wrote = Wrote([[1], [2], [3]], ["I cannot say", "well", "no, I can't"], [True] * 3)
+    watch = {"refusals": Pattern(pattern=r"\bcan(no|')t\b"), "short": Length(least=5)}
+    assert told(wrote, watch=watch).watched == pytest.approx({"refusals": 2 / 3, "short": 1 / 3})
+    assert told(Wrote([], [], []), watch=watch).watched == {}
+    assert told(wrote).watched == {}
 
 
 def test_prompts_are_those_of_the_data():

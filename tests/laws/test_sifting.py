@@ -240,6 +240,13 @@ def test_what_cannot_be_is_told(recipe, filters, why):
         from_recipe(recipe(filters))
 
 
+def test_nobody_is_watched_who_writes_nothing(recipe):
+    told = recipe("[]").plain()
+    told["evidence"] = {"watch": {"refusals": {"name": "words", "words": ["sorry"]}}}
+    with pytest.raises(LimbeckError, match=r"'evidence\.watch' looks at what language models write"):
+        from_recipe(parse(json.dumps(told)))
+
+
 def test_pictures_have_no_texts():
     text = "limbeck: 1\nname: a\ndata: {source: uci-digits, filter: [length]}\nteacher: {model: mlp, training: {steps: 1}}\n"
     with pytest.raises(LimbeckError, match=r"'filter' reads texts, and .* holds images"):

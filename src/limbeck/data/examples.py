@@ -31,6 +31,10 @@ class Domains:
         names = tuple(sorted(set(named)))
         return cls(names, torch.tensor([names.index(name) for name in named]))
 
+    def of_rows(self, rows: Tensor) -> list[str]:
+        """The names of these rows', int64 [n]."""
+        return [self.names[place] for place in self.rows[rows].tolist()]
+
     @property
     def fingerprint(self) -> str:
         """Names all of it."""

@@ -56,6 +56,8 @@ class Written(Record):
     """Share of texts that ended within the longest length."""
     exact_match: float | None
     """Share of texts that are the continuation in the data, but for white space; null where there is no such one."""
+    watched: dict[str, float] = Field(default_factory=dict)
+    """By name the share of texts in which that was found which was looked for."""
 
 
 class Writing(Record):
@@ -128,6 +130,19 @@ class TaskScores(Record):
     """Its sample standard deviation over seeds; null with one seed."""
     gains: dict[str, Gain]
     """By arm, how much better the distilled student is than ``control``, and than students ``apart``."""
+
+
+class GroupScores(Record):
+    """One group of test examples, by what the data names as their ``domain``."""
+
+    name: str
+    examples: NonNegativeInt
+    scores: dict[str, float]
+    """By arm, mean over seeds."""
+    sd: dict[str, float | None]
+    """Its sample standard deviation over seeds; null with one seed."""
+    gains: dict[str, Gain]
+    """By arm, how much better the distilled student is than ``control``, and than the ``teacher``."""
 
 
 class Crossing(Record):

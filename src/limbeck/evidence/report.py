@@ -15,6 +15,7 @@ from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
 from limbeck.evidence import charts, tables
 from limbeck.evidence.exam import Exam
+from limbeck.evidence.groups import shown_groups
 from limbeck.evidence.metrics import softmax
 from limbeck.evidence.retention import shown_retention
 from limbeck.evidence.schema import Evidence
@@ -234,6 +235,7 @@ def render(
         writing=tables.writing(evidence),
         retention=shown_retention(evidence),
         tasks=shown_tasks(evidence),
+        groups=shown_groups(evidence),
         traffic=shown_traffic(evidence),
         made=[{"image": image_uri(one.picture), "answer": one.answer, "confidence": one.confidence} for one in made],
         recipe=recipe_text.strip(),

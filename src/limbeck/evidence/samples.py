@@ -1,10 +1,12 @@
 """What language models write after the prompts of the test part, in numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
+from limbeck.data.sifting import Filter
 from limbeck.evidence.besides import Written
 from limbeck.evidence.generations import distinct_n, ended_share, exact_match, lengths, longest_loop, repetition
 
@@ -21,8 +23,15 @@ class Wrote:
     ended: Sequence[bool]
 
 
-def told(wrote: Wrote, references: Sequence[str | None] = ()) -> Written:
-    """The numbers of it. ``references``: the only right text after each prompt, None where there is no such; all if empty."""
+def told(
+    wrote: Wrote, references: Sequence[str | None] = (), watch: Mapping[str, Filter] = MappingProxyType({})
+) -> Written:
+    """The numbers of it. ``references``: the only right text after each prompt, None where there is no such; all if empty.
+    ``watch``: what to look for, by name.
+
+    Raises:
+        LimbeckError: see `Filter.reasons`.
+    """
     known = [
         (said, right) for said, right in zip(wrote.texts, references, strict=bool(references)) if right is not None
     ]
@@ -39,6 +48,11 @@ def told(wrote: Wrote, references: Sequence[str | None] = ()) -> Written:
         exact_match=float(exact_match([said for said, _ in known], [right for _, right in known], plain).mean())
         if known
         else None,
+        watched={
+            name: float(np.mean([reason is not None for reason in one.reasons(wrote.texts)]))
+            for name, one in watch.items()
+            if wrote.texts
+        },
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, NonNegativeInt
 
 from limbeck.data.measure import Measure
-from limbeck.evidence.besides import Retention, Samples, TaskScores, Teachers, Traffic
+from limbeck.evidence.besides import GroupScores, Retention, Samples, TaskScores, Teachers, Traffic
 from limbeck.evidence.records import (
     Arm,
     Bootstrap,
@@ -167,6 +167,8 @@ class Evidence(Record):
     """Where tasks come one after another, how much of the earlier ones is kept."""
     tasks: tuple[TaskScores, ...] = ()
     """Where several tasks have a head each, every one of them."""
+    groups: tuple[GroupScores, ...] = ()
+    """Where the data names a domain for each row, every one that the test part has; nothing if it has one."""
     traffic: Traffic | None = None
     """Where rows stay with clients, what crossed between them and the server."""
     attribution: tuple[Step, ...] = ()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from limbeck.data.measure import Measure
+from limbeck.evidence.groups import said_by_group
 from limbeck.evidence.records import Arm, Quality
 from limbeck.evidence.schema import Evidence, Step
 from limbeck.evidence.tables import NAMES, against, number, short
@@ -33,6 +34,7 @@ def paragraphs(evidence: Evidence) -> list[str]:
         against(matched) if matched else None,
         f"Step by step: {steps}." if steps else None,
         said_by_task(evidence),
+        said_by_group(evidence),
         evidence.advice,
     )
     return [one for one in said if one]

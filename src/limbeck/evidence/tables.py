@@ -377,6 +377,9 @@ def writing(evidence: Evidence) -> dict[str, Any] | None:
             cells = [cell(one) for one in (found.reference, *several)]
             if any(one is not None for one in cells[1:]):
                 rows.append({"name": title, "cells": cells})
+        for name in found.reference.watched:
+            cells = [_share_of(one.watched.get(name)) for one in (found.reference, *several)]
+            rows.append({"name": f"Texts with {name}", "cells": cells})
     reasons = [f"{NAMES.get(name, name)} is left out: {why.rstrip('.')}." for name, why in found.left_out.items()]
     note = (
         f"{found.prompts:,} prompts of the test part, at most {found.new_tokens:,} tokens after each, first seed. Reference: "

@@ -24,6 +24,7 @@ from limbeck.evidence.comparison import (
 )
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.fidelity import likeness, mean_fidelity
+from limbeck.evidence.groups import group_scores
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.quality import judged, mean_quality
 from limbeck.evidence.records import Arm, Efficiency, Fidelity, GapClosed, Matched, McNemar
@@ -106,6 +107,7 @@ def weigh(
     traffic: Traffic | None = None,
     teachers: Teachers | None = None,
     taught: AbstractSet[str] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Evidence:
     """Weighs all arms and says whether the teacher helped.
 
@@ -117,7 +119,7 @@ def weigh(
     has one. ``samples``: what language models write. ``retention``: what is kept of tasks one after another.
     ``taught``: of several tasks those that the teacher knows, None for all; one that does not know all is judged task by task,
     and is no arm.
-    ``traffic``: what crossed between clients and their server.
+    ``traffic``: what crossed between clients and their server. ``groups``: whose each test example is, if that is known.
 
     Raises:
         LimbeckError: predictions that do not fit the labels or are not finite, an unknown metric, seeds that do not
@@ -218,6 +220,7 @@ def weigh(
         samples=samples,
         retention=retention,
         tasks=by_task,
+        groups=group_scores(scores, groups, smallest_effect, resamples, seed, bounded),
         traffic=traffic,
         attribution=attribution(scores, ingredients, resamples, seed, bounded),
         data=data or Counts(test=exam.examples, classes=len(classes), outputs=task.outputs),

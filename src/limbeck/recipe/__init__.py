@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from limbeck.config import Config, choice, digest
+from limbeck.data.sifting import Watch
 from limbeck.data.sources import Data
 from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import ModelSpec, Spec
@@ -66,6 +67,8 @@ class EvidencePart(Config):
     """Of language models: after how many prompts of the test part the report tells what they write; 0 for none."""
     new_tokens: Annotated[int, Field(ge=1, le=1024)] = 48
     """Of language models: how many tokens they write after each at most."""
+    watch: Watch = Field(default_factory=dict)
+    """Of language models: what to look for in what they write, by names such as ``refusals``: filters, see ``data.filter``."""
 
 
 class Recipe(Config):

@@ -83,6 +83,7 @@ def conclude(
         traffic=traffic_of(experiment, plan, trained),
         teachers=teachers_of(experiment, plan, trained, measured),
         taught=plan.teacher.provides.heads if plan.teacher else None,
+        groups=None if splits.test.domains is None else splits.test.domains.of_rows(splits.test.rows),
     )
     if splits.rejected:
         write_rejected(out / runs.REJECTED, splits.rejected)

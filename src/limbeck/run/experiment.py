@@ -11,7 +11,7 @@ from accelerate import PartialState
 from limbeck.config import digest
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Splits
-from limbeck.data.sifting import told
+from limbeck.data.sifting import Filter, told
 from limbeck.data.tokenizers import TASK
 from limbeck.errors import DataError
 from limbeck.evidence.metrics import check_names
@@ -71,10 +71,15 @@ class Experiment:
     apart: bool = False
     samples: int = 32
     new_tokens: int = 48
+    watch: Mapping[str, Filter] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.watch and self.splits.task.gives != "tokens":
+            raise DataError(
+                "'evidence.watch' looks at what language models write, and here nobody writes: leave it out."
+            )
         for part in ("train", "validation", "test"):
             if not len(getattr(self.splits, part)):
                 raise DataError(
@@ -215,6 +220,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             apart=recipe.evidence.apart,
             samples=recipe.evidence.samples,
             new_tokens=recipe.evidence.new_tokens,
+            watch=recipe.evidence.watch,
             trackers=recipe.trackers,
         )
         if recipe.teacher is None:

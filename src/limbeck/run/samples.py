@@ -82,14 +82,17 @@ def samples_of(
         _decoded(known, one.following) if one.whole and strange not in one.following.tolist() else None
         for one in prompts
     ]
-    references = reference(known, prompts, most)
+    references, watch = reference(known, prompts, most), experiment.watch
     found = Samples(
         prompts=len(prompts),
         new_tokens=most,
         temperature=TEMPERATURE,
         seed=_SEED,
-        reference=told(references),
-        arms={name: Writing(likeliest=told(one, right), drawn=told(two, right)) for name, (one, two) in wrote.items()},
+        reference=told(references, watch=watch),
+        arms={
+            name: Writing(likeliest=told(one, right, watch), drawn=told(two, right, watch))
+            for name, (one, two) in wrote.items()
+        },
         left_out=left,
     )
     shown = tuple(

@@ -12,9 +12,12 @@ from limbeck.data.sifting.rules import Length, Pattern, Words
 
 if TYPE_CHECKING:
     Filters = tuple[Filter, ...]
+    Watch = dict[str, Filter]
 else:
-    Filters = Annotated[
-        tuple[choice(Classifier, Length, Pattern, Python, Words), ...], Field(exclude_if=lambda filters: not filters)
+    _ANY = choice(Classifier, Length, Pattern, Python, Words)
+    Filters = Annotated[tuple[_ANY, ...], Field(exclude_if=lambda filters: not filters)]
+    Watch = Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=40)], _ANY], Field(exclude_if=lambda watch: not watch)
     ]
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "Pattern",
     "Python",
     "Rejected",
+    "Watch",
     "Words",
     "sifted",
     "told",
