@@ -274,6 +274,17 @@ def test_mutated_recipes_never_give_a_traceback(tmp_path):
     assert survive(300, tmp_path, seed=0) > 150
 
 
+def test_a_choice_under_a_name_of_ones_own_is_told_what_it_may_be():
+    text = (
+        "limbeck: 1\nname: a\ndata: {source: uci-digits}\nteacher: {model: mlp, training: {steps: 1}}\nstudent: mlp\n"
+    )
+    text += "training: {steps: 1}\nevidence:\n  watch:\n    refusals: {name: patern, pattern: sorry}\n"
+    with pytest.raises(
+        RecipeError, match=r"line 9: evidence\.watch\.refusals: unknown name 'patern'; did you mean 'pattern'"
+    ):
+        parse(text)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_many_mutated_recipes_never_give_a_traceback(tmp_path, seed):

@@ -50,7 +50,8 @@ def spot_of(loc: Sequence[int | str], kind: str, root: Node, top: type[Config]) 
         written = spot.node.find(part) if spot.node is not None else None
         if written is not None:
             assert spot.node is not None
-            spot.step(written, known.get(dashed(part), ()), spot.node.value[written])
+            named = () if kind == EXTRA else spot.types  # a name of the user's own, in a mapping of such
+            spot.step(written, known.get(dashed(part), named), spot.node.value[written])
         elif dashed(part) in known:
             short = inside is not None and not isinstance(inside, dict | list)
             if short and kind != "missing":  # `labels: -1` is short for a mapping that nobody wrote
