@@ -1,5 +1,6 @@
 """Files that are whole or absent, and folders with one owner."""
 
+import ctypes
 import fcntl
 import json
 import os
@@ -8,9 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from limbeck.errors import Busy
+
+_OLD: Final = ".new-old-"
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 def home() -> Path:
@@ -62,6 +66,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     A folder that was there before is replaced. What a killed process left behind is removed by the next one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _put_back(path)
     for stale in path.parent.glob(f".{path.name}.new-*"):
         shutil.rmtree(stale, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
@@ -73,16 +78,41 @@ def whole_folder(path: Path) -> Iterator[Path]:
         draft.chmod(0o755)
         sync(draft)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-old-"))
-            path.rename(old / "old")
-            draft.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
+            _replace(path, draft)
         else:
             draft.rename(path)
         sync(path.parent)
+        shutil.rmtree(draft, ignore_errors=True)  # what was there before, if the two were exchanged
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _replace(path: Path, draft: Path) -> None:
+    """Puts ``draft`` in the place of the folder ``path``; where the system can, at once, and ``draft`` is then the old one."""
+    if _exchanged(path, draft):
+        return
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{_OLD}"))
+    path.rename(old / "old")  # killed from here on, `_put_back` finds it
+    draft.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the two folders have changed places, in one step: Linux can on most file systems."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+
+
+def _put_back(path: Path) -> None:
+    """A folder that a killed process had moved away and not replaced yet."""
+    if not path.exists():
+        for old in path.parent.glob(f".{path.name}{_OLD}*/old"):
+            old.rename(path)
+            return
 
 
 @contextmanager
