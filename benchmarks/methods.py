@@ -23,7 +23,7 @@ from torch import nn
 
 from benchmarks.comparisons import compare
 from benchmarks.kept import RESULTS, Arm, Kept
-from benchmarks.objectives import BASELINES, CNN, MIXER, Objective, Student, objectives, patient, scaled
+from benchmarks.objectives import BASELINES, CNN, MIXER, WIDE, Objective, Student, objectives, patient, scaled
 from limbeck.config import digest
 from limbeck.files import home, write_json
 from limbeck.losses.similarity import linear_cka
@@ -106,6 +106,14 @@ STAGES = {
     "all-full": replace(ALL, **FULL, after="all", title="all labels, the best at more steps"),
     "scarce-mixer": replace(SCARCE, **FULL, after="scarce", student=MIXER, title="1,000 labels, an MLP-mixer"),
     "all-mixer": replace(ALL, **FULL, after="all", student=MIXER, title="all labels, an MLP-mixer"),
+    "scarce-wide": replace(
+        SCARCE,
+        steps=4000,
+        after="scarce",
+        student=WIDE,
+        only=("dist",),
+        title="1,000 labels, a student of two and a half times the size",
+    ),
     "scarce-patient": replace(SCARCE, **LONG, title="1,000 labels, at length on mixed pictures"),
     "all-patient": replace(ALL, **LONG, title="all labels, at length on mixed pictures"),
 }

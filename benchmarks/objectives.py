@@ -29,6 +29,7 @@ class Student:
 
 
 CNN = Student("{name: small-cnn, width: 10}", "blocks.1", "blocks.2")
+WIDE = Student("{name: small-cnn, width: 16}", "blocks.1", "blocks.2")
 MIXER = Student("{name: mlp-mixer}", "layers.1", "layers.2")
 HEAD: Objective = {"student": "head:in", "teacher": "head:in"}
 
