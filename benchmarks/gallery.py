@@ -49,14 +49,15 @@ points there (0.85 in the convolutional student), and with all labels it passes 
 0.65 points to soft targets with 1,000 labels, the only term on layers or relations of which these tables show that it adds
 something; standardised logits, as good as plain ones in the convolutional student, are a point behind them here.
 
-"Patient and consistent" (12,000 steps on pictures that are mixed at will and seen by both sides, from the teacher alone) makes the
-best convolutional students of all: 88.3 % with 1,000 labels and 88.5 % with all, by plain soft targets at temperature 1, above
-DIST. But its control gains as much by mixing: with 1,000 labels it goes from 79.7 to 84.6 %, so that 52 % of the gap is closed and
-not 72, as it would seem against a control without; with all labels 20 %.
+"Patient and consistent" (12,000 steps on pictures that are mixed at will and seen by both sides, from the teacher alone) makes
+the best convolutional students of all: 88.3 % with 1,000 labels and 88.5 % with all, by plain soft targets at temperature 1,
+above DIST. But its control gains as much by mixing: with 1,000 labels it goes from 79.7 to 84.6 %, so that 52 % of the gap is
+closed, and not 72 as it would seem against a control without; with all labels 20 %.
 
-Rows with a label as a quarter of what is read (`labelled-share`) help DIST (86.3 %, 85.9 without) and hardly plain soft targets;
-what learns from labelled images only gains nothing by it. Temperatures by difficulty add nothing to DIST, and a learnt choice
-among layers nothing to soft targets: it settles on the teacher's first stage, which is the easiest to follow.
+Rows with a label as a quarter of what is read (`labelled-share`) hardly help soft targets (83.8 %, 83.6 without), and what learns
+from labelled images only gains little or nothing by it. DIST with temperatures by difficulty has what DIST alone had in the
+screening, of another teacher. A learnt choice among layers adds nothing to soft targets: it settles on the teacher's first stage,
+which is the easiest to follow.
 """
 TEXTS = """## Students of text
 
