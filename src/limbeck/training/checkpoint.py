@@ -132,7 +132,7 @@ def verified(path: Path) -> Any | None:
         if any(hashlib.sha256(content).hexdigest() != sums[name] for name, content in raw.items()):
             return None
         return unflatten(json.loads(raw["state.json"]), safetensors.torch.load(raw["tensors.safetensors"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
         return None
 
 
