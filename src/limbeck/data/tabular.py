@@ -170,9 +170,9 @@ class TextFile(Config):
             for column in wanted:
                 _check(column, names, path)
             table = arrow.parquet.read_table(path, columns=list(wanted))
-        except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
-        return [table[column].to_pylist() for column in wanted]
+            return [table[column].to_pylist() for column in wanted]
+        except (arrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+            raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def pyarrow() -> Any:
