@@ -18,8 +18,8 @@ from limbeck.training.checkpoint import latest, save
 DATA = examples(60)
 
 
-def each_moment(tmp_path, work, look):
-    """Kills ``work(folder)`` before each system call in turn, on a copy of what is there; what ``look(folder)`` then saw."""
+def each_moment(tmp_path, work, look, every=1):
+    """Kills ``work(folder)`` before each system call in turn, or ``every`` so many, on a copy of what is there; what ``look(folder)`` then saw."""
     before, folder = tmp_path / "before", tmp_path / "now"
     before.mkdir(exist_ok=True)
     seen, moment, killed = [], 0, True
@@ -28,7 +28,7 @@ def each_moment(tmp_path, work, look):
         killed = killed_at(moment, lambda: work(folder))
         seen.append(look(folder))
         shutil.rmtree(folder)
-        moment += 1
+        moment += every
     assert moment > 10, "saves take more calls than that"
     return seen
 
@@ -90,7 +90,8 @@ def test_a_folder_is_the_old_or_the_new_and_never_neither(tmp_path, monkeypatch)
     assert set(each_moment(tmp_path, lambda folder: fill(folder, "new"), found_by_the_next)) == {"old", "new"}
 
 
-def test_rows_of_a_store_stay_and_come_whole(tmp_path):
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.faults)])
+def test_rows_of_a_store_stay_and_come_whole(tmp_path, every):
     def more(folder):
         with CachedTeacher(Named(), folder, "inputs") as cached:
             cached.observe(batch_of(DATA, range(20, 60)), LOGITS)
@@ -104,10 +105,11 @@ def test_rows_of_a_store_stay_and_come_whole(tmp_path):
         return len(found)
 
     written(tmp_path / "before", range(20))
-    turned_once(each_moment(tmp_path, more, rows), 20, 60)
+    turned_once(each_moment(tmp_path, more, rows, every), 20, 60)
 
 
-def test_a_store_says_the_same_at_every_moment_of_its_compaction(tmp_path):
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.faults)])
+def test_a_store_says_the_same_at_every_moment_of_its_compaction(tmp_path, every):
     (tmp_path / "before").mkdir()
     place = written(tmp_path / "before", range(8), shard_rows=3).name
     expected = everything(tmp_path / "before" / place)
@@ -115,6 +117,7 @@ def test_a_store_says_the_same_at_every_moment_of_its_compaction(tmp_path):
         tmp_path,
         lambda folder: upkeep.compact(folder / place),
         lambda folder: everything(folder / place) == expected,
+        every,
     )
     assert all(seen)
     assert Store.at(tmp_path / "before" / place).shards()
