@@ -19,7 +19,7 @@ DATA = examples(60)
 
 
 def each_moment(tmp_path, work, look, every=1):
-    """Kills ``work(folder)`` before each system call in turn, or ``every`` so many, on a copy of what is there; what ``look(folder)`` then saw."""
+    """Kills ``work(folder)`` before each system call, or one of ``every``, on a copy of what is there; what ``look`` then saw."""
     before, folder = tmp_path / "before", tmp_path / "now"
     before.mkdir(exist_ok=True)
     seen, moment, killed = [], 0, True
