@@ -88,14 +88,15 @@ def section(title: str, command: str, evidence: Evidence) -> str:
         for step in evidence.attribution
     )
     origin = evidence.provenance
+    teacher = f"teacher {origin.teacher_fingerprint[:16]}, " if origin.teacher_fingerprint else ""
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
     return (
         f"## {title}\n\n`{command}`\n\n**{evidence.verdict}.** {evidence.sentence}\n\n"
         f"| arm | {evidence.measure.name} | NLL | ECE | parameters | latency, one example |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows)
         + (f"\n\nWhat each ingredient added:\n{steps}\n" if steps else "\n")
-        + f"\n<sub>recipe {origin.recipe_hash}, data {(origin.data_fingerprint or '')[:16]}, teacher "
-        f"{(origin.teacher_fingerprint or '')[:16]}, seeds {list(origin.seeds)}, {origin.date}, {origin.device}, "
+        + f"\n<sub>recipe {origin.recipe_hash}, data {(origin.data_fingerprint or '')[:16]}, {teacher}"
+        f"seeds {list(origin.seeds)}, {origin.date}, {origin.device}, "
         f"{origin.threads} torch thread(s); {versions}</sub>\n"
     )
 

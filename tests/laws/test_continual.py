@@ -7,7 +7,7 @@ import torch
 import yaml
 from tests.contracts.test_regime_contract import answered, known
 from tests.contracts.test_term_contract import batch_of, signals
-from tests.fakes.experiments import LABELS, SOFT, Clouds, Layered, Net, plan, seeded_teacher, smooth, teacher
+from tests.fakes.experiments import LABELS, SOFT, Clouds, Knows, Layered, Net, plan, seeded_teacher, smooth, teacher
 from torch import nn
 
 from limbeck import distill
@@ -22,6 +22,7 @@ from limbeck.regimes.projected import Projected, Projection
 from limbeck.regimes.walk import walk
 from limbeck.run.experiment import from_recipe
 from limbeck.teachers.ensemble import EnsembleTeacher
+from limbeck.teachers.local import LocalTeacher
 from limbeck.training import sharding
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Workshop
@@ -338,6 +339,36 @@ def test_the_recipe_names_what_the_page_says():
     assert recipe.regime.replay
     assert recipe.regime.distil
     assert recipe.teacher is None
+
+
+def test_teachers_in_turn_are_no_arm_and_the_verdict_is_about_the_teaching(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    table = Clouds(300)
+    rows = [(table.x[row], int(table.labels[row])) for row in range(300)]
+
+    def found(teacher):
+        return distill(
+            teacher,
+            smooth,
+            rows,
+            objective={"labels": 0.5, "soft-targets": 0.5},
+            training={"steps": 15, "keep": "last"},
+            regime=REPLAY,
+            seeds=2,
+            quiet=True,
+            out=tmp_path / f"run-{type(teacher).__name__}",
+        ).evidence
+
+    knows = LocalTeacher(Knows(300).requires_grad_(False).eval(), "knows")
+    one, several = found(knows), found(EnsembleTeacher([knows, knows, knows]))
+    assert one.arms.teacher is not None
+    assert several.arms.teacher is None
+    assert several.teachers is None
+    assert several.gap_closed is None
+    for evidence in (one, several):
+        assert evidence.arms.unkept is not None
+        assert "the teaching" in evidence.sentence.lower()
+        assert [step.step for step in evidence.attribution] == ["soft targets", "what keeps from forgetting"]
 
 
 def specialists(**changes):

@@ -72,7 +72,7 @@ def question(evidence: Evidence) -> str:
 
 def about(evidence: Evidence) -> str:
     """See `limbeck.evidence.verdict.who`."""
-    return who(evidence.provenance, evidence.arms.teacher is not None)
+    return who(evidence.provenance, evidence.arms.teacher is not None, evidence.arms.unkept is not None)
 
 
 def headline(evidence: Evidence) -> tuple[str, str]:

@@ -40,9 +40,11 @@ def outcome(evidence: Evidence) -> str:
     return "made it worse" if harmed else evidence.verdict
 
 
-def who(provenance: Provenance | None, teacher: bool) -> str:
-    """Whom the verdict is about: where students teach themselves or each other there is no teacher beside them."""
-    alone = provenance is not None and provenance.teacher_fingerprint is None and not teacher
+def who(provenance: Provenance | None, teacher: bool, kept: bool = False) -> str:
+    """Whom the verdict is about: where students teach themselves or each other there is no teacher beside them. ``kept``: beside
+    what a teacher says, something keeps the student from forgetting it, which its control lacks as well.
+    """
+    alone = kept or (provenance is not None and provenance.teacher_fingerprint is None and not teacher)
     return "the teaching" if alone and provenance and provenance.recipe_hash else "the teacher"
 
 

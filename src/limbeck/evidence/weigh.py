@@ -191,7 +191,7 @@ def weigh(
             scores["equal_compute"], scores["distilled"], exam, bounded, smallest_effect, resamples, seed
         )
     students = np.stack(list(scores["distilled"].values()))
-    about = who(provenance, "teacher" in scores)
+    about = who(provenance, "teacher" in scores, "unkept" in scores)
     recovered = None
     if "ceiling" in scores and teacher is not None:
         ceiling, distilled = paired(scores["ceiling"], scores["distilled"])

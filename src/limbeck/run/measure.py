@@ -114,7 +114,7 @@ def measure(
         )
         for name, arms in trained.items()
     }
-    if plan.teacher is not None and plan.teacher.provides.unseen:
+    if plan.teacher is not None and plan.teacher.provides.unseen and not in_turn(experiment, plan):
         theirs = answers_by(plan.teacher, test, device)
         results["teacher"] = ArmResult(
             logits=[theirs.logits.numpy()],
@@ -125,6 +125,12 @@ def measure(
         )
     truth = given["distilled"][0]
     return Measured(ArmResults(**results), truth.labels.numpy(), truth.example.numpy())
+
+
+def in_turn(experiment: Experiment, plan: Plan) -> bool:
+    """Whether each of several teachers is there for one of the tasks that come one after another: their mean is no teacher."""
+    several = plan.teacher is not None and len(plan.teacher.provides.members) > 1
+    return several and bool(experiment.regime.exams(plan))
 
 
 def _delivered(trained: Trained) -> nn.Module:

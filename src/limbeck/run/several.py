@@ -11,7 +11,7 @@ from limbeck.evidence.exam import Exam
 from limbeck.evidence.teachers import teachers
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
-from limbeck.run.measure import Measured
+from limbeck.run.measure import Measured, in_turn
 from limbeck.teachers.ensemble import WEIGHTS
 from limbeck.teachers.member import OneOf
 from limbeck.teachers.teacher import Teacher
@@ -26,10 +26,12 @@ def teachers_of(
     """Each teacher by itself, and how they differ; None where there are not several that can be asked about the test part.
 
     Teachers that read other tokens than the student are left out: their answers are at other places. Of those that know a task
-    each `limbeck.evidence.tasks` tells.
+    each `limbeck.evidence.tasks` tells, and of those that are there for one in turn the student's exams.
     """
     teacher, test, classes = plan.teacher, experiment.splits.test, experiment.splits.classes
     if teacher is None or not teacher.provides.interchangeable or not teacher.provides.unseen:
+        return None
+    if in_turn(experiment, plan):
         return None
     if test.as_read_by("teacher") is not test:
         return None
