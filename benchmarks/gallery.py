@@ -54,9 +54,10 @@ the best convolutional students of all: 88.3 % with 1,000 labels and 88.5 % with
 above DIST. But its control gains as much by mixing: with 1,000 labels it goes from 79.7 to 84.6 %, so that 52 % of the gap is
 closed, and not 72 as it would seem against a control without; with all labels 20 %.
 
-That size is what bounds it, a larger student shows: with two and a half times the parameters (a third of the teacher's) and the
-same 4,000 steps DIST closes 75 % in place of 62 (88.8 and 87.2 %), and plain soft targets 72 in place of 55, so that how logits
-are compared hardly matters any more.
+With 1,000 labels that size is a part of what bounds it, as a larger student shows: with two and a half times the parameters (a
+third of the teacher's) and the same 4,000 steps DIST closes 75 % in place of 62 (88.8 and 87.2 %), and plain soft targets 72 in
+place of 55, so that how logits are compared hardly matters any more. With all labels neither a larger student nor teachers that
+have not seen the images which they are asked about (cross-fitted) were tried.
 
 Rows with a label as a quarter of what is read (`labelled-share`) hardly help soft targets (83.8 %, 83.6 without), and what learns
 from labelled images only gains little or nothing by it. DIST with temperatures by difficulty has what DIST alone had in the

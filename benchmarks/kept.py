@@ -6,7 +6,6 @@ training anything.
 
 import json
 import zlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -79,12 +78,12 @@ def _line(arm: Arm) -> dict[str, Any]:
         "seconds": arm.seconds,
         "cka": dict(arm.cka),
         "count": len(arm.right),
-        "right": urlsafe_b64encode(zlib.compress(np.packbits(arm.right).tobytes(), 9)).decode(),
+        "right": zlib.compress(np.packbits(arm.right).tobytes(), 9).hex(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "torch": str(torch.__version__),
     }
 
 
 def _arm(line: Mapping[str, Any]) -> Arm:
-    bits = np.frombuffer(zlib.decompress(urlsafe_b64decode(line["right"])), np.uint8)
+    bits = np.frombuffer(zlib.decompress(bytes.fromhex(line["right"])), np.uint8)
     return Arm(line["validation"], np.unpackbits(bits, count=line["count"]).astype(bool), line["seconds"], line["cka"])

@@ -24,7 +24,7 @@ def allow_code(allowed: bool = True) -> Iterator[None]:
 
 
 def called(what: str, target: str, *arguments: Any, **settings: Any) -> Any:
-    """What ``module:callable`` returns. ``what`` it is to be: ``the model``.
+    """What ``module:callable`` returns. ``what`` it is to be: ``model``.
 
     Raises:
         LimbeckError: code is not allowed, or the callable is not found or fails.
@@ -32,7 +32,7 @@ def called(what: str, target: str, *arguments: Any, **settings: Any) -> Any:
     if not code_allowed.get():
         raise LimbeckError(
             f"The {what} {target!r} is code that would be imported and run, which is not allowed unless you "
-            "say so: --allow-code on the command line, limbeck.models.specs.allow_code() in Python."
+            "say so: --allow-code on the command line, limbeck.code.allow_code() in Python."
         )
     where, _, path = target.partition(":")
     try:

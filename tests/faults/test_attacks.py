@@ -9,10 +9,11 @@ from torch import nn
 
 import limbeck
 from limbeck.cli.main import main
+from limbeck.code import allow_code
 from limbeck.data.raw import existing
 from limbeck.data.sources import Data
 from limbeck.errors import DataError, LimbeckError
-from limbeck.models.specs import BuildContext, HuggingFace, Mlp, Python, allow_code, build
+from limbeck.models.specs import BuildContext, HuggingFace, Mlp, Python, build
 from limbeck.models.student import Student
 from limbeck.run.folder import RECIPE, claim, keep, kept, read
 

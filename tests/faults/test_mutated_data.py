@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save as safetensors_of
 from tests.fakes.rows import LOGITS, Named, batch_of, examples
+from tests.laws.test_groups import evidence
 
 from limbeck.data.sources import Data
 from limbeck.errors import LimbeckError
@@ -179,7 +180,7 @@ CASES = {
     "shard": (lambda at: pristine(at / "pristine", "shard"), shard),
     "key": (lambda at: pristine(at / "pristine", "key"), shard),
     "evidence.json": (
-        lambda at: b'{"format": 1, "name": "a"}',
+        lambda at: evidence().model_dump_json().encode(),
         lambda at, name, said: Evidence.read(written(at, name, said)),
     ),
 }

@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from limbeck.code import allow_code
 from limbeck.config import digest
 from limbeck.errors import LimbeckError
 from limbeck.models.identity import of_module, parameters
@@ -28,7 +29,6 @@ from limbeck.models.specs import (
     SmallResnet,
     SmallTransformer,
     Vit,
-    allow_code,
     build,
     resolve,
 )

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.code import allow_code
 from limbeck.data.images import ImageReader
 from limbeck.errors import LimbeckError
 from limbeck.models.depth import take_layers
@@ -24,7 +25,6 @@ from limbeck.models.specs import (
     SmallResnet,
     SmallTransformer,
     Vit,
-    allow_code,
     build,
 )
 from limbeck.signals.call import logits_of

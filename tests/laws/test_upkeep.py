@@ -77,12 +77,14 @@ def test_rows_of_unequal_length_and_other_signals_too(tmp_path):
 
 
 def test_files_of_usual_size_are_left_as_they_are(tmp_path):
-    folder = written(tmp_path, range(100))
-    large = Store(tmp_path, Store.at(folder).key, shard_rows=14)
-    assert all(upkeep._large(shard, large) for shard in large.shards()[:-1])
-    store = Store.at(folder)
-    store.shard_rows = 200
-    assert not any(upkeep._large(shard, store) for shard in store.shards())
+    """Half of 4,096 rows is enough; what is smaller is put together beside them."""
+    many = examples(4400)
+    folder = written(tmp_path, range(4200), data=many, shard_rows=2100)
+    large = set(folder.glob("w-*/*.safetensors"))
+    written(tmp_path, range(4200, 4400), data=many, shard_rows=50)
+    assert upkeep.compact(folder).files == (6, 3)
+    assert large < set(folder.glob("w-*/*.safetensors"))
+    assert describe(Store.at(folder)).rows == 4400
 
 
 def test_what_is_there_twice_is_there_once(tmp_path, monkeypatch):
@@ -169,7 +171,7 @@ def test_a_store_is_removed_whole_unless_somebody_writes(tmp_path):
         with pytest.raises(Busy, match="being written to"):
             upkeep.remove(folder)
         assert describe(Store.at(folder)).rows == 11
-    half = tmp_path / ".gone-half"
+    half = tmp_path / ".limbeck-removed-half"
     half.mkdir()
     upkeep.remove(folder)
     assert not list(tmp_path.iterdir()), "and what a killed process did not come to is gone with it"

@@ -200,7 +200,7 @@ class Splits:
         validation, test = (part.only(head).labelled() for part in (self.validation, self.test))
         return replace(self, train=self.train.only(head), validation=validation, test=test)
 
-    def of_classes(self, names: Sequence[str]) -> Self:
+    def of_class_names(self, names: Sequence[str]) -> Self:
         """Of some classes alone, for what learns nothing else; the test is of all.
 
         Raises:

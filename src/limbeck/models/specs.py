@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.code import allow_code, code_allowed
 from limbeck.config import choice
 from limbeck.data.batch import DECODED
 from limbeck.data.tokenizers import resolve
@@ -47,10 +46,8 @@ __all__ = [
     "SmallTransformer",
     "Spec",
     "Vit",
-    "allow_code",
     "build",
     "check",
-    "code_allowed",
     "resolve",
 ]
 

@@ -236,11 +236,11 @@ class Continual(Common):
         if self.distil and len(old) > 1:  # among one class there is nothing to compare
             assert before is not None
             weight, temperature = Fixed(value=self.distil.weight), Fixed(value=self.distil.temperature)
-            kept_in_mind = EarlierClasses(weight=weight, temperature=temperature, classes=old)
-            if teacher is not None:
-                kept_in_mind = kept_in_mind.model_copy(update={"said": f"{BEFORE}.logits"})
-            stage = replace(stage, teacher=before if teacher is None else Beside(teacher, BEFORE, before))
-            terms = (*terms, kept_in_mind)
+            said, both = (
+                ("logits", before) if teacher is None else (f"{BEFORE}.logits", Beside(teacher, BEFORE, before))
+            )
+            stage = replace(stage, teacher=both)
+            terms = (*terms, EarlierClasses(weight=weight, temperature=temperature, classes=old, said=said))
         keeping: tuple[Keeping, ...] = ()
         if self.projection:
             keeping = (

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from limbeck.code import allow_code
 from limbeck.config import digest
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Splits
@@ -16,7 +17,7 @@ from limbeck.data.tokenizers import TASK
 from limbeck.errors import DataError
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.verdict import SMALLEST_EFFECT
-from limbeck.models.specs import BuildContext, Spec, allow_code
+from limbeck.models.specs import BuildContext, Spec
 from limbeck.objective import Term, by_task, untaught
 from limbeck.recipe import Recipe
 from limbeck.recipe.teacher import TeacherPart
@@ -156,7 +157,7 @@ class Experiment:
 
     def _learning(self, one: Learner) -> Stage:
         splits = self.splits.only(one.task) if one.task else self.splits
-        splits = splits.of_classes(one.classes) if one.classes else splits
+        splits = splits.of_class_names(one.classes) if one.classes else splits
         labelled = splits.train.labelled().as_read_by("teacher")
         if not len(labelled) or not len(splits.validation):
             raise DataError(

@@ -19,7 +19,7 @@ from limbeck.teachers.store.store import Store
 from limbeck.teachers.store.writer import KEY, Writer, left, sweep
 
 _DAY = 86_400.0
-_GONE = ".gone-"
+_GONE = ".limbeck-removed-"
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,13 @@ def verify(folder: Path) -> Verified:
     Raises:
         LimbeckError: there is no store, or the system does not let it be read.
     """
-    there = _files(folder)
-    store = Store.at(folder)
-    store.refresh()  # files whose beginning is damaged go here, and nobody knows which rows they had
-    rows = len(store.pairs())
+    there, store = _files(folder), Store.at(folder)
+    rows = {
+        shard.path: len(shard.ids) for shard in store.shards()
+    }  # of a file whose beginning is damaged nobody knows how many
     store.verify()
-    return Verified(len(there), len(there) - len(store.shards()), rows - len(store.pairs()))
+    gone = set(there) - {shard.path for shard in store.shards()}  # others may have added some meanwhile
+    return Verified(len(there), len(gone), sum(rows.get(path, 0) for path in gone))
 
 
 def compact(folder: Path) -> Compacted:
@@ -121,8 +122,8 @@ def compact(folder: Path) -> Compacted:
         writer = Writer(folder, store.key)
         try:
             for shards in kinds.values():
-                for content in _repacked([one for one in shards if one in small], rows, store):
-                    writer.commit(content)
+                for packed in _repacked([one for one in shards if one in small], rows, store):
+                    writer.commit(packed)
         finally:
             writer.close()
         for shard in small:
