@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from limbeck.code import allow_code
 from limbeck.data.images import ImageReader
 from limbeck.errors import LimbeckError
 from limbeck.models.saved import load_student, save_student
@@ -23,7 +24,6 @@ from limbeck.models.specs import (
     SmallCnn,
     SmallTransformer,
     Vit,
-    allow_code,
     build,
     resolve,
 )
