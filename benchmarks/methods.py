@@ -40,6 +40,7 @@ from limbeck.run.measure import answers_of
 from limbeck.run.ready import ready
 from limbeck.signals.capture import show
 from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.teacher import Teacher
 from limbeck.training.progress import Watcher
 from limbeck.training.workshop import Trained, Workshop
 
@@ -53,7 +54,7 @@ AGAINST = ("control", "soft-targets")
 class Stage:
     """One student with so many labels, for so many steps. ``after``: the screening whose best methods it takes, or those of
     ``only``, which without a screening are tried at three weights. ``share``: `data.labelled-share`. ``patient``: few
-    objectives at length, every view of a picture another.
+    objectives at length, every view of a picture another. ``folds``: `teacher.folds`, in place of the teacher that all share.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Stage:
     limit: int | None = None
     patient: bool = False
     share: float | None = None
+    folds: int | None = None
     only: tuple[str, ...] = ()
 
     @property
@@ -74,12 +76,13 @@ class Stage:
         more = "" if self.patient else "\n  views: 3"
         more += (f"\n  mixup: {self.mixup}" if self.mixup else "") + (f"\n  limit: {self.limit}" if self.limit else "")
         more += f"\n  labelled-share: {self.share}" if self.share else ""
+        folds = f"  folds: {self.folds}\n" if self.folds else ""
         adamw = "optimizer: {name: adamw, learning-rate: 3e-3}"
         return (
             "limbeck: 1\nname: methods\ndata:\n  source: fashion-mnist\n"
             f"  labelled: {self.labelled}\n  validation: 2000\n  augment: {{shift: 2, flip: true}}{more}\n"
             f"teacher:\n  model: {{name: small-resnet, width: 16}}\n"
-            f"  training: {{steps: {TAUGHT}, {adamw}}}\n"
+            f"  training: {{steps: {TAUGHT}, {adamw}}}\n{folds}"
             f"student: {self.student.spec}\nobjective: {{labels: 0.1, soft-targets: 0.9}}\n"
             f"training: {{steps: {self.steps}, {adamw}}}\n"
         )
@@ -113,6 +116,31 @@ STAGES = {
         student=WIDE,
         only=("dist",),
         title="1,000 labels, a student of two and a half times the size",
+    ),
+    "all-wide": replace(
+        ALL,
+        steps=4000,
+        after="all",
+        student=WIDE,
+        only=("dist",),
+        title="all labels, a student of two and a half times the size",
+    ),
+    "all-folds": replace(
+        ALL,
+        **FULL,
+        after="all",
+        folds=4,
+        only=("dist", "soft-targets, T by difficulty"),
+        title="all labels, of teachers that have not seen the picture",
+    ),
+    "all-wide-folds": replace(
+        ALL,
+        steps=4000,
+        after="all",
+        folds=4,
+        student=WIDE,
+        only=("dist",),
+        title="all labels, the larger student, of teachers that have not seen the picture",
     ),
     "scarce-patient": replace(SCARCE, **LONG, title="1,000 labels, at length on mixed pictures"),
     "all-patient": replace(ALL, **LONG, title="all labels, at length on mixed pictures"),
@@ -160,12 +188,16 @@ class School:
     def __init__(self, stage: Stage, experiment: Experiment, watcher: Watcher) -> None:
         self.student, self.folder = stage.student, home() / "methods" / experiment.hash
         self.workshop = Workshop(home(), watcher.watch)
-        plain = replace(stage, labelled="all", mixup=0, patient=False, share=None)  # one teacher for all stages
+        plain = replace(
+            stage, labelled="all", mixup=0, patient=False, share=None, folds=None
+        )  # one teacher for all stages
         whole = from_recipe(parse(plain.recipe))
         self.taught = self._teacher(whole, watcher)
         own = experiment.plan(home(), stage.seeds[0], watcher.labelling)
         assert own.splits.validation.rows.equal(whole.splits.validation.rows)  # the teacher has not seen them
-        teacher = LocalTeacher(self.taught, of_module(self.taught))
+        teacher: Teacher | None = LocalTeacher(self.taught, of_module(self.taught))
+        if stage.folds:
+            teacher = ready(experiment, self.workshop, self.folder, watcher)[0].teacher
         self.plan: Plan = replace(own, teacher=teacher, teacher_stages=())
         self.answers = walk(self.plan.labelled(), self.workshop, self.folder / "label.json")
 

@@ -17,6 +17,7 @@ from limbeck.errors import LimbeckError
 from limbeck.evidence.comparison import difference, item_bootstrap
 from limbeck.recipe.reading import parse, read
 from limbeck.run.experiment import Experiment
+from limbeck.run.teachers import Learner
 from limbeck.search import bench, search, seek, study, surface
 from limbeck.search.bench import SEED, shortened
 from limbeck.search.confirm import _judged, fresh
@@ -68,8 +69,7 @@ def tiny(recipe, code=False):
         student=recipe.student,
         terms=recipe.objective,
         training=recipe.training,
-        teacher_spec=recipe.teacher.model,
-        teacher_training=recipe.teacher.training,
+        learners=(Learner("teacher", recipe.teacher.model, recipe.teacher.training),),
     )
 
 

@@ -160,6 +160,9 @@ class TeacherPart(Config):
     """How the teacher is trained on the labelled rows; null if it knows the classes already."""
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Label smoothing while the teacher is trained."""
+    folds: Annotated[int | None, Field(ge=2, le=20, exclude_if=lambda folds: folds is None)] = None
+    """Cross-fitting: so many teachers, each trained on the labelled rows but a share of its own; of these rows it alone answers,
+    of all others their mean. Null: one teacher, who has seen the rows that it answers."""
     stored: str | None = None
     """A folder of stored teacher outputs (see ``limbeck label``), in place of a model."""
     served: Served | None = None
@@ -186,6 +189,8 @@ class TeacherPart(Config):
             raise ValueError("stored outputs cannot be trained: leave training out")
         if self.onnx is not None and self.training is not None:
             raise ValueError("an ONNX file is not trained here: leave training out")
+        if self.folds is not None and self.training is None:
+            raise ValueError("folds are of the rows that a teacher is trained on: give training, or leave folds out")
         if self.ensemble is not None and self.training is not None:
             raise ValueError(
                 "the teachers of an ensemble train each by itself: give its members 'training', and leave it out here"
@@ -207,7 +212,8 @@ class TeacherPart(Config):
     def trainings(self) -> tuple[tuple[str, Training], ...]:
         """All that is trained here before the student, and who it is."""
         if self.ensemble is None:
-            return (("the teacher", self.training),) if self.training is not None else ()
+            who = "the teacher" if self.folds is None else "each teacher"
+            return ((who, self.training),) if self.training is not None else ()
         each = zip(self.ensemble.names, self.ensemble.members, strict=True)
         return tuple((f"the teacher {name}", one.training) for name, one in each if one.training is not None)
 

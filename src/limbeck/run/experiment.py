@@ -40,8 +40,9 @@ class Experiment:
     """What a run consists of.
 
     ``settings``: what names the run and is shown in its report. ``teacher``: if it knows the classes already; otherwise
-    ``teacher_spec`` is trained as ``teacher_training`` says, and run as ``asking`` does; or ``learners`` are, and ``join`` makes
-    one teacher of them. ``remarks``: what a reader of the report must know of how the experiment came about.
+    ``learners`` are trained: one, which is run as ``asking`` says, or several, of which ``join`` makes one teacher.
+    ``teacher_spec``: what the teacher is, if it is one model. ``remarks``: what a reader of the report must know of how the
+    experiment came about.
     """
 
     name: str
@@ -52,8 +53,6 @@ class Experiment:
     training: Training
     teacher: Teacher | None = None
     teacher_spec: Spec | None = None
-    teacher_training: Training | None = None
-    teacher_smoothing: float = 0.0
     asking: Asking | None = None
     learners: tuple[Learner, ...] = ()
     join: Join | None = None
@@ -150,15 +149,15 @@ class Experiment:
 
     def teacher_stages(self) -> tuple[Stage, ...]:
         """How the teacher is trained, or those that it consists of; nothing if all know the answers already."""
-        if self.teacher_spec is None or self.teacher_training is None:
-            return tuple(self._learning(one) for one in self.learners)
-        alone = Learner("teacher", self.teacher_spec, self.teacher_training, self.teacher_smoothing)
-        return (self._learning(alone),)
+        return tuple(self._learning(one) for one in self.learners)
 
     def _learning(self, one: Learner) -> Stage:
         splits = self.splits.only(one.task) if one.task else self.splits
         splits = splits.of_class_names(one.classes) if one.classes else splits
         labelled = splits.train.labelled().as_read_by("teacher")
+        if one.unseen is not None:
+            folds, fold = one.unseen
+            labelled = replace(labelled, rows=folds.seen(labelled, fold))
         if not len(labelled) or not len(splits.validation):
             raise DataError(
                 f"The {one.name} learns {', '.join(one.classes or ())}, of which there is no row to learn from."
@@ -203,8 +202,6 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             terms=by_task(recipe.objective, splits.task, part.tasks),
             training=recipe.training,
             teacher_spec=part.model,
-            teacher_training=part.training,
-            teacher_smoothing=part.smoothing,
             asking=part.asking,
             store=bool(part.store) and not kept and (bool(codec) or splits.task.gives != "tokens"),
             codec=codec,
@@ -227,4 +224,4 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
         if recipe.teacher is None:
             return found
         teacher, join = teacher_of(part, splits, found.context("teacher"))
-        return replace(found, teacher=teacher, learners=learners_of(part), join=join)
+        return replace(found, teacher=teacher, learners=learners_of(part, splits), join=join)

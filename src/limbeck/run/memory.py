@@ -34,6 +34,7 @@ from limbeck.regimes.regime import Teaching
 from limbeck.run.conduct import conduct
 from limbeck.run.experiment import Experiment
 from limbeck.run.result import Result
+from limbeck.run.teachers import Learner
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.progress import Watcher
@@ -144,8 +145,7 @@ def distill(
         terms=terms,
         training=settings,
         teacher=None if taught else known,  # type: ignore[arg-type]
-        teacher_spec=Given(teacher) if taught else None,  # type: ignore[arg-type]
-        teacher_training=taught,
+        learners=(Learner("teacher", Given(teacher), taught),) if taught else (),  # type: ignore[arg-type]
         store=store,
         views=None if isinstance(table, MapTable) and table.varies else 0,
         labelled_share=labelled_share,

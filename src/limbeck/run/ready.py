@@ -35,7 +35,7 @@ def ready(experiment: Experiment, workshop: Workshop, out: Path, watcher: Watche
             reused(watcher, one, experiment.splits.task)
     plan = walk(plan.taught(), workshop, out / "journal" / "taught.json").matched()
     _check_teacher(experiment, plan)
-    if trained is not None and experiment.learners:
+    if trained is not None and plan.join is not None:
         _check_members(plan.teacher_stages, (*trained.before, trained))
     return plan, trained
 

@@ -1,7 +1,7 @@
 """The teacher that a recipe names, ready to be asked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from limbeck.config import digest
@@ -18,6 +18,7 @@ from limbeck.regimes.plan import Join, Learnt
 from limbeck.teachers.by_task import ByTask, HeadOf
 from limbeck.teachers.calibrated import Calibrated
 from limbeck.teachers.ensemble import EnsembleTeacher
+from limbeck.teachers.folds import ByFold
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.onnx.settings import Onnx
 from limbeck.teachers.onnx.teacher import OnnxTeacher
@@ -34,7 +35,7 @@ TEACHER_SEED = 0
 
 @dataclass(frozen=True)
 class Learner:
-    """A teacher that is trained here, on the labelled rows."""
+    """A teacher that is trained here, on the labelled rows. ``unseen``: but for those of this fold."""
 
     name: str
     spec: Spec
@@ -43,13 +44,23 @@ class Learner:
     seed: int = TEACHER_SEED
     task: str | None = None
     classes: tuple[str, ...] | None = None
+    unseen: tuple[ByFold, int] | None = None
 
 
-def learners_of(part: TeacherPart) -> tuple[Learner, ...]:
-    """Those of several teachers that are trained here.
+def learners_of(part: TeacherPart, splits: Splits) -> tuple[Learner, ...]:
+    """Those who are trained here: one alone, one for each fold, or those of several teachers.
 
     The first of an architecture has the seed of a teacher that is alone, so that it is that teacher; the others have their own.
     """
+    if part.model is not None and part.training is not None:
+        alone = Learner("teacher", part.model, part.training, part.smoothing)
+        if part.folds is None:
+            return (alone,)
+        folds = ByFold(splits.train, part.folds)
+        return tuple(
+            replace(alone, name=f"teacher {name}", seed=TEACHER_SEED + fold, unseen=(folds, fold))
+            for fold, name in enumerate(folds.names)
+        )
     found: list[Learner] = []
     for name, one in zip(part.ensemble.names, part.ensemble.members, strict=True) if part.ensemble else ():
         if one.model is not None and one.training is not None:
@@ -70,11 +81,18 @@ def teacher_of(part: TeacherPart, splits: Splits, context: BuildContext) -> tupl
         LimbeckError: it is not there, or does not suit the data or the task.
     """
     if part.training is not None:
-        return None, None
+        return None, _folds(part, splits) if part.folds is not None else None
     if part.ensemble is None:
         return _one(part, splits, context), None
     join = _several(part.ensemble, splits, context)
-    return (None, join) if learners_of(part) else (join(()), None)
+    return (None, join) if learners_of(part, splits) else (join(()), None)
+
+
+def _folds(part: TeacherPart, splits: Splits) -> Join:
+    """Makes one teacher of those who have not seen a fold each."""
+    assert part.folds is not None
+    folds, asking = ByFold(splits.train, part.folds), part.asking
+    return lambda trained: EnsembleTeacher([one(asking) for one in trained], folds, task=splits.task, names=folds.names)
 
 
 def _one(part: TeacherPart | Member, splits: Splits, context: BuildContext) -> Teacher:
