@@ -66,11 +66,11 @@ def texts(path: Path) -> str:
     for name in ("control", *sorted(tested, key=lambda name: -np.mean(rows[name]["test"]))):
         row = rows[name]
         share = (float(np.mean(row["test"])) - chance) / (teacher - chance)
-        first, again = row["against"].get("control"), row["against"].get("soft targets")
+        first, again = row["against"].get("control"), row["against"].get("soft targets") if name in beyond else None
         lines.append(
-            f"| {name} | {_accuracy(row)} | {_share(share)} | {gain(first) if first else ''} | "
+            f"| {name.replace('pseudo_labels', 'hard pseudo-labels')} | {_accuracy(row)} | {_share(share)} | {gain(first) if first else ''} | "
             f"{f'{sure[name]:.3f}' if name in sure else ''} | {gain(again) if again else ''} | "
-            f"{f'{beyond[name]:.3f}' if name in beyond else ''} |"
+            f"{f'{beyond[name]:.3f}' if again else ''} |"
         )
     sizes = found["costs"]["parameters"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())

@@ -4,6 +4,7 @@ import os
 
 from hypothesis import settings
 
+pytest_plugins = ("tests.proofs",)
 settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("searching", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

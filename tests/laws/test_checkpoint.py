@@ -195,13 +195,17 @@ def _all_detected(folder, count, seed):
         assert latest(folder)["step"] == 1, name
 
 
-def test_a_flipped_bit_or_a_cut_anywhere_falls_back(tmp_path):
+@pytest.mark.proof("Q4")
+def test_a_flipped_bit_or_a_cut_anywhere_falls_back(tmp_path, tried):
     _all_detected(tmp_path, 60, seed=0)
+    tried(damages=60)
 
 
 @pytest.mark.faults
-def test_a_thousand_flipped_bits_and_cuts(tmp_path):
+@pytest.mark.proof("Q4")
+def test_a_thousand_flipped_bits_and_cuts(tmp_path, tried):
     _all_detected(tmp_path, 1000, seed=1)
+    tried(damages=1000)
 
 
 @pytest.mark.parametrize("name", ["checksums.json", "state.json", "tensors.safetensors"])
