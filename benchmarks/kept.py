@@ -52,6 +52,7 @@ class Kept:
         """The arm of this key; made and written down where there is none yet."""
         if key not in self._arms:
             made = make()
+        if key not in self._arms:  # making one may have noted it already
             self._arms[key] = made
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:

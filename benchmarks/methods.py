@@ -195,9 +195,8 @@ class School:
         self.taught = self._teacher(whole, watcher)
         own = experiment.plan(home(), stage.seeds[0], watcher.labelling)
         assert own.splits.validation.rows.equal(whole.splits.validation.rows)  # the teacher has not seen them
-        teacher: Teacher | None = LocalTeacher(self.taught, of_module(self.taught))
-        if stage.folds:
-            teacher = ready(experiment, self.workshop, self.folder, watcher)[0].teacher
+        self.one: Teacher = LocalTeacher(self.taught, of_module(self.taught))
+        teacher = ready(experiment, self.workshop, self.folder, watcher)[0].teacher if stage.folds else self.one
         self.plan: Plan = replace(own, teacher=teacher, teacher_stages=())
         self.answers = walk(self.plan.labelled(), self.workshop, self.folder / "label.json")
 
@@ -247,8 +246,7 @@ class School:
         rows = self.plan.splits.validation.rows[:COMPARED]
         batch = self.plan.splits.validation.batch(rows, torch.zeros_like(rows))
         pairs = {self.student.before: "stages.1", self.student.last: "stages.2"}
-        assert self.plan.teacher is not None
-        theirs = self.plan.teacher.observe(batch, frozenset(pairs.values()))
+        theirs = self.one.observe(batch, frozenset(pairs.values()))
         ours = show(student, batch.columns("student"), frozenset(pairs))
         return {b: float(linear_cka(_pooled(ours[a]), _pooled(theirs[b]))) for a, b in pairs.items()}
 

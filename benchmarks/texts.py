@@ -223,7 +223,8 @@ class School:
         assert plan.splits.test.rows.equal(self.taught.splits.test.rows)  # the teacher has not seen them
         context = replace(plan.context, donor=self.teacher)
         plan = replace(plan, teacher=self.taught.teacher, teacher_stages=(), context=context).matched()
-        if not all(term.needs().teacher <= {"logits"} for term in plan.terms):
+        inner = not all(term.needs().teacher <= {"logits"} for term in plan.terms)
+        if inner and experiment.views:
             plan = replace(plan, store=None)  # layers of every view would fill the disk
         return plan
 

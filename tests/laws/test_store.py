@@ -112,6 +112,35 @@ def test_ragged_texts_are_cropped_and_padded_to_the_batch(tmp_path):
     assert cached.misses == 200
 
 
+class Maps:
+    """Attention of twelve heads, as many as the longest text has tokens."""
+
+    module, fingerprint = None, "maps"
+    provides = Provides(frozenset({"attention.2.probs", "one.attention.2.scores"}))
+
+    def observe(self, batch, needs):
+        tokens, mask = batch.inputs["input_ids"].float(), batch.masks["tokens"]
+        scores = tokens[:, None, :, None] * tokens[:, None, None, :] * torch.linspace(-1, 1, 12)[:, None, None]
+        scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+        return {"attention.2.probs": scores.softmax(-1), "one.attention.2.scores": scores}
+
+
+def test_ragged_maps_are_cropped_and_padded_on_both_sides_and_heads_never(tmp_path):
+    data, live, needs = examples(200, Texts), Maps(), Maps.provides.names
+    with CachedTeacher(live, tmp_path, "inputs", shard_rows=60) as cached:
+        for seed in range(3):
+            for ids in torch.randperm(200, generator=torch.Generator().manual_seed(seed)).split(9):
+                batch = batch_of(data, ids)
+                shown, expected = cached.observe(batch, needs), live.observe(batch, needs)
+                both = (batch.masks["tokens"][:, None, :, None] & batch.masks["tokens"][:, None, None, :]).expand(
+                    -1, 12, -1, -1
+                )
+                for name in needs:
+                    assert shown[name].shape == expected[name].shape
+                    assert shown[name][both].equal(expected[name][both])
+    assert cached.misses == 200
+
+
 def test_logits_with_as_many_classes_as_tokens_are_not_cropped(tmp_path):
     data, live = examples(60, Texts), local(Reader)
     longest = batch_of(data, [row for row in range(60) if (row * 7) % 12 == 11][:1])

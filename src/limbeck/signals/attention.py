@@ -32,6 +32,14 @@ def is_attention(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def token_dimensions(name: str, value: Tensor, length: int | None) -> tuple[int, ...]:
+    """Which dimensions of a row of a signal [B, ...] are its tokens, in a batch of this length: of a map the last two."""
+    found = re.search(_NAME.pattern + "$", name)  # a member's has a name before it
+    if found and found[2] in ("probs", "scores"):
+        return (1, 2)
+    return (0,) if value.ndim > 2 and value.shape[1] == length else ()
+
+
 class AttentionRecorder:
     """Records ``attention.N.kind`` of one model, N = 1 for the first layer: ``attention.N.*`` goes into ``hidden.N``.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.data.batch import Batch
 from limbeck.errors import SignalError
+from limbeck.signals.attention import token_dimensions
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Storage, stored
 from limbeck.teachers.coded import LOGITS, decoded, empty, encoded, length_of, merged, tokens, whole
@@ -182,15 +183,16 @@ class CachedTeacher:
 
     def _keep(self, batch: Batch, seen: Mapping[str, Tensor], ids: Ints, views: Ints, rows: Ints) -> None:
         length = length_of(batch)
-        per_token = {name for name, value in seen.items() if value.ndim > 2 and value.shape[1] == length}
+        lengths = {name: token_dimensions(name, value, length) for name, value in seen.items()}
         index = torch.from_numpy(rows)
         kept = {name: value.index_select(0, index.to(value.device)).cpu() for name, value in seen.items()}
         sound = np.ones(len(rows), dtype=bool)
         for name, value in kept.items():
             if value.is_floating_point():
                 wrong = value.isnan()
-                if name in per_token:  # padded positions may hold anything
-                    wrong = wrong.flatten(2).any(2) & tokens(batch).cpu()[index]
+                for axis in lengths[name]:  # padded positions may hold anything
+                    there = tokens(batch).cpu()[index]
+                    wrong = wrong & there.view(len(there), *(-1 if one == axis else 1 for one in range(wrong.ndim - 1)))
                 sound &= ~wrong.flatten(1).any(1).numpy()
         refused = empty(kept[LOGITS]).numpy() if self.codec and LOGITS in kept else np.zeros(len(rows), dtype=bool)
         sound &= ~refused
@@ -200,7 +202,7 @@ class CachedTeacher:
             kept = {name: value[torch.from_numpy(sound)] for name, value in kept.items()}
         coded = {LOGITS: column(kept.pop(LOGITS))} if self.codec and LOGITS in kept and len(rows) else {}
         saw = {CONTENT: self._contents(batch)[torch.from_numpy(rows)]}
-        self.store.add(ids[rows], views[rows], kept | saw, per_token, coded)
+        self.store.add(ids[rows], views[rows], kept | saw, lengths, coded)
         if len(odd):
             some = ", ".join(f"id {ids[row]} view {views[row]}" for row in odd[:3])
             raise SignalError(

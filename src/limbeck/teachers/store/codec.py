@@ -22,11 +22,11 @@ Ints = NDArray[np.int64]
 @dataclass(frozen=True)
 class Column:
     """One signal of n rows. All of one shape: ``values`` [n, ...]. Else ``values`` is flat, with ``offsets`` int64
-    [n + 1] and ``shapes`` int64 [n, dimensions of a row]. ``per_token``: the first dimension of a row is the length.
+    [n + 1] and ``shapes`` int64 [n, dimensions of a row]. ``tokens``: which dimensions of a row are its length.
     """
 
     values: Tensor
-    per_token: bool = False
+    tokens: tuple[int, ...] = ()
     offsets: Tensor | None = None
     shapes: Tensor | None = None
 
@@ -36,15 +36,15 @@ class Column:
         return tuple(self.values.shape[1:]) if self.offsets is None else None
 
     @cached_property
-    def form(self) -> tuple[tuple[int, ...] | None, torch.dtype, bool]:
+    def form(self) -> tuple[tuple[int, ...] | None, torch.dtype, tuple[int, ...]]:
         """Rows of columns of one form can be moved as bytes, unless the shape is None."""
-        return self.shape, self.values.dtype, self.per_token
+        return self.shape, self.values.dtype, self.tokens
 
     @property
-    def kind(self) -> tuple[str, int, bool]:
-        """What all rows of one shard have in common: dtype, dimensions of a row, whether per token."""
+    def kind(self) -> tuple[str, int, tuple[int, ...]]:
+        """What all rows of one shard have in common: dtype, dimensions of a row, and which of them are its length."""
         dimensions = self.values.ndim - 1 if self.shapes is None else self.shapes.shape[1]
-        return str(self.values.dtype).removeprefix("torch."), dimensions, self.per_token
+        return str(self.values.dtype).removeprefix("torch."), dimensions, self.tokens
 
     @cached_property
     def raw(self) -> NDArray[np.uint8]:
@@ -64,23 +64,23 @@ def joined(columns: Sequence[Column]) -> Column:
     """The rows of all ``columns``, which are of one kind, one after another."""
     first = columns[0]
     if all(column.shape is not None and column.shape == first.shape for column in columns):
-        return Column(torch.cat([column.values for column in columns]), first.per_token)
-    return _of([column.row(index) for column in columns for index in range(rows_of(column))], first.per_token)
+        return Column(torch.cat([column.values for column in columns]), first.tokens)
+    return _of([column.row(index) for column in columns for index in range(rows_of(column))], first.tokens)
 
 
 def taken(column: Column, rows: Ints) -> Column:
     """Some rows of a column, in this order; one at least."""
     if column.offsets is None:
-        return Column(column.values[torch.from_numpy(rows)], column.per_token)
-    return _of([column.row(int(index)) for index in rows], column.per_token)
+        return Column(column.values[torch.from_numpy(rows)], column.tokens)
+    return _of([column.row(int(index)) for index in rows], column.tokens)
 
 
-def _of(rows: Sequence[Tensor], per_token: bool) -> Column:
+def _of(rows: Sequence[Tensor], tokens: tuple[int, ...]) -> Column:
     """Rows of unequal shape, packed."""
     sizes = torch.tensor([0, *(row.numel() for row in rows)])
     flat = torch.cat([row.reshape(-1) for row in rows])
     shapes = torch.tensor([list(row.shape) for row in rows], dtype=torch.int64)
-    return Column(flat, per_token, sizes.cumsum(0), shapes)
+    return Column(flat, tokens, sizes.cumsum(0), shapes)
 
 
 def rows_of(column: Column) -> int:
@@ -93,7 +93,7 @@ def packed(ids: Ints, views: Ints, columns: Mapping[str, Column]) -> bytes:
     tensors = {"ids": torch.from_numpy(ids), "views": torch.from_numpy(views)}
     signals: list[dict[str, Any]] = []
     for number, (name, column) in enumerate(sorted(columns.items())):
-        signals.append({"name": name, "per_token": column.per_token})
+        signals.append({"name": name, "tokens": list(column.tokens)})
         tensors[f"{number}.values"] = column.values.contiguous()
         if column.offsets is not None and column.shapes is not None:
             tensors[f"{number}.offsets"], tensors[f"{number}.shapes"] = column.offsets, column.shapes
@@ -112,7 +112,7 @@ def index_digest(ids: Ints, views: Ints, signals: Sequence[Mapping[str, Any]]) -
 def gather(name: str, places: tuple[Ints, Ints], columns: Mapping[int, Column], length: int | None) -> Tensor:
     """The rows [B, ...] of signal ``name`` at ``places`` (piece [B], row [B]); zeros where the piece is -1.
 
-    Rows per token are cropped or padded with zeros to ``length``; None takes the longest.
+    Dimensions that are a length are cropped or padded with zeros to ``length``; None takes the longest.
 
     Raises:
         SignalError: the rows have different shapes that are not lengths.
@@ -120,30 +120,27 @@ def gather(name: str, places: tuple[Ints, Ints], columns: Mapping[int, Column], 
     piece, row = places
     used = [columns[number] for number in np.unique(piece[piece >= 0]).tolist()]
     first = used[0]
-    if first.shape is not None and all(column.form == first.form for column in used):
-        whole = not first.per_token or length is None or first.shape[0] == length
-        if whole:
-            return _same(piece, row, columns, first)
-    per_token = any(column.per_token for column in used)
+    alike = first.shape is not None and all(column.form == first.form for column in used)
+    if alike and (length is None or all(first.values.shape[1 + axis] == length for axis in first.tokens)):
+        return _same(piece, row, columns, first)
+    tokens = {axis for column in used for axis in column.tokens}
     rows = {at: columns[piece[at]].row(row[at]) for at in range(len(piece)) if piece[at] >= 0}
-    shapes = {tuple(one.shape[1:] if per_token else one.shape) for one in rows.values()}
+    if length is None:
+        length = max((one.shape[axis] for one in rows.values() for axis in tokens), default=0)
+    shapes = {tuple(length if axis in tokens else size for axis, size in enumerate(one.shape)) for one in rows.values()}
     if len(shapes) > 1:
         raise SignalError(
             f"The stored rows of {name!r} have different shapes, {sorted(shapes)[:3]}, and cannot be put into one "
-            "batch: give all inputs one shape (pad texts to a fixed length), or teach with another signal."
+            "batch: give all inputs one shape, or teach with another signal."
         )
-    if length is None:
-        length = max(one.shape[0] for one in rows.values()) if per_token else 0
-    shape = (length, *next(iter(shapes))) if per_token else next(iter(shapes))
     dtype = first.values.dtype
     for column in used[1:]:
         dtype = torch.promote_types(dtype, column.values.dtype)
+    (shape,) = shapes
     out = torch.zeros((len(piece), *shape), dtype=dtype)
     for at, one in rows.items():
-        if per_token:
-            out[at, : one.shape[0]] = one[:length]
-        else:
-            out[at] = one
+        own = tuple(slice(min(size, whole)) for size, whole in zip(one.shape, shape, strict=True))
+        out[at][own] = one[own]
     return out
 
 

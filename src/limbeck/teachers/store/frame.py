@@ -116,7 +116,7 @@ def column(rows: Tensor) -> Column:
     own = sizes(rows)
     flat = torch.cat([rows[number, :size] for number, size in enumerate(own.tolist())])
     offsets = torch.from_numpy(np.concatenate([np.zeros(1, np.int64), own.cumsum()]))
-    return Column(flat, True, offsets, torch.from_numpy(own)[:, None])
+    return Column(flat, (0,), offsets, torch.from_numpy(own)[:, None])
 
 
 class Frames:

@@ -67,7 +67,9 @@ class Shard(Piece):
             columns = {}
             for number, signal in enumerate(header["signals"]):
                 parts = (tensors.get(f"{number}.{part}") for part in ("offsets", "shapes"))
-                columns[str(signal["name"])] = Column(tensors[f"{number}.values"], bool(signal["per_token"]), *parts)
+                columns[str(signal["name"])] = Column(
+                    tensors[f"{number}.values"], tuple(map(int, signal["tokens"])), *parts
+                )
             ids, views = _ints(tensors["ids"]), _ints(tensors["views"])
             if header["index"] != codec.index_digest(ids, views, header["signals"]):
                 raise ValueError("the index has a wrong checksum")

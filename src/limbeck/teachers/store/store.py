@@ -167,18 +167,18 @@ class Store:
         ids: Ints,
         views: Ints,
         signals: Mapping[str, Tensor],
-        per_token: Collection[str] = (),
+        tokens: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
         coded: Mapping[str, Column] = MappingProxyType({}),
     ) -> None:
         """Adds rows, int64 [B] each, with their signals [B, ...] on the CPU, which must not be altered afterwards.
 
-        ``coded``: further signals of the rows, as columns.
+        ``tokens``: of signals which dimensions of a row are its length. ``coded``: further signals of the rows, as columns.
 
         Raises:
             LimbeckError: they had to be committed, and the disk is full.
         """
         if len(ids):
-            columns = {name: Column(value.contiguous(), name in per_token) for name, value in signals.items()}
+            columns = {name: Column(value.contiguous(), tokens.get(name, ())) for name, value in signals.items()}
             self._pending.append(self._number(Piece(ids.copy(), views.copy(), columns | dict(coded))))
             self._hold(self._pending[-1])
             if self._pending_size[0] >= self.shard_rows or self._pending_size[1] >= self.shard_bytes:
