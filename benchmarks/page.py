@@ -67,8 +67,9 @@ def texts(path: Path) -> str:
         row = rows[name]
         share = (float(np.mean(row["test"])) - chance) / (teacher - chance)
         first, again = row["against"].get("control"), row["against"].get("soft targets") if name in beyond else None
+        called = name.replace("pseudo_labels", "hard pseudo-labels")
         lines.append(
-            f"| {name.replace('pseudo_labels', 'hard pseudo-labels')} | {_accuracy(row)} | {_share(share)} | {gain(first) if first else ''} | "
+            f"| {called} | {_accuracy(row)} | {_share(share)} | {gain(first) if first else ''} | "
             f"{f'{sure[name]:.3f}' if name in sure else ''} | {gain(again) if again else ''} | "
             f"{f'{beyond[name]:.3f}' if again else ''} |"
         )
