@@ -39,8 +39,10 @@ coverage: .venv/.dev ## the tests again, and which lines no test runs (half as l
 check: lint ## lint, then the quick tests only
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/laws tests/oracles tests/contracts
 
-faults: .venv/.dev ## kills, full disks, bit flips in numbers (about half an hour)
-	HYPOTHESIS_PROFILE=searching OMP_NUM_THREADS=1 $(BIN)/pytest -m faults --durations=0
+faults: .venv/.dev ## kills, full disks, bit flips in numbers, and a table of what was tried in docs/reliability.md (about an hour)
+	HYPOTHESIS_PROFILE=searching OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "faults or proof" --durations=0 \
+		--proofs benchmarks/results/proofs.json
+	$(BIN)/python -m benchmarks.proofs
 
 .venv/.ray: .venv/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
@@ -64,6 +66,7 @@ bench: .venv/.dev ## ratios against floors, written to benchmarks/results
 
 gallery: .venv/.dev ## the bundled recipes in full and every method, written to docs/gallery.md (hours; goes on where it stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.methods
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.capacity
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.texts
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gallery
 

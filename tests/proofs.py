@@ -51,7 +51,9 @@ class _Ledger:
         if report.when != "call" and report.passed:
             return
         for name in names:
-            own = self.found.setdefault(name, {"tests": 0, "failed": 0, "skipped": 0, "seconds": 0.0, "tried": Counter()})
+            own = self.found.setdefault(
+                name, {"tests": 0, "failed": 0, "skipped": 0, "seconds": 0.0, "tried": Counter()}
+            )
             own["tests"] += 1
             own["failed"] += report.failed
             own["skipped"] += report.skipped
@@ -65,6 +67,7 @@ class _Ledger:
             "date": datetime.now(UTC).isoformat(timespec="minutes"),
             "python": platform.python_version(),
             "torch": torch.__version__,
+            "marked": terminalreporter.config.option.markexpr,
             "proofs": {name: {**self.found[name], "seconds": round(self.found[name]["seconds"])} for name in order},
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)

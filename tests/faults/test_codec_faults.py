@@ -42,7 +42,8 @@ def test_nan_rows_are_named_never_stored_and_the_others_are(tmp_path):
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_flipped_bits_are_found_and_asked_again(tmp_path, codec):
+@pytest.mark.proof("Q4")
+def test_flipped_bits_are_found_and_asked_again(tmp_path, codec, tried):
     with CachedTeacher(Talking(), tmp_path, "inputs", codec=codec) as cached:
         label(cached, DATA, (0,), 8, LOGITS)
         (shard,) = cached.store.shards()
@@ -55,6 +56,7 @@ def test_flipped_bits_are_found_and_asked_again(tmp_path, codec):
     again = CachedTeacher(teacher, tmp_path, "inputs", codec=codec)
     again.observe(batch_of(DATA, range(40)), LOGITS)
     assert teacher.rows == 40
+    tried(damages_of_shards=1)
 
 
 def test_another_head_is_refused(tmp_path):

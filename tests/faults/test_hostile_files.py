@@ -1,5 +1,6 @@
 """Files that would run code if they were trusted: each is refused in one paragraph, or read as data, and nothing is ever run."""
 
+import ast
 import hashlib
 import json
 import pickle
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tests.fakes.rows import LOGITS, Named, batch_of, examples
 
+import limbeck
 from limbeck.data.gguf import converted
 from limbeck.data.tokenizers import loaded as tokenizer_of
 from limbeck.data.writing.models import loaded as model_of
@@ -341,7 +343,8 @@ def refusal(opened, folder, mark) -> Exception | None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_nothing_is_run(case, tmp_path, monkeypatch):
+@pytest.mark.proof("Q13")
+def test_nothing_is_run(case, tmp_path, monkeypatch, tried):
     monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
     folder, mark = tmp_path / "given", tmp_path / "it-ran"
     folder.mkdir()
@@ -351,12 +354,41 @@ def test_nothing_is_run(case, tmp_path, monkeypatch):
     assert said is None or case == "chat template" or isinstance(said, LimbeckError), f"{case}: {type(said).__name__}"
     assert said is None or case == "chat template" or ("\n" not in str(said) and len(str(said)) < 900)
     assert not mark.exists(), f"{case} was run"
+    tried(hostile_files=1)
 
 
-def test_the_bomb_goes_off_where_it_is_trusted(tmp_path):
+@pytest.mark.proof("Q13")
+def test_the_bomb_goes_off_where_it_is_trusted(tmp_path, tried):
     """Else none of the above would say anything."""
     pickle.loads(pickled(tmp_path / "mark"))
     assert (tmp_path / "mark").exists()
     code(tmp_path, tmp_path / "other")
     exec((tmp_path / "evil_code.py").read_text())
     assert (tmp_path / "other").exists()
+    tried(hostile_files_that_run_where_trusted=2)
+
+
+@pytest.mark.proof("Q13")
+def test_whatever_is_loaded_by_torch_is_loaded_as_weights_alone(tried):
+    """Nothing else of the package unpickles: a call that is new is found here."""
+    calls = 0
+    for path in Path(limbeck.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                given = {one.arg: ast.unparse(one.value) for one in node.keywords}
+                assert given.get("weights_only") == "True", f"{path}:{node.lineno}"
+                calls += 1
+            names = [one.name for one in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            module = [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"} & {*names, *module}, path
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                assert ast.unparse(node.value) == "False", path
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "yaml.load",
+                "yaml.unsafe_load",
+                "yaml.full_load",
+            ):
+                raise AssertionError(path)
+    assert calls
+    tried(calls_of_torch_load=calls)

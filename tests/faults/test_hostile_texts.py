@@ -167,8 +167,10 @@ def plain(parts):
 
 
 @pytest.mark.parametrize("start", range(10))
-def test_the_nodes_of_a_page_are_those_of_plain_texts_of_that_length(parts, plain, start):
+@pytest.mark.proof("Q14")
+def test_the_nodes_of_a_page_are_those_of_plain_texts_of_that_length(parts, plain, start, tried):
     for text in PAYLOADS[start * 10 : start * 10 + 10]:
         expected = plain(len(text))
         assert len(expected) > 100
         assert Skeleton(page_of(parts, text)).nodes == expected, text
+    tried(texts_that_would_run=10)

@@ -99,7 +99,7 @@ def _at_a_moment(process: subprocess.Popen, seconds: float) -> bool:
     return False
 
 
-def _campaign(folder: Path, workers: int, moments: int, saves: int, seed: int, most: int) -> None:
+def _campaign(folder: Path, workers: int, moments: int, saves: int, seed: int, most: int, tried) -> None:
     """Kills a run until there were so many kills at random moments and inside saves; each whole run is compared.
 
     ``most``: saves that a process may begin before it is killed in one.
@@ -110,7 +110,7 @@ def _campaign(folder: Path, workers: int, moments: int, saves: int, seed: int, m
     whole.finish(whole.begin())
     length, wanted = time.monotonic() - began, whole.given()
     assert len(wanted["arms"]) == 7  # a teacher, three arms of two seeds
-    cut = Place(folder / "cut", workers)
+    cut, wanted_kills, runs = Place(folder / "cut", workers), (moments, saves), 1
     while moments > 0 or saves > 0:
         process = cut.begin()
         try:
@@ -122,19 +122,31 @@ def _campaign(folder: Path, workers: int, moments: int, saves: int, seed: int, m
                 cut.finish(process)
                 assert cut.given() == wanted
                 cut.clear()
+                runs += 1
         finally:
             process.kill()
     cut.finish(cut.begin())
     assert cut.given() == wanted
     left = [path for root in (cut.home, cut.out) for path in root.rglob("*") if ".new-" in path.name]
     assert not left, "what was begun and never ended is cleared away"
+    at_moments, in_saves = wanted_kills[0] - moments, wanted_kills[1] - saves
+    tried(kills_at_random_moments=at_moments, kills_inside_a_save=in_saves, resumed_runs_compared=runs)
 
 
-def test_a_run_killed_five_times_is_the_run_that_was_never_killed(tmp_path):
-    _campaign(tmp_path, workers=2, moments=2, saves=3, seed=4, most=12)
+@pytest.mark.proof("Q1")
+def test_a_run_killed_five_times_is_the_run_that_was_never_killed(tmp_path, tried):
+    _campaign(tmp_path, workers=2, moments=2, saves=3, seed=4, most=12, tried=tried)
 
 
 @pytest.mark.faults
+@pytest.mark.proof("Q1")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_killed_fifty_times_is_the_run_that_was_never_killed(tmp_path, workers):
-    _campaign(tmp_path, workers, moments=25, saves=25, seed=workers, most=25)
+def test_a_run_killed_fifty_times_is_the_run_that_was_never_killed(tmp_path, workers, tried):
+    _campaign(tmp_path, workers, moments=25, saves=25, seed=workers, most=25, tried=tried)
+
+
+@pytest.mark.faults
+@pytest.mark.proof("Q1")
+def test_a_run_killed_twice_and_more_in_each_epoch_is_the_run_that_was_never_killed(tmp_path, tried):
+    """An epoch of a student has six saves, and every third is not outlived."""
+    _campaign(tmp_path, workers=0, moments=0, saves=24, seed=9, most=3, tried=tried)

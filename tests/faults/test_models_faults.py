@@ -166,8 +166,9 @@ def saved(tmp_path):
     return tmp_path / "s"
 
 
-def test_any_flipped_bit_is_found(saved):
-    random = np.random.default_rng(0)
+@pytest.mark.proof("Q4")
+def test_any_flipped_bit_is_found(saved, tried):
+    found, random = 0, np.random.default_rng(0)
     for name in ("model.safetensors", "student.json"):
         whole = (saved / name).read_bytes()
         for place in random.integers(0, len(whole) - 1, 25):
@@ -181,8 +182,10 @@ def test_any_flipped_bit_is_found(saved):
                 pass
             with pytest.raises(LimbeckError, match=r"altered|damaged"):
                 load_student(saved)
+            found += 1
         (saved / name).write_bytes(whole)
     load_student(saved)
+    tried(damages_of_students=found)
 
 
 def test_a_missing_file_is_named(saved, tmp_path):

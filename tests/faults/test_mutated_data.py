@@ -207,9 +207,11 @@ def survive(name, count, tmp_path, seed) -> int:
     return refused
 
 
+@pytest.mark.proof("Q15")
 @pytest.mark.parametrize("name", CASES)
-def test_altered_files_are_read_or_refused(name, tmp_path):
-    survive(name, 40, tmp_path, seed=0)
+def test_altered_files_are_read_or_refused(name, tmp_path, tried):
+    refused = survive(name, 40, tmp_path, seed=0)
+    tried(altered_files=40, files_refused=refused)
 
 
 def test_a_parquet_file_whose_text_is_no_text_is_named(tmp_path):
@@ -221,5 +223,8 @@ def test_a_parquet_file_whose_text_is_no_text_is_named(tmp_path):
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(1, 5))
 @pytest.mark.parametrize("name", CASES)
-def test_many_altered_files_are_read_or_refused(name, seed, tmp_path):
-    assert survive(name, 850, tmp_path, seed) > 0
+@pytest.mark.proof("Q15")
+def test_many_altered_files_are_read_or_refused(name, seed, tmp_path, tried):
+    refused = survive(name, 850, tmp_path, seed)
+    assert refused > 0
+    tried(altered_files=850, files_refused=refused)

@@ -270,8 +270,11 @@ def survive(count, tmp_path, seed):
     return refused
 
 
-def test_mutated_recipes_never_give_a_traceback(tmp_path):
-    assert survive(300, tmp_path, seed=0) > 150
+@pytest.mark.proof("Q15")
+def test_mutated_recipes_never_give_a_traceback(tmp_path, tried):
+    refused = survive(300, tmp_path, seed=0)
+    assert refused > 150
+    tried(mutated_recipes=300, recipes_refused=refused)
 
 
 def test_a_choice_under_a_name_of_ones_own_is_told_what_it_may_be():
@@ -286,6 +289,9 @@ def test_a_choice_under_a_name_of_ones_own_is_told_what_it_may_be():
 
 
 @pytest.mark.faults
+@pytest.mark.proof("Q15")
 @pytest.mark.parametrize("seed", range(1, 11))
-def test_many_mutated_recipes_never_give_a_traceback(tmp_path, seed):
-    assert survive(5000, tmp_path, seed) > 2500
+def test_many_mutated_recipes_never_give_a_traceback(tmp_path, seed, tried):
+    refused = survive(5000, tmp_path, seed)
+    assert refused > 2500
+    tried(mutated_recipes=5000, recipes_refused=refused)

@@ -38,6 +38,7 @@ training: {steps: 8, batch-size: 24, checkpoint-every: 2}
 seeds: 1
 """
 COMMAND = Path(sys.executable).with_name("limbeck")
+MORE = (250, 500, 750, 1500, 2000, 2500, 3000, 4500, 6000, 7500, 10_500, 12_000, 14_000, 16_000, 18_000)
 BRIEF = {"steps": 4, "batch-size": 16}
 
 
@@ -80,7 +81,8 @@ def test_a_folder_in_use_is_named(tmp_path, recipe, capsys):
     assert not (tmp_path / "out" / "recipe.json").exists()
 
 
-def test_a_folder_is_free_at_once_when_its_holder_is_killed_though_its_workers_live(tmp_path):
+@pytest.mark.proof("Q10")
+def test_a_folder_is_free_at_once_when_its_holder_is_killed_though_its_workers_live(tmp_path, tried):
     code = f"""
         import os, time
         from pathlib import Path
@@ -107,6 +109,7 @@ def test_a_folder_is_free_at_once_when_its_holder_is_killed_though_its_workers_l
         os.kill(worker, signal.SIGKILL)
         holder.kill()
         holder.stdout.close()
+    tried(stale_locks=1)
 
 
 def test_a_worker_that_ends_does_not_free_what_its_parent_holds(tmp_path):
@@ -186,8 +189,11 @@ def test_one_seed_cannot_tell(tmp_path):
 # --- a full disk
 
 
-@pytest.mark.parametrize("bytes_", [0, 1000, 3500, 9000, 20_000])
-def test_a_full_disk_is_said_with_its_place_and_the_run_goes_on_afterwards(tmp_path, bytes_):
+@pytest.mark.proof("Q3")
+@pytest.mark.parametrize(
+    "bytes_", [0, 1000, 3500, 9000, 20_000, *(pytest.param(one, marks=pytest.mark.faults) for one in MORE)]
+)
+def test_a_full_disk_is_said_with_its_place_and_the_run_goes_on_afterwards(tmp_path, bytes_, tried):
     """No file may grow beyond so many bytes: each size stops another write, the report last of all."""
 
     def go():
@@ -211,6 +217,7 @@ def test_a_full_disk_is_said_with_its_place_and_the_run_goes_on_afterwards(tmp_p
     assert str(tmp_path) in str(said.value)
     assert not (tmp_path / "out" / "evidence.json").exists()
     assert go().verdict == "cannot tell"
+    tried(full_disks=1)
 
 
 # --- memory

@@ -109,7 +109,8 @@ def _only(answer):
 
 
 @pytest.mark.parametrize("case", UNSOUND)
-def test_what_is_unsound_is_refused_at_once_and_never_kept(fake, tmp_path, case):
+@pytest.mark.proof("Q8")
+def test_what_is_unsound_is_refused_at_once_and_never_kept(fake, tmp_path, case, tried):
     fake.quirk, words = UNSOUND[case]
     with made(fake, tmp_path) as teacher:
         assert words in said(lambda: teacher.observe(BATCH, LOGITS))
@@ -118,6 +119,7 @@ def test_what_is_unsound_is_refused_at_once_and_never_kept(fake, tmp_path, case)
         fake.quirk = lambda number, answer: answer
         teacher.observe(BATCH, LOGITS)
         assert len(fake.asked) == 3  # nothing of the first was kept
+    tried(bad_answers=1)
 
 
 @pytest.mark.parametrize("never", [-math.inf, -9999.0, -(10**400)])
@@ -200,7 +202,8 @@ PASSING = {
 
 
 @pytest.mark.parametrize("case", PASSING)
-def test_what_may_pass_is_asked_again_and_given_up_after_some_tries(fake, case):
+@pytest.mark.proof("Q8")
+def test_what_may_pass_is_asked_again_and_given_up_after_some_tries(fake, case, tried):
     quirk = PASSING[case]
     fake.quirk = lambda number, answer: quirk(answer) if number in (1, 3) else answer
     with made(fake) as teacher:
@@ -212,6 +215,7 @@ def test_what_may_pass_is_asked_again_and_given_up_after_some_tries(fake, case):
         assert len(fake.asked) == 7
         teacher.client.ledger.reserve(Tokens(1))  # nothing is held for what failed
         assert teacher.client.ledger.reserved.tokens == 1
+    tried(bad_answers=5)
 
 
 @pytest.mark.parametrize(("status", "tokens"), [(500, 0), (503, 0), (429, 0), (408, 3 * 7), (502, 3 * 7), (504, 3 * 7)])
@@ -223,7 +227,8 @@ def test_what_a_gateway_gave_up_counts_as_charged(fake, status, tokens):
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"])
-def test_a_slow_drip_is_cut_when_time_is_up(fake, head):
+@pytest.mark.proof("Q8")
+def test_a_slow_drip_is_cut_when_time_is_up(fake, head, tried):
     def drips(handler):
         with contextlib.suppress(OSError):
             handler.wfile.write(head)
@@ -239,10 +244,12 @@ def test_a_slow_drip_is_cut_when_time_is_up(fake, head):
     if head:
         assert "within 0.3 seconds" in text
     assert teacher.client.ledger.spent.tokens == 4  # it may have been charged for
+    tried(bad_answers=1)
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_an_endless_body_is_not_read(fake, told):
+@pytest.mark.proof("Q8")
+def test_an_endless_body_is_not_read(fake, told, tried):
     wrote = [0]
 
     def endless(handler):
@@ -258,6 +265,7 @@ def test_an_endless_body_is_not_read(fake, told):
         assert "it was not read" in said(lambda: teacher.observe(BATCH, LOGITS))
     assert wrote[0] < 2**25
     assert len(fake.asked) == 1
+    tried(bad_answers=1)
 
 
 STATUS = {
@@ -283,7 +291,8 @@ STATUS = {
 
 
 @pytest.mark.parametrize("case", STATUS)
-def test_what_does_not_pass_is_told_at_once(fake, case):
+@pytest.mark.proof("Q8")
+def test_what_does_not_pass_is_told_at_once(fake, case, tried):
     status, body, words = STATUS[case]
     fake.quirk = lambda number, answer: (status, {"Location": "http://127.0.0.1:9/v1"}, body)
     with made(fake) as teacher:
@@ -293,6 +302,7 @@ def test_what_does_not_pass_is_told_at_once(fake, case):
     assert text.isprintable()
     assert len(fake.asked) == 1
     assert teacher.client.ledger.spent.tokens == 0
+    tried(bad_answers=1)
 
 
 def test_a_pause_beyond_patience_is_not_waited_for(fake):
@@ -377,7 +387,8 @@ def test_a_writer_whose_server_gives_fewer_texts_or_none(fake):
 # The key
 
 
-def test_the_key_is_sent_and_nowhere_else(fake, tmp_path, monkeypatch, caplog, capsys):
+@pytest.mark.proof("Q14")
+def test_the_key_is_sent_and_nowhere_else(fake, tmp_path, monkeypatch, caplog, capsys, tried):
     monkeypatch.setenv("MY_KEY", KEY)
     bodies = [
         (401, {}, {"error": {"message": f"Incorrect API key provided: {KEY}"}}),
@@ -414,9 +425,11 @@ def test_the_key_is_sent_and_nowhere_else(fake, tmp_path, monkeypatch, caplog, c
     for part in (KEY, KEY[:12]):
         assert part not in everything
         assert part.encode() not in written
+    tried(places_looked_into=len(seen) + 2)
 
 
-def test_a_short_key_is_not_shown_either(fake, monkeypatch):
+@pytest.mark.proof("Q14")
+def test_a_short_key_is_not_shown_either(fake, monkeypatch, tried):
     monkeypatch.setenv("MY_KEY", "t0ps3cret")
     for status, before in ((401, 0), (401, 292), (503, 0), (503, 292)):  # where it might be cut in two
         body = {"error": "x" * before + "t0ps3cret"}
@@ -424,6 +437,7 @@ def test_a_short_key_is_not_shown_either(fake, monkeypatch):
         with made(fake, key_from="MY_KEY") as teacher:
             text = said(lambda teacher=teacher: teacher.observe(BATCH, LOGITS))
             assert "t0p" not in text
+    tried(places_looked_into=4)
 
 
 def test_no_key_is_sent_unless_one_is_named(fake, monkeypatch):

@@ -61,7 +61,7 @@ def _asked(record) -> list[int]:
     return [int(word) for word in record.read_text().split()] if record.exists() else []
 
 
-def kill_while_labelling(tmp_path, kills: int) -> None:
+def kill_while_labelling(tmp_path, kills: int, tried) -> None:
     randomness, root, before = random.Random(0), tmp_path / "root", set()
     killed = 0
     for attempt in range(50 * kills):
@@ -89,18 +89,21 @@ def kill_while_labelling(tmp_path, kills: int) -> None:
     assert committed(root) == set(range(ROWS))
     drafts = [path for path in root.rglob(".*") if path.name != ".lock"]
     assert not drafts, "what killed writers left half written was not removed"
+    tried(kills_of_labelling=killed)
 
 
-def test_killed_while_labelling(tmp_path):
-    kill_while_labelling(tmp_path, 6)
+@pytest.mark.proof("Q5")
+def test_killed_while_labelling(tmp_path, tried):
+    kill_while_labelling(tmp_path, 6, tried)
 
 
 @pytest.mark.faults
-def test_killed_while_labelling_50_times(tmp_path):
-    kill_while_labelling(tmp_path, 50)
+@pytest.mark.proof("Q5")
+def test_killed_while_labelling_50_times(tmp_path, tried):
+    kill_while_labelling(tmp_path, 50, tried)
 
 
-def rivals(tmp_path, writers: int, rows: int, kills: int) -> None:
+def rivals(tmp_path, writers: int, rows: int, kills: int, tried) -> None:
     """Writers with wrong clocks label the same rows in their own orders, and some are killed and replaced."""
     data, root, randomness = examples(rows), tmp_path / "root", random.Random(1)
 
@@ -132,16 +135,19 @@ def rivals(tmp_path, writers: int, rows: int, kills: int) -> None:
         assert torch.equal(stored.observe(batch, LOGITS)["logits"][:, 0], ids.float())
     info = describe(stored.store)
     assert (info.rows, info.aside) == (rows, 0)
+    tried(rows_of_rivals=rows, kills_of_rivals=killed)
 
 
-def test_rival_writers(tmp_path):
-    rivals(tmp_path, writers=3, rows=400, kills=3)
+@pytest.mark.proof("Q10")
+def test_rival_writers(tmp_path, tried):
+    rivals(tmp_path, writers=3, rows=400, kills=3, tried=tried)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("writers", [2, 4, 8])
-def test_rival_writers_10000_rows_20_kills(tmp_path, writers):
-    rivals(tmp_path, writers, rows=10_000, kills=20)
+@pytest.mark.proof("Q10")
+def test_rival_writers_10000_rows_20_kills(tmp_path, writers, tried):
+    rivals(tmp_path, writers, rows=10_000, kills=20, tried=tried)
 
 
 def test_a_live_writer_is_not_swept(tmp_path):
@@ -178,7 +184,7 @@ def test_a_forked_child_writes_into_its_own_folder(tmp_path):
     assert (info.rows, info.writers) == (3, 2)
 
 
-def damage(tmp_path, trials: int) -> None:
+def damage(tmp_path, trials: int, tried) -> None:
     randomness, pristine = random.Random(2), tmp_path / "pristine"
     with CachedTeacher(Named(), pristine, "inputs", shard_rows=20) as cached:
         label(cached, examples(160), (0,), 20, LOGITS)
@@ -205,22 +211,26 @@ def damage(tmp_path, trials: int) -> None:
         info = describe(StoredTeacher(root).store)
         assert (info.rows, info.aside) == (160, 1)
         shutil.rmtree(root)
+    tried(damages_of_shards=trials)
 
 
-def test_flipped_bits_and_truncations_are_detected(tmp_path, caplog):
+@pytest.mark.proof("Q4")
+def test_flipped_bits_and_truncations_are_detected(tmp_path, caplog, tried):
     caplog.set_level(logging.WARNING)
-    damage(tmp_path, 40)
+    damage(tmp_path, 40, tried)
     assert len(caplog.records) == 40
     assert "will be asked of the teacher again" in caplog.text
 
 
 @pytest.mark.faults
-def test_1000_flipped_bits_and_truncations_are_detected(tmp_path, caplog):
+@pytest.mark.proof("Q4")
+def test_1000_flipped_bits_and_truncations_are_detected(tmp_path, caplog, tried):
     caplog.set_level(logging.CRITICAL)
-    damage(tmp_path, 1000)
+    damage(tmp_path, 1000, tried)
 
 
-def test_a_damaged_key_is_named_and_mended(tmp_path):
+@pytest.mark.proof("Q4")
+def test_a_damaged_key_is_named_and_mended(tmp_path, tried):
     with CachedTeacher(Named(), tmp_path, "inputs") as cached:
         cached.observe(batch_of(DATA, [1, 2]), LOGITS)
     key, randomness = cached.store.folder / "key.json", random.Random(3)
@@ -235,6 +245,7 @@ def test_a_damaged_key_is_named_and_mended(tmp_path):
         again.observe(batch_of(DATA, [1, 2, 3]), LOGITS)
     assert again.teacher.rows == 1
     assert key.read_bytes() == whole
+    tried(damages_of_keys=60)
 
 
 def test_a_store_that_may_not_be_altered_is_read_past_its_damage(tmp_path, monkeypatch):
@@ -270,7 +281,7 @@ def _fill(root, limit: int, pipe) -> None:
     os._exit(0)
 
 
-def full_disk(tmp_path, limits) -> None:
+def full_disk(tmp_path, limits, tried) -> None:
     for limit in limits:
         root = tmp_path / str(limit)
         ours, theirs = FORK.Pipe()
@@ -291,19 +302,22 @@ def full_disk(tmp_path, limits) -> None:
         with CachedTeacher(teacher, root, "inputs") as cached:
             label(cached, DATA, (0,), 10, LOGITS)
         assert teacher.rows == (0 if limit > 2000 else ROWS)
+    tried(full_disks=len(limits))
 
 
 def committed_views(root) -> set[tuple[int, int]]:
     return {(row, view) for row, view in StoredTeacher(root).store.pairs().tolist()}
 
 
-def test_a_full_disk_is_named_and_what_was_committed_stays(tmp_path):
-    full_disk(tmp_path, (0, 10, 400, 20_000))
+@pytest.mark.proof("Q3")
+def test_a_full_disk_is_named_and_what_was_committed_stays(tmp_path, tried):
+    full_disk(tmp_path, (0, 10, 400, 20_000), tried)
 
 
 @pytest.mark.faults
-def test_a_full_disk_at_20_sizes(tmp_path):
-    full_disk(tmp_path, [*range(0, 500, 50), *range(2500, 22_500, 2000)])
+@pytest.mark.proof("Q3")
+def test_a_full_disk_at_20_sizes(tmp_path, tried):
+    full_disk(tmp_path, [*range(0, 500, 50), *range(2500, 22_500, 2000)], tried)
 
 
 def test_room_is_made_and_labelling_goes_on(tmp_path, monkeypatch):

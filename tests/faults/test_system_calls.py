@@ -16,9 +16,10 @@ from limbeck.teachers.store import Store, upkeep
 from limbeck.training.checkpoint import latest, save
 
 DATA = examples(60)
+pytestmark = pytest.mark.proof("Q2")
 
 
-def each_moment(tmp_path, work, look, every=1):
+def each_moment(tmp_path, work, look, tried, every=1):
     """Kills ``work(folder)`` before each system call, or one of ``every``, on a copy of what is there; what ``look`` then saw."""
     before, folder = tmp_path / "before", tmp_path / "now"
     before.mkdir(exist_ok=True)
@@ -30,6 +31,7 @@ def each_moment(tmp_path, work, look, every=1):
         shutil.rmtree(folder)
         moment += every
     assert moment > 10, "saves take more calls than that"
+    tried(kills_at_a_system_call=len(seen) - 1)  # the last time it came to its end
     return seen
 
 
@@ -46,14 +48,16 @@ def tree(step):
 
 
 @pytest.mark.parametrize("kept", [1, 2])
-def test_a_checkpoint_is_there_at_every_moment_of_a_save(tmp_path, kept):
+def test_a_checkpoint_is_there_at_every_moment_of_a_save(tmp_path, kept, tried):
     for step in range(1, kept + 1):
         save(tmp_path / "before", step, tree(step))
-    seen = each_moment(tmp_path, lambda folder: save(folder, kept + 1, tree(kept + 1)), lambda at: latest(at)["step"])
+    seen = each_moment(
+        tmp_path, lambda folder: save(folder, kept + 1, tree(kept + 1)), lambda at: latest(at)["step"], tried
+    )
     turned_once(seen, kept, kept + 1)
 
 
-def test_a_file_is_the_old_or_the_new(tmp_path):
+def test_a_file_is_the_old_or_the_new(tmp_path, tried):
     (tmp_path / "before").mkdir()
     write_json(tmp_path / "before" / "a.json", {"a": 1})
     seen = each_moment(
@@ -62,11 +66,12 @@ def test_a_file_is_the_old_or_the_new(tmp_path):
         lambda folder: len(
             json.loads((folder / "a.json").read_text())["a"] if "[" in (folder / "a.json").read_text() else "1"
         ),
+        tried,
     )
     turned_once(seen, 1, 3000)
 
 
-def test_a_folder_is_the_old_or_the_new_and_never_neither(tmp_path, monkeypatch):
+def test_a_folder_is_the_old_or_the_new_and_never_neither(tmp_path, monkeypatch, tried):
     def fill(folder, text):
         with whole_folder(folder / "it") as draft:
             (draft / "one").write_text(text)
@@ -79,7 +84,7 @@ def test_a_folder_is_the_old_or_the_new_and_never_neither(tmp_path, monkeypatch)
         return texts.pop()
 
     fill(tmp_path / "before", "old")
-    turned_once(each_moment(tmp_path, lambda folder: fill(folder, "new"), found), "old", "new")
+    turned_once(each_moment(tmp_path, lambda folder: fill(folder, "new"), found, tried), "old", "new")
 
     def found_by_the_next(folder):
         with suppress(RuntimeError), whole_folder(folder / "it"):
@@ -87,11 +92,11 @@ def test_a_folder_is_the_old_or_the_new_and_never_neither(tmp_path, monkeypatch)
         return found(folder)
 
     monkeypatch.setattr("limbeck.files._exchanged", lambda *_: False)  # of a system that cannot
-    assert set(each_moment(tmp_path, lambda folder: fill(folder, "new"), found_by_the_next)) == {"old", "new"}
+    assert set(each_moment(tmp_path, lambda folder: fill(folder, "new"), found_by_the_next, tried)) == {"old", "new"}
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.faults)])
-def test_rows_of_a_store_stay_and_come_whole(tmp_path, every):
+def test_rows_of_a_store_stay_and_come_whole(tmp_path, every, tried):
     def more(folder):
         with CachedTeacher(Named(), folder, "inputs") as cached:
             cached.observe(batch_of(DATA, range(20, 60)), LOGITS)
@@ -105,11 +110,11 @@ def test_rows_of_a_store_stay_and_come_whole(tmp_path, every):
         return len(found)
 
     written(tmp_path / "before", range(20))
-    turned_once(each_moment(tmp_path, more, rows, every), 20, 60)
+    turned_once(each_moment(tmp_path, more, rows, tried, every), 20, 60)
 
 
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.faults)])
-def test_a_store_says_the_same_at_every_moment_of_its_compaction(tmp_path, every):
+def test_a_store_says_the_same_at_every_moment_of_its_compaction(tmp_path, every, tried):
     (tmp_path / "before").mkdir()
     place = written(tmp_path / "before", range(8), shard_rows=3).name
     expected = everything(tmp_path / "before" / place)
@@ -117,6 +122,7 @@ def test_a_store_says_the_same_at_every_moment_of_its_compaction(tmp_path, every
         tmp_path,
         lambda folder: upkeep.compact(folder / place),
         lambda folder: everything(folder / place) == expected,
+        tried,
         every,
     )
     assert all(seen)

@@ -64,7 +64,8 @@ def test_files_that_are_none(tmp_path):
 
 
 @pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "gone.bin"])
-def test_weights_outside_the_folder_are_not_read(tmp_path, location):
+@pytest.mark.proof("Q14")
+def test_weights_outside_the_folder_are_not_read(tmp_path, location, tried):
     folder = tmp_path / "model"
     folder.mkdir()
     weights = {"w": np.eye(3, dtype=np.float32)}
@@ -78,6 +79,7 @@ def test_weights_outside_the_folder_are_not_read(tmp_path, location):
             entry.value = location
     path.write_bytes(model.SerializeToString())
     refused("there is no such file" if location == "gone.bin" else "outside its folder", asked, path)
+    tried(paths_outside=1)
 
 
 def test_columns_that_do_not_fit(tmp_path):

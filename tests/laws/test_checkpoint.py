@@ -123,8 +123,9 @@ def test_the_same_step_is_replaced(tmp_path):
     assert _names(tmp_path) == ["step-000000003"]
 
 
+@pytest.mark.proof("Q2")
 @pytest.mark.parametrize("moment", ["save_file", "write_text", "sync", "rename"])
-def test_a_save_that_fails_leaves_the_one_before_and_no_rest(tmp_path, monkeypatch, moment):
+def test_a_save_that_fails_leaves_the_one_before_and_no_rest(tmp_path, monkeypatch, moment, tried):
     save(tmp_path, 1, _tree(1))
     save(tmp_path, 2, _tree(2))
 
@@ -143,9 +144,11 @@ def test_a_save_that_fails_leaves_the_one_before_and_no_rest(tmp_path, monkeypat
             save(tmp_path, 3, _tree(3))
     assert latest(tmp_path)["step"] == 2
     assert _names(tmp_path) == ["step-000000001", "step-000000002"]
+    tried(failing_saves=1)
 
 
-def test_there_is_a_good_one_at_every_moment_of_a_save(tmp_path):
+@pytest.mark.proof("Q2")
+def test_there_is_a_good_one_at_every_moment_of_a_save(tmp_path, tried):
     """Looks at the folder before and after each file operation, as a power cut would."""
     save(tmp_path, 1, _tree(1))
     save(tmp_path, 2, _tree(2))
@@ -167,6 +170,7 @@ def test_there_is_a_good_one_at_every_moment_of_a_save(tmp_path):
     assert len(seen) > 10
     assert set(seen) == {2, 3}
     assert seen == sorted(seen)
+    tried(moments_looked_at=len(seen))
 
 
 def _damages(folder, count, seed):
@@ -189,23 +193,24 @@ def _damages(folder, count, seed):
     assert latest(folder)["step"] == 2, "the damages are undone"
 
 
-def _all_detected(folder, count, seed):
+def _all_detected(folder, count, seed, tried):
+    found = 0
     for name in _damages(folder, count, seed):
         assert verified(folder / "step-000000002") is None, name
         assert latest(folder)["step"] == 1, name
+        found += 1
+    tried(damages_of_checkpoints=found)
 
 
 @pytest.mark.proof("Q4")
 def test_a_flipped_bit_or_a_cut_anywhere_falls_back(tmp_path, tried):
-    _all_detected(tmp_path, 60, seed=0)
-    tried(damages=60)
+    _all_detected(tmp_path, 60, seed=0, tried=tried)
 
 
 @pytest.mark.faults
 @pytest.mark.proof("Q4")
 def test_a_thousand_flipped_bits_and_cuts(tmp_path, tried):
-    _all_detected(tmp_path, 1000, seed=1)
-    tried(damages=1000)
+    _all_detected(tmp_path, 1000, seed=1, tried=tried)
 
 
 @pytest.mark.parametrize("name", ["checksums.json", "state.json", "tensors.safetensors"])
@@ -244,8 +249,12 @@ def test_nothing_is_unpickled(tmp_path):
         assert path.suffix in {".json", ".safetensors"}
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_full_disk_leaves_the_last_checkpoint_and_names_the_path(tmp_path, share):
+@pytest.mark.proof("Q3")
+@pytest.mark.parametrize(
+    "share",
+    [0.0, 0.3, 0.9, *(pytest.param(one / 20, marks=pytest.mark.faults) for one in range(1, 20) if one not in (6, 18))],
+)
+def test_a_full_disk_leaves_the_last_checkpoint_and_names_the_path(tmp_path, share, tried):
     """No file may grow beyond a share of the tensors' size: the system itself refuses to write on."""
     code = f"""
         import resource, signal, sys, torch
@@ -274,3 +283,4 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_names_the_path(tmp_path, sha
     assert "LIMBECK_HOME" in done.stdout
     assert checkpoint.latest(tmp_path)["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+    tried(full_disks=1)

@@ -120,7 +120,8 @@ def test_it_is_a_teacher_of_logits_alone(fake):
         assert teacher.provides.lacking({"logits", "hidden.1"}) == {"hidden.1"}
 
 
-def test_the_fingerprint_names_the_model_and_not_where_or_when_it_is_served(fake):
+@pytest.mark.proof("Q6")
+def test_the_fingerprint_names_the_model_and_not_where_or_when_it_is_served(fake, tried):
     def of(one, classes=V, **more):
         with ServedTeacher(settings_of(one, **more), classes) as teacher:
             return teacher.fingerprint
@@ -130,6 +131,7 @@ def test_the_fingerprint_names_the_model_and_not_where_or_when_it_is_served(fake
         assert of(elsewhere, concurrency=2, timeout=3.0, prices=PRICES, rate=Rate(requests=9)) == first
         others = [of(other), of(fake, revision="b"), of(fake, top=4), of(fake, classes=V + 1)]
     assert len({first, *others}) == 5
+    tried(changes_of_what_labels_depend_on=len(others))
 
 
 def test_texts_that_are_alike_and_answers_that_are_kept_are_not_asked_again(fake, tmp_path):
@@ -169,7 +171,8 @@ def _labels(url, folder, batch):
         teacher.observe(batch, LOGITS)
 
 
-def test_a_kill_half_way_loses_no_answer_and_its_last_request_counts(fake, tmp_path):
+@pytest.mark.proof("Q5")
+def test_a_kill_half_way_loses_no_answer_and_its_last_request_counts(fake, tmp_path, tried):
     batch, reached = texts(12), threading.Event()
 
     def stalls(number, answer):
@@ -193,6 +196,7 @@ def test_a_kill_half_way_loses_no_answer_and_its_last_request_counts(fake, tmp_p
         assert len(asked) == 13
         assert len(set(asked)) == 12
         assert teacher.client.ledger.spent.tokens == fake.billed
+    tried(kills_of_paid_labelling=1)
 
 
 @given(st.lists(st.lists(st.integers(0, 30), min_size=2, max_size=6), min_size=1, max_size=4))
@@ -261,13 +265,15 @@ def test_spending_is_counted_over_runs_and_what_was_under_way_counts_at_its_wors
         assert ledger.reserve(Tokens()) is not None  # what is free is never refused
 
 
-def test_a_reservation_is_on_the_disk_before_anything_is_sent(fake, tmp_path):
+@pytest.mark.proof("Q9")
+def test_a_reservation_is_on_the_disk_before_anything_is_sent(fake, tmp_path, tried):
     lines = []
     fake.quirk = lambda number, answer: lines.append((tmp_path / FILE).read_text().splitlines()[-1]) or answer
     with ServedTeacher(settings_of(fake, concurrency=1), V, tmp_path) as teacher:
         teacher.observe(texts(3), LOGITS)
     assert len(lines) == 3
     assert all('"reserve"' in line for line in lines)
+    tried(capped_requests=len(lines))
 
 
 @pytest.mark.parametrize("cut", [1, 10, 25])
@@ -284,7 +290,8 @@ def test_a_line_that_a_kill_cut_is_dropped(tmp_path, cut):
         assert ledger.spent.tokens == 5
 
 
-def test_with_failures_and_64_at_once_the_server_never_works_for_more_than_the_limit(fake):
+@pytest.mark.proof("Q9")
+def test_with_failures_and_64_at_once_the_server_never_works_for_more_than_the_limit(fake, tried):
     def fails(number, answer):
         return (
             (500, {}, {"error": "busy"}) if number % 3 == 0 else (lambda handler: None) if number % 7 == 0 else answer
@@ -297,6 +304,7 @@ def test_with_failures_and_64_at_once_the_server_never_works_for_more_than_the_l
         teacher.observe(texts(100), LOGITS)
     free = sum(len(fake.asked[n - 1]["prompt"]) + 1 for n in range(1, len(fake.asked) + 1) if n % 3 == 0)
     assert 300 < fake.billed - free <= client.ledger.spent.tokens <= 400
+    tried(capped_requests=len(fake.asked))
 
 
 # How fast it is asked

@@ -74,18 +74,21 @@ def test_a_store_of_a_live_run_is_replayed_bit_for_bit(tmp_path, kind, data, nee
             assert all(torch.equal(shown[name], expected[name]) for name in needs)
 
 
-def test_10000_rows_5_shuffles_ragged_batches_no_mismatch(tmp_path):
+@pytest.mark.proof("Q7")
+def test_10000_rows_5_shuffles_ragged_batches_no_mismatch(tmp_path, tried):
     teacher = Named()
     with CachedTeacher(teacher, tmp_path, "inputs", shard_rows=1000) as cached:
         assert wrong_rows(cached, 10_000) == 0
     assert teacher.rows == 10_000
     assert wrong_rows(StoredTeacher(tmp_path), 10_000) == 0
+    tried(rows_compared=2 * 5 * 10_000)
 
 
 @pytest.mark.parametrize(
     "plant", [lambda rows: rows.roll(1), lambda rows: rows[torch.randperm(len(rows))]], ids=["shift", "permutation"]
 )
-def test_planted_misalignment_is_caught(tmp_path, plant):
+@pytest.mark.proof("Q7")
+def test_planted_misalignment_is_caught(tmp_path, plant, tried):
     """The test above can fail: one shard, with a right checksum, has its ids shifted by one or permuted."""
     with CachedTeacher(Named(), tmp_path, "inputs", shard_rows=1000) as cached:
         wrong_rows(cached, 10_000, 1)
@@ -96,9 +99,11 @@ def test_planted_misalignment_is_caught(tmp_path, plant):
         )
         shard.path.unlink()
     assert wrong_rows(CachedTeacher(Named(), tmp_path, "inputs"), 10_000, 1) > 900
+    tried(planted_misalignments=1)
 
 
-def test_ragged_texts_are_cropped_and_padded_to_the_batch(tmp_path):
+@pytest.mark.proof("Q7")
+def test_ragged_texts_are_cropped_and_padded_to_the_batch(tmp_path, tried):
     data, live = examples(200, Texts), local(Reader)
     with CachedTeacher(live, tmp_path, "inputs", shard_rows=60) as cached:
         for seed in range(4):
@@ -110,6 +115,7 @@ def test_ragged_texts_are_cropped_and_padded_to_the_batch(tmp_path):
                 for at, name in ((counted, "states"), (..., "logits")):
                     torch.testing.assert_close(shown[name][at], expected[name][at], rtol=0, atol=1e-6)
     assert cached.misses == 200
+    tried(rows_compared=4 * 200)
 
 
 class Maps:
@@ -249,7 +255,8 @@ def test_any_ids_and_views_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{name: "other"} for name in store_key("teacher", "inputs")], ids=str)
-def test_whatever_outputs_depend_on_changes_the_store(tmp_path, change):
+@pytest.mark.proof("Q6")
+def test_whatever_outputs_depend_on_changes_the_store(tmp_path, change, tried):
     key = store_key("teacher", "inputs")
     with Store(tmp_path, key) as store:
         store.add(np.arange(3), np.zeros(3, np.int64), {"logits": torch.zeros(3, 2)})
@@ -257,16 +264,20 @@ def test_whatever_outputs_depend_on_changes_the_store(tmp_path, change):
     other = Store(tmp_path, {**key, **change})
     assert other.folder != store.folder
     assert (other.find(np.arange(3), np.zeros(3, np.int64), LOGITS)["logits"][0] < 0).all()
+    tried(changes_of_what_labels_depend_on=1)
 
 
-def test_inputs_fingerprint_of_examples_changes_with_content(tmp_path):
+@pytest.mark.proof("Q6")
+def test_inputs_fingerprint_of_examples_changes_with_content(tmp_path, tried):
     data = examples(20)
     other = replace(data, table=type(data.table)(20, fingerprint="vectors with one byte changed"))
     first = CachedTeacher(Named(), tmp_path, data.inputs_fingerprint)
     assert first.store.folder != CachedTeacher(Named(), tmp_path, other.inputs_fingerprint).store.folder
+    tried(changes_of_what_labels_depend_on=1)
 
 
-def test_a_teacher_that_moves_is_refused(tmp_path):
+@pytest.mark.proof("Q6")
+def test_a_teacher_that_moves_is_refused(tmp_path, tried):
     with pytest.raises(SignalError, match="moves"):
         CachedTeacher(Named(fingerprint=None), tmp_path, "inputs")
     teacher = Named()
@@ -274,6 +285,7 @@ def test_a_teacher_that_moves_is_refused(tmp_path):
     teacher.fingerprint = "fine-tuned"
     with pytest.raises(SignalError, match="altered"):
         cached.observe(batch_of(DATA, [1]), LOGITS)
+    tried(changes_of_what_labels_depend_on=2)
 
 
 def test_a_signal_that_is_not_provided_is_refused_before_anything_is_asked(tmp_path):
@@ -359,7 +371,8 @@ def _label_half(root, start):
         label(teacher, replace(DATA, rows=torch.arange(start, start + 120)), (0,), 7, LOGITS)
 
 
-def test_two_processes_write_at_once(tmp_path):
+@pytest.mark.proof("Q10")
+def test_two_processes_write_at_once(tmp_path, tried):
     fork = multiprocessing.get_context("fork")
     both = [fork.Process(target=_label_half, args=(tmp_path, start)) for start in (0, 80)]
     for one in both:
@@ -376,6 +389,7 @@ def test_two_processes_write_at_once(tmp_path):
         StoredTeacher(tmp_path).store.find(np.arange(200), np.zeros(200, np.int64), LOGITS)["logits"] for _ in "ab"
     ]
     assert all(np.array_equal(one, other) for one, other in zip(*first, strict=True))
+    tried(rival_writers=2)
 
 
 def test_served_is_local_bit_for_bit_and_its_cache_too(tmp_path):

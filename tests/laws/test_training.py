@@ -488,7 +488,8 @@ def _in_gradient(model):
 
 
 @pytest.mark.parametrize("where", ["gradient", "teacher", "weights", "weights at the end"])
-def test_what_is_not_finite_stops_before_the_update_and_nothing_is_marked_good(tmp_path, where):
+@pytest.mark.proof("Q11")
+def test_what_is_not_finite_stops_before_the_update_and_nothing_is_marked_good(tmp_path, where, tried):
     one = stage(steps=8, evaluate_every=4, checkpoint_every=1)
 
     class Poison(Watching):
@@ -513,6 +514,7 @@ def test_what_is_not_finite_stops_before_the_update_and_nothing_is_marked_good(t
     assert tree["step"] == {"weights": 4, "weights at the end": 7}.get(where, 5)
     assert all(value.isfinite().all() for value in tree["engine"].values())
     assert all(isfinite(value) for value in tree["parts"][1]["metrics"].values())
+    tried(numbers_that_are_none=1)
 
 
 # --- arms

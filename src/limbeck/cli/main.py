@@ -91,6 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         _silence()
         sys.exit(141)  # as if the signal had ended it
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # which typer makes a fault of
+            raise
+        _silence()
+        sys.exit(141)
     except Interrupted as stop:
         tell.note(str(stop), "stopped", "bold yellow")
         tell.note(f"The same command goes on: {command}")

@@ -1,5 +1,6 @@
 """How texts become tokens: settings alone."""
 
+import json
 from typing import Literal
 
 from pydantic import Field
@@ -25,7 +26,8 @@ class TextSettings(Config):
 
     @property
     def fingerprint(self) -> str:
-        """Names the tokenizer's content and the length, wherever the tokenizer lies.
+        """Names the tokenizer's content and the length, wherever the tokenizer lies; of sequences, how it writes a chat and
+        which token ends a text, too.
 
         Raises:
             DataError: there is no such tokenizer.
@@ -33,7 +35,12 @@ class TextSettings(Config):
         reads: list[str | int] = [] if self.reads == "texts" else [self.reads]
         if self.reads == "sources":
             reads.append(begins_with(self.tokenizer))
-        return digest(["text", loaded(self.tokenizer).content, self.max_length, *reads])
+        known = loaded(self.tokenizer)
+        if self.reads == "sequences":
+            end, chat = known.tokenizer.eos_token_id, known.tokenizer.chat_template
+            reads += [] if end in (None, known.pad) else [end]  # else it is named by the content
+            reads += [] if chat is None else [json.dumps(chat)]  # there may be several, by name
+        return digest(["text", known.content, self.max_length, *reads])
 
     @property
     def vocabulary(self) -> int:

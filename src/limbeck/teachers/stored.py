@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from limbeck.data.batch import Batch
@@ -11,8 +12,10 @@ from limbeck.errors import LimbeckError, SignalError
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Head, Offer
 from limbeck.teachers.coded import LOGITS, decoded, length_of
-from limbeck.teachers.rows import named
+from limbeck.teachers.contents import CONTENT, contents
+from limbeck.teachers.rows import Rows, named
 from limbeck.teachers.store import Store
+from limbeck.teachers.store.codec import Ints
 from limbeck.teachers.store.codecs import codec_of
 from limbeck.teachers.teacher import Provides
 
@@ -60,7 +63,7 @@ class StoredTeacher:
         """The needed signals; see `Teacher.observe`.
 
         Raises:
-            SignalError: a signal or a row is not stored.
+            SignalError: a signal or a row is not stored, or the teacher saw another row under that id.
         """
         if lacking := self.provides.lacking(needs):
             raise SignalError(
@@ -77,6 +80,7 @@ class StoredTeacher:
                     f"{len(missing)} of {int(real.sum())} rows have no stored {name!r} (first: {some}) in "
                     f"{self.store.folder}: the store was made for other data, or labelling was not finished."
                 )
+        self._demand_same(batch, ids, views, real)
         shown: dict[str, Tensor] = {}
         for name, at in places.items():
             if self.codec and name == LOGITS:
@@ -84,3 +88,19 @@ class StoredTeacher:
             else:
                 shown[name] = self.store.read(name, at, length_of(batch)).to(batch.ids.device)
         return shown
+
+    def _demand_same(self, batch: Batch, ids: Ints, views: Ints, real: Rows) -> None:
+        """An id says where a row stands, and not what it says."""
+        piece, place = self.store.find(ids, views, {CONTENT}, real)[CONTENT]
+        known = real & (piece >= 0)
+        if not known.any():
+            return
+        saw = self.store.read(CONTENT, (piece[known], place[known]))
+        here = contents(batch, labels=self.codec is not None).cpu()[torch.from_numpy(known)]
+        if bool((saw != here).any()):
+            row = np.flatnonzero(known)[int((saw != here).any(1).nonzero()[0])]
+            raise SignalError(
+                f"The teacher saw another input under id {ids[row]} view {views[row]} than the data has there now: "
+                f"{self.store.folder} was made for other data, or with another tokenizer or chat template. Label this data, or "
+                "give the data that was labelled."
+            )

@@ -6,11 +6,12 @@ from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from limbeck.config import digest
 from limbeck.data.batch import REAL, Batch
 from limbeck.data.examples import Examples
+from limbeck.training.ahead import read_ahead
 
 
 def derived(seed: int, *names: object) -> int:
@@ -111,12 +112,4 @@ class Steps(Dataset[list[Batch]]):
         if not workers:
             yield from (self[step] for step in range(first, last))
             return
-        # its own generator: making an iterator draws from the global one otherwise, and a resumed run would differ
-        own = torch.Generator().manual_seed(0)
-        yield from DataLoader(
-            self,
-            batch_size=None,
-            sampler=range(first, last),
-            num_workers=workers,
-            generator=own,
-        )
+        yield from read_ahead(self, range(first, last), workers)

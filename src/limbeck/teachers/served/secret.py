@@ -26,9 +26,11 @@ class Key:
         if variable is not None:
             self._value = os.environ.get(variable, "").strip()
             if not self._value:
+                # what is not written as names of variables are may be the key itself, in the wrong place
+                named = f" {variable}" if variable.isupper() else ""
                 raise LimbeckError(
-                    f"The environment variable {variable} is not set, and 'key-from' says that it has the key of the served "
-                    "model: set it, or leave 'key-from' out if the server wants no key."
+                    f"The environment variable{named} is not set, and 'key-from' says that it has the key of the served model: "
+                    "set it, or leave 'key-from' out if the server wants no key."
                 )
             if not all("!" <= letter <= "~" for letter in self._value):
                 raise LimbeckError(f"{variable} has letters that no key has, such as spaces or line ends: set it anew.")

@@ -1,5 +1,6 @@
 """What a recipe says of a served model: where it is, what it costs, and how fast it may be asked."""
 
+import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -88,6 +89,10 @@ class Served(Config):
         parts = urlsplit(self.url)
         if parts.username or parts.password or parts.query or parts.fragment:  # here, where the address is not repeated
             raise ValueError("'url' must have no user, password, query or fragment; name a key by 'key-from'")
+        if self.key_from is not None and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.key_from):
+            raise ValueError(
+                "'key-from' names an environment variable, such as OPENAI_API_KEY; it is not the key itself"
+            )
         if self.limit.money is not None and self.prices is None:
             raise ValueError("a limit in money needs 'prices': what a million input and output tokens cost")
         if self.least > self.top:

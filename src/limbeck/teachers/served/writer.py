@@ -75,7 +75,9 @@ class ServedWriter:
         try:
             self.client = client or Client(served, cast(Ledger, self._owned))
             said = self.client.described()
-            self.fingerprint = digest(["served", served.model, served.revision, said.get("root"), sampling])
+            self.fingerprint = digest(
+                ["served", served.model, served.revision, said.get("root"), said.get("parent"), sampling]
+            )
             self._answers = Answers(folder)
         except BaseException:
             if self._owned is not None:
