@@ -77,7 +77,7 @@ TEXTS = """## Students of text
 MiniLM-L6, fine-tuned on all labels of the task, as the teacher. Every route beside the same student without a teacher
 (control), on hard pseudo-labels where there are texts without a label, and with plain soft targets, all with as many steps in
 all. *Above chance* is the student's accuracy less that of always naming the most frequent class, by the teacher's. Differences,
-intervals and p as above.
+intervals and p as above. A route that a table lacks has not been run there yet.
 """
 VARIANTS = {"digits": ("data.labelled=all",)}
 """Recipes that are also run with other settings: those that show where a teacher does not help."""
