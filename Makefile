@@ -4,7 +4,7 @@ BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: install demo test check coverage bench faults scale federated gallery docs lint clean
+.PHONY: install demo test check coverage bench faults mutants scale federated gallery docs lint clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -43,6 +43,9 @@ faults: .venv/.dev ## kills, full disks, bit flips in numbers, and a table of wh
 	HYPOTHESIS_PROFILE=searching OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "faults or proof" --durations=0 \
 		--proofs benchmarks/results/proofs.json
 	$(BIN)/python -m benchmarks.proofs
+
+mutants: .venv/.dev ## each protection is switched off, and a test must notice (a quarter of an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants
 
 .venv/.ray: .venv/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"

@@ -119,7 +119,7 @@ def test_kept_answers_are_durable(tmp_path):
     answers.close()
 
 
-@pytest.mark.parametrize(("sent", "written"), [(-9, 1), (1, -9), (2**50, 1), (3.0, 1), (None, 1)])
+@pytest.mark.parametrize(("sent", "written"), [(-9, 1), (1, -9), (2**50, 1), (3.0, 1), (None, 1), (True, False)])
 def test_a_use_that_is_nonsense_counts_at_its_worst(sent, written):
     usage = {"prompt_tokens": sent, "completion_tokens": written}
     with running(Fake(Tiny())) as fake:

@@ -211,7 +211,6 @@ def _used(answer: Json, worst: Tokens) -> Tokens:
     usage = answer.get("usage")
     if not isinstance(usage, Mapping):
         return worst
-    sent, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not (isinstance(sent, int) and isinstance(written, int) and 0 <= sent < _ABSURD and 0 <= written < _ABSURD):
-        return worst
-    return Tokens(int(sent), int(written))
+    told: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+    sound = all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < _ABSURD for one in told)
+    return Tokens(*told) if sound else worst
