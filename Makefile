@@ -39,12 +39,12 @@ coverage: .venv/.dev ## the tests again, and which lines no test runs (half as l
 check: lint ## lint, then the quick tests only
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/laws tests/oracles tests/contracts
 
-faults: .venv/.dev ## kills, full disks, bit flips in numbers, and a table of what was tried in docs/reliability.md (about an hour)
+faults: .venv/.dev ## kills, full disks, bit flips in numbers, and a table of what was tried in docs/reliability.md
 	HYPOTHESIS_PROFILE=searching OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "faults or proof" --durations=0 \
 		--proofs benchmarks/results/proofs.json
 	$(BIN)/python -m benchmarks.proofs
 
-mutants: .venv/.dev ## each protection is switched off, and a test must notice (a quarter of an hour)
+mutants: .venv/.dev ## each protection is switched off, and a test must notice
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants
 
 .venv/.ray: .venv/.dev

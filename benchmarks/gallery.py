@@ -62,10 +62,10 @@ DIST closes 29 % (89.7 %, the control 88.8).
 Why 60 % of the gap is missed with all labels, as far as it could be found. Not because the teacher repeats labels that it has
 learnt: four cross-fitted teachers (`teacher.folds`), of which each image is answered by the one that was not trained on it,
 leave their students where one teacher does (DIST 88.0 and 88.1 %, soft targets 86.8 both times; of the larger student 89.3 and
-89.7 %), and the one teacher is hardly better on its training images than on others (92.9 and 91.7 %). It is size: on the very
-images that they learn from students have 88.0 % (control), 87.7 % (soft targets) and 88.7 % (DIST), half a point to a point
-more than on new ones (`python -m benchmarks.capacity`), and 60 % of the gap would be 89.9 %. Who cannot fit the answers does
-not lack better ones.
+89.7 %), and the one teacher is hardly better on its training images than on others (92.9 and 91.7 %). It seems to be size: on
+the very images that they learn from students have 88.0 % (control), 87.7 % (soft targets) and 88.7 % (DIST; both of the
+cross-fitted teachers), half a point to a point more than on new ones (`python -m benchmarks.capacity`), and 60 % of the gap
+would be 89.9 %. Who cannot fit the answers does not lack better ones. How the larger student fits them was not measured.
 
 Rows with a label as a quarter of what is read (`labelled-share`) hardly help soft targets (83.8 %, 83.6 without), and what learns
 from labelled images only gains little or nothing by it. DIST with temperatures by difficulty has what DIST alone had in the

@@ -23,10 +23,12 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from benchmarks.kept import RESULTS
+from benchmarks.page import put
+
 ROOT: Final = Path(__file__).parents[1]
-RESULTS: Final = ROOT / "benchmarks" / "results" / "mutants.json"
+KEPT: Final = RESULTS / "mutants.json"
 PAGE: Final = ROOT / "docs" / "reliability.md"
-PLACE: Final = re.compile(r"(<!-- mutants -->\n).*?(<!-- /mutants -->)", re.DOTALL)
 _FAILED: Final = re.compile(r"^FAILED (tests/.+?)(?: - (.*))?$", re.MULTILINE)
 _CANNOT: Final = (
     "ImportError",
@@ -151,14 +153,12 @@ def main(names: Sequence[str]) -> int:
         code, said = tested(sorted({test for one in chosen for test in one.tests}), env, 3600.0)
     if code != 0:
         raise SystemExit(f"The tests fail with every protection in place:\n{said[-3000:]}")
-    found = {one["protection"]: one for one in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])}
+    found = {one["protection"]: one for one in (json.loads(KEPT.read_text()) if KEPT.exists() else [])}
     for mutant in chosen:
         one = found[mutant.name] = tried(mutant)
         print(f"{one['q']:4}{mutant.name}: {one['noticed_by'] or one.get('broken', 'NOT NOTICED')}", flush=True)
-        RESULTS.write_text(json.dumps([found[own.name] for own in every if own.name in found], indent=1) + "\n")
-    if PAGE.exists():
-        told = page([found[own.name] for own in every if own.name in found])
-        PAGE.write_text(PLACE.sub(lambda match: match[1] + told + match[2], PAGE.read_text()))
+        KEPT.write_text(json.dumps([found[own.name] for own in every if own.name in found], indent=1) + "\n")
+    put(PAGE, "mutants", page([found[own.name] for own in every if own.name in found]))
     missed = [one.name for one in chosen if not found[one.name]["noticed_by"]]
     print(f"{len(chosen) - len(missed)} of {len(chosen)} were noticed.")
     return 1 if missed else 0

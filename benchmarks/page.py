@@ -43,6 +43,13 @@ def stage(path: Path) -> str:
     )
 
 
+def put(path: Path, name: str, told: str) -> None:
+    """Writes what stands in a document between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+    before, rest = path.read_text().split(f"<!-- {name} -->\n")
+    _, after = rest.split(f"<!-- /{name} -->")
+    path.write_text(f"{before}<!-- {name} -->\n{told}<!-- /{name} -->{after}")
+
+
 def _share(share: float) -> str:
     """In percent, with a true minus, and no minus before nothing."""
     return f"{round(100 * share) + 0:.0f} %".replace("-", "\N{MINUS SIGN}")
@@ -67,9 +74,8 @@ def texts(path: Path) -> str:
         row = rows[name]
         share = (float(np.mean(row["test"])) - chance) / (teacher - chance)
         first, again = row["against"].get("control"), row["against"].get("soft targets") if name in beyond else None
-        called = name.replace("pseudo_labels", "hard pseudo-labels")
         lines.append(
-            f"| {called} | {_accuracy(row)} | {_share(share)} | {gain(first) if first else ''} | "
+            f"| {name} | {_accuracy(row)} | {_share(share)} | {gain(first) if first else ''} | "
             f"{f'{sure[name]:.3f}' if name in sure else ''} | {gain(again) if again else ''} | "
             f"{f'{beyond[name]:.3f}' if again else ''} |"
         )

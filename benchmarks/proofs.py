@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.kept import RESULTS
+from benchmarks.page import put
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "reliability.md"
-BEGIN, END = "<!-- proofs:begin -->", "<!-- proofs:end -->"
 PROOFS: Final = {
     "Q1": (
         "A run is ended by SIGKILL at random moments and inside saves, two and more times an epoch, with dropout, shuffling "
@@ -84,10 +84,7 @@ def main() -> None:
     """Writes the table and prints it."""
     found = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else RESULTS / "proofs.json").read_text())
     table = page(found)
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
+    put(PAGE, "proofs", table)
     print(table)
     missing = [name for name in PROOFS if name not in found["proofs"]]
     if missing:

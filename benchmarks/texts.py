@@ -283,7 +283,7 @@ def perform(name: str, stage: Stage) -> None:
         rows: dict[str, Any] = {"teacher": {"test": [float(bench.teacher.right.mean())]}}
         arms = {"control": bench.arms(Route(), "control")}
         if stage.labelled != "all":
-            arms["pseudo_labels"] = bench.arms(Route(), "pseudo_labels")
+            arms["hard pseudo-labels"] = bench.arms(Route(), "pseudo_labels")
         written = {one: before[one] for one in ("costs", "chance") if one in before} or bench.school.measured()
         for route in stage.routes:
             arms[route] = bench.arms(every[route], "distilled")

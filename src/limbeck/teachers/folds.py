@@ -25,7 +25,7 @@ class ByFold:
         count: K.
 
     Raises:
-        LimbeckError: some fold would have no row, or rows are mixed, and two teachers have not seen them.
+        LimbeckError: some fold would have no row, or rows are mixed: of two folds, every teacher has seen one.
     """
 
     hears: ClassVar[bool] = False
