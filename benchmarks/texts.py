@@ -119,10 +119,10 @@ def routes(layers: int, wide: bool) -> dict[str, Route]:
     top = {"student": f"hidden.{layers}", "teacher": "hidden.6"}
     heads = {"layers": {f"attention.{ours}": f"attention.{theirs}" for ours, theirs in pairs.items()}}
     inner = {"hints": {"layers": hidden, "normalise": True}, "attention-maps": heads}
-    general = ("general", 0.3, inner, {"texts": TEXTS, "teacher": MINILM})
+    general = ("general", 0.3, inner, {"texts": TEXTS, "teacher": MINILM, "store": True})
     relations = {"minilm": {"student": f"attention.{layers}", "teacher": "attention.6", "heads": 12 if wide else 16}}
     answers = {"soft-targets": {"loss": "cross-entropy", "temperature": 1}}
-    tinybert = Route(answers, (general, ("intermediate", 0.3, inner, {})))
+    tinybert = Route(answers, (general, ("intermediate", 0.3, inner, {"store": True})))
     first = {f"hidden.{ours}": f"hidden.{theirs}" for ours, theirs in list(pairs.items())[:-1]}
     return {
         "soft targets": Route(),
@@ -158,11 +158,14 @@ MOBILE = {
     },
 }
 EVERY = tuple(name for name in routes(2, False) if not name.startswith(("Theseus", "patient")))
-DEEP = ("soft targets", "+ hidden", "+ attention", "patient", "TinyBERT without the general training", "Theseus")
+DEEP = ("soft targets", "+ hidden", "+ attention", "TinyBERT without the general training", "Theseus", "patient")
+WHOLE = tuple(
+    name for name in EVERY if not name.startswith(("TinyBERT w", "TinyBERT,", "+ cosine"))
+)  # parts: where few
 FEW = ("soft targets", "+ hidden", "TinyBERT without the general training")
 STAGES = {
     "small-scarce": Stage("2 layers of 128, 1,000 labels", "movie-sentences", 1000, SMALL, 2, 1200, 1e-3, EVERY),
-    "small-all": Stage("2 layers of 128, all labels", "movie-sentences", "all", SMALL, 2, 1200, 1e-3, EVERY),
+    "small-all": Stage("2 layers of 128, all labels", "movie-sentences", "all", SMALL, 2, 1200, 1e-3, WHOLE),
     "half-scarce": Stage(
         "3 of the 6 layers, 1,000 labels", "movie-sentences", 1000, HALF, 3, 400, 1e-4, DEEP, published=True
     ),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save as safetensors_of
+from tests.fakes.memory import GIGABYTE, at_most
 from tests.fakes.rows import LOGITS, Named, batch_of, examples
 from tests.laws.test_groups import evidence
 
@@ -189,7 +190,12 @@ CASES = {
 def survive(name, count, tmp_path, seed) -> int:
     """How many of so many altered files were refused."""
     whole, opened = CASES[name]
-    draw, content, refused = random.Random(f"{name} {seed}"), whole(tmp_path), 0
+    with at_most(GIGABYTE):
+        return _refused(opened, whole(tmp_path), random.Random(f"{name} {seed}"), count, tmp_path, name)
+
+
+def _refused(opened, content, draw, count, tmp_path, name) -> int:
+    refused = 0
     for turn in range(count):
         folder = tmp_path / f"{turn}"
         folder.mkdir()

@@ -4,6 +4,7 @@ import random
 import time
 
 import pytest
+from tests.fakes.memory import GIGABYTE, at_most
 
 from limbeck.errors import RecipeError
 from limbeck.recipe.reading import bundled, parse, read
@@ -272,7 +273,8 @@ def survive(count, tmp_path, seed):
 
 @pytest.mark.proof("Q15")
 def test_mutated_recipes_never_give_a_traceback(tmp_path, tried):
-    refused = survive(300, tmp_path, seed=0)
+    with at_most(GIGABYTE):
+        refused = survive(300, tmp_path, seed=0)
     assert refused > 150
     tried(mutated_recipes=300, recipes_refused=refused)
 
@@ -292,6 +294,7 @@ def test_a_choice_under_a_name_of_ones_own_is_told_what_it_may_be():
 @pytest.mark.proof("Q15")
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_many_mutated_recipes_never_give_a_traceback(tmp_path, seed, tried):
-    refused = survive(5000, tmp_path, seed)
+    with at_most(GIGABYTE):
+        refused = survive(5000, tmp_path, seed)
     assert refused > 2500
     tried(mutated_recipes=5000, recipes_refused=refused)

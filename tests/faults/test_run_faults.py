@@ -101,10 +101,12 @@ def test_a_folder_is_free_at_once_when_its_holder_is_killed_though_its_workers_l
         with pytest.raises(Busy), held(tmp_path / "held", "test"):
             pass
         holder.kill()
+        began = time.monotonic()
         holder.wait()
         os.kill(worker, 0)  # it is still there
         with held(tmp_path / "held", "test"):
             pass
+        assert time.monotonic() - began < 30
     finally:
         os.kill(worker, signal.SIGKILL)
         holder.kill()

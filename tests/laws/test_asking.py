@@ -2,20 +2,24 @@
 
 import copy
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tests.fakes import causal
 from tests.fakes.rows import LOGITS, Plain, Texts, examples, local, seeded
 from torch import nn
 
+from limbeck.data.asked import asked
 from limbeck.data.batch import Batch
 from limbeck.errors import LimbeckError
 from limbeck.losses.storages import whole
 from limbeck.teachers.cached import CachedTeacher
-from limbeck.teachers.labelling import label, ordered
+from limbeck.teachers.labelling import label
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.precision import Asking
+from limbeck.training.loop import evaluate
 
 DATA = examples(64)
 BATCH = DATA.batch(torch.arange(32), torch.zeros(32, dtype=torch.int64))
@@ -149,10 +153,43 @@ def test_texts_are_labelled_by_length_and_what_is_stored_is_the_same(tmp_path):
     assert lengths <= spent[Measured] < 0.8 * spent[Texts]
 
 
+def test_a_model_is_asked_by_length_and_answers_in_the_order_of_the_rows():
+    """Rows in another order, one of them twice, and each answer is that of its own row."""
+    found, spent = {}, {}
+    for kind in (Texts, Measured):
+        data, teacher = examples(600, kind), Padded()
+        rows = torch.cat([torch.arange(600).flip(0), torch.tensor([7])])
+        data = replace(data, rows=rows, supervised=torch.ones_like(data.supervised))
+        answers = asked(lambda batch, one=teacher: one.observe(batch, LOGITS)["logits"], data, "cpu")
+        found[kind], spent[kind] = answers, teacher.tokens
+        assert torch.equal(answers.logits[:, 1], rows.float())
+        assert torch.equal(answers.labels, data.labels[rows])
+        assert answers.example.tolist() == list(range(601))
+    assert torch.equal(found[Texts].logits, found[Measured].logits)
+    assert spent[Measured] < 0.8 * spent[Texts]
+
+
+def test_a_student_is_judged_by_length_and_the_verdict_is_the_same():
+    class Sums(nn.Module):
+        tokens = 0
+
+        def forward(self, input_ids):
+            self.tokens += input_ids.numel()
+            return (input_ids.sum(1)[:, None] * torch.arange(10) % 13).float()
+
+    found, spent = [], []
+    for kind in (Texts, Measured):
+        data, model = examples(600, kind), Sums()
+        found.append(evaluate(model, data, Accelerator(cpu=True)))
+        spent.append(model.tokens)
+    assert found[0] == pytest.approx(found[1], rel=1e-6)  # float32 sums of 256 and 88 rows in another order
+    assert spent[1] < 0.8 * spent[0]
+
+
 def test_the_order_is_a_function_of_the_data_alone():
     data = examples(50, Measured)
-    rows = ordered(data)
-    assert sorted(rows.tolist()) == list(range(50))
-    known = data.table.lengths("teacher")[rows]
+    places = data.by_length("teacher")
+    assert sorted(places.tolist()) == list(range(50))
+    known = data.table.lengths("teacher")[data.rows[places]]
     assert bool((known.diff() >= 0).all())
-    assert ordered(examples(50)).tolist() == list(range(50))
+    assert examples(50).by_length().tolist() == list(range(50))

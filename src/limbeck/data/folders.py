@@ -29,12 +29,15 @@ class ImageFolder(Config):
     """Side in pixels, or [height, width], to which images are resized; null: the commonest size of the data."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour; null: grey if all images are."""
+    links: bool = False
+    """Whether links that lead out of the folder are followed; if not, the first is an error."""
 
     def load(self, task: Task = CLASSES) -> Raw:
         """The images; their labels are classes, whatever the ``task``.
 
         Raises:
-            DataError: there is no such folder, no image in it, one that cannot be read, or an unknown class.
+            DataError: there is no such folder, no image in it, one that cannot be read, an unknown class, or a link that leads
+            out of the folder.
         """
         top = Path(self.path).expanduser()
         if not top.is_dir():
@@ -55,7 +58,7 @@ class ImageFolder(Config):
         lengths: list[int] = []
         classes: list[str] = []
         for part, folder in parts.items():
-            found = _images(folder) if folder else {}
+            found = _images(folder, None if self.links else top.resolve()) if folder else {}
             if part == "train":
                 classes = [name for name in found if name not in _UNLABELLED]
             for name, images in found.items():
@@ -77,15 +80,25 @@ class ImageFolder(Config):
         return Raw("images", images_of(files, self.size, self.channels), numbers, names, validation, test, str(top))
 
 
-def _images(folder: Path) -> dict[str, list[Path]]:
-    """The images under each folder in ``folder`` that has some; what is hidden is passed over."""
+def _images(folder: Path, top: Path | None) -> dict[str, list[Path]]:
+    """The images under each folder in ``folder`` that has some; what is hidden is passed over. No link leads out of ``top``."""
+    _demand_inside(folder, top)
     found = {}
     for inner in sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")):
-        images = sorted(
-            file
-            for file in inner.rglob("*")
-            if file.suffix.lower() in _ENDINGS and not file.name.startswith(".") and file.is_file()
-        )
+        _demand_inside(inner, top)
+        images = []
+        for file in sorted(inner.rglob("*")):
+            if file.suffix.lower() in _ENDINGS and not file.name.startswith(".") and file.is_file():
+                _demand_inside(file, top)
+                images.append(file)
         if images:
             found[inner.name] = images
     return found
+
+
+def _demand_inside(item: Path, top: Path | None) -> None:
+    if top is not None and item.is_symlink() and not (to := item.resolve()).is_relative_to(top):
+        raise DataError(
+            f"{item} is a link that leads out of {top}, to {to}. If it is yours, set 'links: true' in the recipe's data.source; "
+            "in a folder from somebody else it may show what was not meant to be shown."
+        )

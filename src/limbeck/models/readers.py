@@ -38,11 +38,16 @@ def load_reader(told: dict[str, Any], folder: Path, reader: Reader | None) -> Re
     """The reader that `save_reader` told of; ``reader`` if it was in memory.
 
     Raises:
-        LimbeckError: it was in memory, and none was passed or another one.
+        LimbeckError: it was in memory, and none was passed or another one; or its tokenizer is somewhere else.
     """
     if told["kind"] == "config":
         value = dict(told["value"])
-        if value.get("tokenizer") == _HERE:
+        if "tokenizer" in value:
+            if value["tokenizer"] != _HERE:
+                raise LimbeckError(
+                    f"The student in '{folder}' names a tokenizer that is not in its folder ({value['tokenizer']!r}), which no "
+                    "student that limbeck wrote does: nothing was read. Ask whoever gave it to you for a whole one."
+                )
             value["tokenizer"] = str(folder.absolute())
         module, _, name = _KNOWN[value["name"]].partition(":")
         kind: Any = getattr(importlib.import_module(module), name)

@@ -145,6 +145,12 @@ def read_about(path: Path) -> dict[str, Any]:
         raise LimbeckError(f"'{path}' is damaged: copy the folder again, or train again.") from None
     if digest(about) != checksum:
         raise LimbeckError(f"'{path}' was altered after it was written: copy the folder again, or train again.")
+    top = path.parent.resolve()
+    if strange := [name for name in files if not (path.parent / name).resolve().is_relative_to(top)]:
+        raise LimbeckError(
+            f"'{path}' names files outside its folder ({', '.join(strange)}), which no student that limbeck wrote does: nothing "
+            "was read of them. If links lead there, copy what they lead to."
+        )
     bad = [
         name
         for name, known in files.items()

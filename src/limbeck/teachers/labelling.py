@@ -33,7 +33,7 @@ def label(
         LimbeckError: as `CachedTeacher.observe`.
     """
     teacher.store.verify()
-    rows = ordered(examples)
+    rows = examples.rows[examples.by_length("teacher")].numpy()
     work: list[tuple[Ints, int]] = []
     batches, total = 0, 0
     for view in views:
@@ -64,11 +64,3 @@ def missing(store: Store, rows: Ints, view: int, needs: frozenset[str]) -> NDArr
     for piece, _ in places.values():
         gone |= piece < 0
     return gone
-
-
-def ordered(examples: Examples) -> Ints:
-    """The rows in the order in which a teacher is asked: texts by their number of tokens, all else as it stands."""
-    rows, texts = examples.rows, examples.table.texts
-    if texts is None:
-        return rows.numpy()
-    return rows[texts.lengths("teacher")[rows].argsort(stable=True)].numpy()

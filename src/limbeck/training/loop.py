@@ -270,7 +270,7 @@ def evaluate(
     """
     sums = torch.zeros(4, dtype=torch.float64)
     task, spread = examples.task, examples.spread
-    mine = examples.rows[accelerator.process_index :: accelerator.num_processes]
+    mine = examples.rows[examples.by_length()][accelerator.process_index :: accelerator.num_processes]
     turns = -(-len(examples) // (rows * accelerator.num_processes))  # the same in all processes
 
     def answers() -> Iterator[Answered]:

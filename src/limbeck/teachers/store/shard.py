@@ -123,5 +123,7 @@ def set_aside(path: Path, why: DamagedError) -> None:
     log.warning("%s: its rows will be asked of the teacher again.", why)
     aside = path.parent.parent / ASIDE
     with suppress(OSError):
+        if aside.is_symlink():
+            return
         aside.mkdir(exist_ok=True)
         path.rename(aside / f"{path.parent.name}-{path.name}")

@@ -15,7 +15,7 @@ from limbeck.teachers.store import codec, frame
 from limbeck.teachers.store.codec import Column, Ints
 from limbeck.teachers.store.index import Index, Places, either
 from limbeck.teachers.store.shard import SUFFIX, DamagedError, Piece, Shard, content, set_aside
-from limbeck.teachers.store.writer import KEY, Writer, read_key
+from limbeck.teachers.store.writer import KEY, Writer, a_link, read_key
 
 
 def store_key(
@@ -82,6 +82,8 @@ class Store:
         own = str(self._writer.folder) if self._writer else ""
         found: list[Path] = []
         for folder in _entries(self.folder, "w-"):
+            if folder.is_symlink():
+                raise a_link(Path(folder.path))
             if folder.path != own:
                 found += (Path(entry.path) for entry in _entries(Path(folder.path), "") if _is_shard(entry.name))
         new = sorted(set(found) - self._known)

@@ -16,7 +16,7 @@ from limbeck.teachers.store import codec
 from limbeck.teachers.store.describe import StoreInfo, describe
 from limbeck.teachers.store.shard import ASIDE, Piece, Shard, content
 from limbeck.teachers.store.store import Store
-from limbeck.teachers.store.writer import KEY, Writer, left, sweep
+from limbeck.teachers.store.writer import KEY, Writer, left, sweep, writers
 
 _DAY = 86_400.0
 _GONE = ".limbeck-removed-"
@@ -104,8 +104,8 @@ def compact(folder: Path) -> Compacted:
         Busy: it is being compacted by another process.
     """
     with held(folder / ".compact", "it is being compacted"), ExitStack() as stack:
-        free = {path for path in sorted(folder.glob("w-*")) if stack.enter_context(left(path))}
-        busy = len(list(folder.glob("w-*"))) - len(free)
+        free = {path for path in writers(folder) if stack.enter_context(left(path))}
+        busy = len(writers(folder)) - len(free)
         store = Store.at(folder)
         store.verify()
         before = describe(store)
@@ -180,7 +180,7 @@ def remove(folder: Path) -> None:
         Busy: somebody writes into it.
     """
     with held(folder, "it is being removed"), ExitStack() as stack:
-        if not all(stack.enter_context(left(path)) for path in folder.glob("w-*")):
+        if not all(stack.enter_context(left(path)) for path in writers(folder)):
             raise Busy(f"{folder} is being written to: wait for that process to end.")
         gone = folder.parent / f"{_GONE}{folder.name}"  # at once, so that nobody finds half of it
         folder.rename(gone)

@@ -93,12 +93,33 @@ def sweep(store: Path) -> None:
     """Removes what killed writers left half written: only in folders whose lock is free. The store must be held."""
     for draft in store.glob(f".{KEY}.*"):
         draft.unlink(missing_ok=True)
-    for folder in store.glob("w-*"):
+    for folder in writers(store):
         with left(folder) as free, suppress(OSError):
             for draft in folder.glob(f".*{SUFFIX}.*") if free else ():
                 draft.unlink(missing_ok=True)
             if free and not any(folder.glob(f"*{SUFFIX}")):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def writers(store: Path) -> list[Path]:
+    """Those of a store's writers.
+
+    Raises:
+        LimbeckError: one is a link.
+    """
+    found = sorted(store.glob("w-*"))
+    for folder in found:
+        if folder.is_symlink():
+            raise a_link(folder)
+    return found
+
+
+def a_link(folder: Path) -> LimbeckError:
+    """Damaged files are moved and small ones written anew: what a link leads to is not the store's to do that with."""
+    return LimbeckError(
+        f"{folder} is a link, and a store of teacher outputs holds its files itself: copy what it leads to in its place, or "
+        "remove it. Nothing behind it was touched."
+    )
 
 
 @contextmanager
