@@ -26,6 +26,7 @@ from benchmarks.comparisons import compare
 from benchmarks.kept import RESULTS, Arm, Kept
 from benchmarks.published import minilm_l3
 from limbeck.config import digest
+from limbeck.data.examples import Examples, Splits
 from limbeck.evidence.efficiency import compare_latency
 from limbeck.export.deliver import export
 from limbeck.export.onnx import FILE
@@ -201,8 +202,7 @@ class Bench:
         for seed in self.stage.seeds:
 
             def make(seed: int = seed) -> Arm:
-                trained = self.school.trained(recipe, "control" if name == PUBLISHED else name, seed)
-                return Arm.of(trained, self.school.right(trained.module()))
+                return self.school.arm(recipe, "control" if name == PUBLISHED else name, seed)
 
             found.append(self.kept.arm(digest([told, name, seed])[:24], make))
         return found
@@ -214,7 +214,9 @@ class School:
     def __init__(self, stage: Stage, watcher: Watcher) -> None:
         self.stage, self.watcher = stage, watcher
         self.workshop = Workshop(home(), watcher.watch)
-        whole = from_recipe(parse(stage.recipe(Route(), "all")))
+        whole = from_recipe(
+            parse(replace(stage, student=SMALL).recipe(Route(), "all"))
+        )  # one teacher, whatever the student
         self.taught, _ = ready(whole, self.workshop, home() / "texts" / whole.hash, watcher)
         assert self.taught.teacher is not None
         assert self.taught.teacher.module is not None
@@ -231,16 +233,21 @@ class School:
             plan = replace(plan, store=None)  # layers of every view would fill the disk
         return plan
 
-    def trained(self, recipe: str, name: str, seed: int) -> Trained:
-        """One arm of a recipe."""
+    def arm(self, recipe: str, name: str, seed: int) -> Arm:
+        """One arm of a recipe, with what it has right."""
+        trained, splits = self.trained(recipe, name, seed)
+        return Arm.of(trained, self.right(trained.module(), splits.test))
+
+    def trained(self, recipe: str, name: str, seed: int) -> tuple[Trained, Splits]:
+        """One arm of a recipe, and the data as its student reads it."""
         experiment = from_recipe(parse(recipe))
         own = self.plan(experiment).at(seed)
         journal = home() / "texts" / experiment.hash / f"{name}-{seed}.json"
-        return walk(experiment.regime.arms(own)[name](own), self.workshop, journal)
+        return walk(experiment.regime.arms(own)[name](own), self.workshop, journal), own.splits
 
-    def right(self, module: nn.Module) -> NDArray[np.bool_]:
-        """Which test examples it has right, [N]."""
-        test = self.taught.splits.test
+    def right(self, module: nn.Module, test: Examples | None = None) -> NDArray[np.bool_]:
+        """Which test examples it has right, [N]; ``test``: as it reads them, if not as the teacher."""
+        test = test or self.taught.splits.test
         answers = answers_of(module, test, "student", self.taught.device).logits.argmax(-1)
         found: NDArray[np.bool_] = (answers == test.labels[test.rows]).numpy()
         return found
@@ -249,32 +256,35 @@ class School:
         """What does not depend on the route: costs, and the accuracy of naming the most frequent class."""
         test = self.taught.splits.test
         labels = test.labels[test.rows]
-        control = self.trained(self.stage.recipe(Route()), "control", self.stage.seeds[0])
-        return {"costs": self.costs(control), "chance": float(labels.bincount().max() / len(labels))}
+        trained, splits = self.trained(self.stage.recipe(Route()), "control", self.stage.seeds[0])
+        models = {"teacher": (self.teacher, self.taught.splits), "student": (trained.module(), splits)}
+        return {"costs": costs(models), "chance": float(labels.bincount().max() / len(labels))}
 
-    def costs(self, trained: Trained) -> dict[str, Any]:
-        """Parameters, and the milliseconds that one text and 32 take by PyTorch and by ONNX Runtime, measured in turns."""
-        splits = self.taught.splits
-        models = {"teacher": self.teacher, "student": trained.module()}
-        rows = splits.test.rows[:32]
-        texts = [splits.test.table.raw(row) for row in rows.tolist()]
-        columns = splits.test.batch(rows, torch.zeros_like(rows)).columns("student")
-        sessions = {}
-        with TemporaryDirectory() as folder:
-            for name, module in models.items():
-                student = Student(module, splits.reader, splits.classes, task=splits.task)
-                path = export(student, "onnx", Path(folder) / name, texts, seconds=0).path / FILE
-                sessions[name] = _session(path)
-        latency = {}
-        for count in (1, 32):
-            given = {name: column[:count] for name, column in columns.items()}
-            calls: dict[str, Callable[[], object]] = {}
-            for name, module in models.items():
-                calls[f"{name}, torch"] = partial(_called, module, given)
-                calls[f"{name}, onnxruntime"] = partial(_run, sessions[name], given)
-            latency[str(count)] = {who: found.p50_ms for who, found in compare_latency(calls).items()}
-        sizes = {name: sum(one.numel() for one in module.parameters()) for name, module in models.items()}
-        return {"parameters": sizes, "latency_ms": latency}
+
+def costs(models: Mapping[str, tuple[nn.Module, Splits]]) -> dict[str, Any]:
+    """Parameters, and the milliseconds that one text and 32 take by PyTorch and by ONNX Runtime, measured in turns.
+
+    ``models``: by name, each with the data as it reads it.
+    """
+    columns, sessions = {}, {}
+    with TemporaryDirectory() as folder:
+        for name, (module, splits) in models.items():
+            rows = splits.test.rows[:32]
+            texts = [splits.test.table.raw(row) for row in rows.tolist()]
+            columns[name] = splits.test.batch(rows, torch.zeros_like(rows)).columns("student")
+            student = Student(module, splits.reader, splits.classes, task=splits.task)
+            path = export(student, "onnx", Path(folder) / name, texts, seconds=0).path / FILE
+            sessions[name] = _session(path)
+    latency = {}
+    for count in (1, 32):
+        calls: dict[str, Callable[[], object]] = {}
+        for name, (module, _) in models.items():
+            given = {column: values[:count] for column, values in columns[name].items()}
+            calls[f"{name}, torch"] = partial(_called, module, given)
+            calls[f"{name}, onnxruntime"] = partial(_run, sessions[name], given)
+        latency[str(count)] = {who: found.p50_ms for who, found in compare_latency(calls).items()}
+    sizes = {name: sum(one.numel() for one in module.parameters()) for name, (module, _) in models.items()}
+    return {"parameters": sizes, "latency_ms": latency}
 
 
 def perform(name: str, stage: Stage) -> None:

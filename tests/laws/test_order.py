@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.fakes.experiments import examples
 
 from limbeck.data.batch import CLASS, REAL, SUPERVISED
+from limbeck.errors import DataError
 from limbeck.training.order import Order, Steps
 
 COUNTS = st.integers(1, 40)
@@ -28,6 +29,48 @@ def test_each_epoch_is_a_permutation_under_one_view(rows, batch, seed):
         part = slice(epoch * rows, (epoch + 1) * rows)
         assert torch.equal(ids[part].sort().values, some)
         assert (views[part] == epoch + 1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=COUNTS, batch=COUNTS, seed=st.integers(0, 2**63 - 1), step=st.integers(0, 400))
+def test_by_length_each_epoch_is_a_permutation_and_a_step_a_pure_function(rows, batch, seed, step):
+    some, lengths = torch.arange(rows) * 3 + 1, torch.arange(rows) * 7 % 12
+    order = Order(some, batch, seed, lengths=lengths)
+    ids, views = stream(order, -(-4 * rows // batch))
+    for epoch in range(4):
+        part = slice(epoch * rows, (epoch + 1) * rows)
+        assert torch.equal(ids[part].sort().values, some)
+        assert (views[part] == epoch + 1).all()
+    order.step(step + 3)
+    fresh = Order(some, batch, seed, lengths=lengths).step(step)
+    assert all(torch.equal(*both) for both in zip(order.step(step), fresh, strict=True))
+
+
+def test_by_length_a_step_has_little_padding_and_epochs_differ():
+    """Lengths as of sentences, 3 to 60 tokens: a step is as long as its longest text."""
+    lengths = (torch.randn(7001, generator=torch.Generator().manual_seed(0)).abs() * 20 + 3).long().clamp(max=60)
+    rows = torch.arange(len(lengths))
+
+    def padded(order):
+        steps = [order.step(step)[0] for step in range(3 * len(rows) // 32)]
+        return sum(32 * int(lengths[ids].max()) for ids in steps), steps
+
+    (mixed, _), (alike, steps) = (padded(Order(rows, 32, 5, lengths=one)) for one in (None, lengths))
+    least = 3 * int(lengths.sum())
+    assert least <= alike < 1.1 * least < 1.9 * least < mixed
+    per = len(rows) // 32
+    first, second = ({tuple(sorted(ids.tolist())) for ids in steps[at : at + per]} for at in (0, per))
+    assert len(first & second) < 0.05 * per, "the same texts meet in every epoch"
+    sizes = torch.tensor([float(lengths[ids].float().mean()) for ids in steps[:per]])
+    neighbours = torch.corrcoef(torch.stack([sizes[:-1], sizes[1:]]))[0, 1]
+    assert abs(float(neighbours)) < 0.25, "lengths come in an order"  # 218 pairs: 0.25 is 3.7 standard errors of none
+
+
+def test_by_length_is_for_texts():
+    data = examples()
+    assert Order.of(data, 8, 0, None).lengths is None
+    with pytest.raises(DataError, match="'group-by-length: true' is for texts"):
+        Order.of(data, 8, 0, None, by_length=True)
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.objective.schedules import Place
 from limbeck.training.loop import Engine, build_objective
-from limbeck.training.order import Order, Steps, derived
+from limbeck.training.order import Steps
 from limbeck.training.stage import Stage
 
 _STEPS, _DRAWS = 2, 8  # whose mean is taken: texts differ in length, and not every step may have written ones
@@ -45,8 +45,7 @@ def step_cost(stage: Stage, device: str) -> StepCost:
     objective = build_objective(stage, student).to(device)
     engine = Engine(student.to(device), objective, stage.side).train()
     settings, wanted = stage.training, objective.needs().teacher
-    order = Order(stage.examples.rows, settings.batch_size, derived(stage.seed, "data"), stage.views)
-    steps = Steps(stage.examples, order, settings.accumulate)
+    steps = Steps(stage.examples, stage.order(), settings.accumulate)
     pen = stage.writing.pen(stage, student) if stage.writing else None
     done, taught, learnt, wrote = min(_DRAWS if pen else _STEPS, settings.total), 0, 0, 0
     with torch.random.fork_rng():

@@ -27,7 +27,7 @@ from limbeck.training.guard import explained
 from limbeck.training.loop import Engine, build_objective
 from limbeck.training.memory import peak_bytes
 from limbeck.training.optimizers import groups, optimizer
-from limbeck.training.order import Order, Steps
+from limbeck.training.order import Steps
 from limbeck.training.stage import Pen, Stage
 
 _MOST, _ENOUGH = 10, 1.0  # steps that are timed, after the dry batch: as many as take a second
@@ -72,8 +72,7 @@ def dry_run(stage: Stage, device: str) -> Dry:
         objective = build_objective(stage, student.cpu()).to(device)
     engine = Engine(student.to(device), objective, stage.side).train()
     settings = stage.training
-    order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
-    batches = [batch.to(device) for batch in Steps(stage.examples, order, settings.accumulate)[0]]
+    batches = [batch.to(device) for batch in Steps(stage.examples, stage.order(), settings.accumulate)[0]]
     pen = stage.writing.pen(stage, student) if stage.writing else None
     if pen:
         batches = pen.written(student, batches, Place(0, settings.total))
@@ -119,8 +118,7 @@ def _paced(stage: Stage, engine: Engine, device: str, pen: Pen | None) -> tuple[
     )
     for group in optimiser.param_groups:
         group["lr"] = 0.0
-    order = Order(stage.examples.rows, settings.batch_size, stage.seed, stage.views)
-    steps = Steps(stage.examples, order, settings.accumulate)
+    steps = Steps(stage.examples, stage.order(), settings.accumulate)
     spent, asked, wrote, done = 0.0, 0.0, 0.0, 0
     while spent < _ENOUGH and done < _MOST:
         began = _now(device)

@@ -154,8 +154,9 @@ def _train(stage: Stage, folder: Path, accelerator: Accelerator, watch: Watch) -
         averaged.module.to(accelerator.device)
     resumable = Resumable(folder, accelerator, engine, optimiser, parts)
     first, spent = resumable.load()
-    order = Order(stage.examples.rows, settings.batch_size, derived(stage.seed, "data"), stage.views)
-    steps = Steps(stage.examples, order, settings.accumulate, accelerator.process_index, accelerator.num_processes)
+    steps = Steps(
+        stage.examples, stage.order(), settings.accumulate, accelerator.process_index, accelerator.num_processes
+    )
     with Interrupt() as interrupt:
         for step, micros in enumerate(steps.iterate(first, settings.total, settings.workers), start=first):
             tell(parts, "at", Place(step, settings.total))

@@ -1,8 +1,9 @@
 """The order of data: a pure function of (seed, step, rank). Nothing is drawn, so nothing can be lost on resume."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Final, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +12,11 @@ from torch.utils.data import Dataset
 from limbeck.config import digest
 from limbeck.data.batch import REAL, Batch
 from limbeck.data.examples import Examples
+from limbeck.errors import DataError
 from limbeck.training.ahead import read_ahead
+
+_WINDOW: Final = 50
+"""Batches whose rows are sorted together: enough for like lengths, few enough to be others in every epoch."""
 
 
 def derived(seed: int, *names: object) -> int:
@@ -36,12 +41,30 @@ class Order:
         batch_size: rows a step, over all ranks and micro-batches.
         seed: of the permutations.
         views: distinct views a row, used in turn; None for a new one every epoch; 0 for none, the row as it is.
+        lengths: int64 [n], of each of ``rows``: those of like lengths come in one step. None: whatever their lengths.
     """
 
     rows: Tensor
     batch_size: int
     seed: int
     views: int | None = None
+    lengths: Tensor | None = None
+    _arranged: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, examples: Examples, batch_size: int, seed: int, views: int | None, by_length: bool = False) -> Self:
+        """The order of these examples; ``by_length``: texts of like lengths together, as the student reads them.
+
+        Raises:
+            DataError: they have no lengths.
+        """
+        texts = examples.table.texts
+        if by_length and texts is None:
+            raise DataError(
+                "'group-by-length: true' is for texts, and this data holds none: leave it out of 'training'."
+            )
+        lengths = texts.lengths("student")[examples.rows] if by_length and texts is not None else None
+        return cls(examples.rows, batch_size, seed, views, lengths)
 
     def step(self, step: int) -> tuple[Tensor, Tensor]:
         """Ids and views of a whole step, int64 [batch_size]."""
@@ -50,12 +73,27 @@ class Order:
         left = self.batch_size
         while left:
             epoch, offset = divmod(place, count)
-            places = _permutation(count, self.seed, epoch)[offset : offset + left]
+            places = self._places(epoch)[offset : offset + left]
             part = self.rows[places]
             ids.append(part)
             views.append(self._views(epoch, places))
             place, left = place + len(part), left - len(part)
         return torch.cat(ids), torch.cat(views)
+
+    def _places(self, epoch: int) -> Tensor:
+        """The places in ``rows`` in the order of an epoch."""
+        count = len(self.rows)
+        places = _permutation(count, self.seed, epoch)
+        if self.lengths is None:
+            return places
+        if epoch not in self._arranged:
+            if len(self._arranged) > 1:  # a step reads two at most
+                self._arranged.clear()
+            begun = -epoch * count % self.batch_size  # fill the step that the epoch before began
+            generator = torch.Generator().manual_seed(derived(self.seed, "groups", epoch))
+            own = _grouped(places[begun:], self.lengths, self.batch_size, generator)
+            self._arranged[epoch] = torch.cat([places[:begun], own])
+        return self._arranged[epoch]
 
     def _views(self, epoch: int, places: Tensor) -> Tensor:
         if self._copies is None or not self.views:
@@ -79,6 +117,16 @@ class Order:
         if self.views is None:
             return epoch + 1
         return epoch % self.views + 1 if self.views else 0
+
+
+def _grouped(places: Tensor, lengths: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """The same places, sorted by length within windows, and then in whole steps in any order."""
+    found = []
+    for window in torch.split(places, _WINDOW * size):
+        steps = torch.split(window[lengths[window].argsort(stable=True)], size)
+        whole = len(window) // size  # what is left comes last, as a part of a step
+        found += [steps[one] for one in torch.randperm(whole, generator=generator).tolist()] + list(steps[whole:])
+    return torch.cat(found) if found else places
 
 
 @dataclass(frozen=True)

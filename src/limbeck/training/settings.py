@@ -45,6 +45,9 @@ else:
     Optimizer = choice(AdamW, Sgd)
 
 
+_LATER = ("max-norm", "average", "group-by-length")
+
+
 class Training(Config):
     """Budget, optimiser and evaluation of one arm. The control has the same ones as the distilled student."""
 
@@ -56,6 +59,8 @@ class Training(Config):
     """Examples an optimiser step, over all processes and micro-batches."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Micro-batches a step: less memory, the same gradient."""
+    group_by_length: bool = False
+    """Whether texts of like lengths share a step, so that little of it is padding. Which do is drawn anew in every epoch."""
     optimizer: Optimizer = AdamW()
     """``adamw`` or ``sgd``, with its settings."""
     warmup: Share = 0.05
@@ -124,5 +129,5 @@ class Training(Config):
         is not set where it came later.
         """
         plain = self.plain()
-        left_out = ("workers", "checkpoint-every", *(name for name in ("max-norm", "average") if plain[name] is None))
+        left_out = ("workers", "checkpoint-every", *(name for name in _LATER if not plain[name]))
         return {name: value for name, value in plain.items() if name not in left_out}

@@ -20,6 +20,7 @@ from limbeck.objective import Term
 from limbeck.objective.schedules import Place
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.launch import asked
+from limbeck.training.order import Order, derived
 from limbeck.training.settings import Training
 
 FORMAT = 3
@@ -149,6 +150,17 @@ class Stage:
     def begun(self, student: nn.Module) -> "Stage":
         """The stage as its training begins: with the student's past as its teacher, if that teaches."""
         return self if self.past is None else replace(self, teacher=self.past.teacher(student))
+
+    def order(self) -> Order:
+        """Which rows it reads at each step.
+
+        Raises:
+            DataError: they are to be grouped by their length, and have none.
+        """
+        settings = self.training
+        return Order.of(
+            self.examples, settings.batch_size, derived(self.seed, "data"), self.views, settings.group_by_length
+        )
 
     def model(self) -> nn.Module:
         """The model as its training begins: what is frozen has no gradient.
