@@ -80,7 +80,7 @@ class Stage:
         adamw = {"name": "adamw", "learning-rate": self.rate}
 
         def budget(share: float) -> dict[str, Any]:
-            return {"steps": round(share * self.steps), "batch-size": 32, "optimizer": adamw}
+            return {"steps": round(share * self.steps), "batch-size": 32, "group-by-length": True, "optimizer": adamw}
 
         before = [
             {"name": name, "objective": objective, "training": budget(share), **more}
