@@ -39,9 +39,10 @@ coverage: .venv/.dev ## the tests again, and which lines no test runs (half as l
 check: lint ## lint, then the quick tests only
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/laws tests/oracles tests/contracts
 
+# A file after a space pytest takes for the tests that are to run.
 faults: .venv/.dev ## kills, full disks, bit flips in numbers, and a table of what was tried in docs/reliability.md
 	HYPOTHESIS_PROFILE=searching OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "faults or proof" --durations=0 \
-		--proofs benchmarks/results/proofs.json
+		--proofs=benchmarks/results/proofs.json
 	$(BIN)/python -m benchmarks.proofs
 
 mutants: .venv/.dev ## each protection is switched off, and a test must notice

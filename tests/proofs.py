@@ -1,4 +1,4 @@
-"""What the tests of reliability tried, and how often: `pytest --proofs FILE` writes it, one entry for each of Q1 to Q15.
+"""What the tests of reliability tried, and how often: `pytest --proofs=FILE` writes it, one entry for each of Q1 to Q15.
 
 A test says with the marker ``proof("Q1")`` which of them it is of, and with the fixture ``tried`` what it tried, in numbers.
 """

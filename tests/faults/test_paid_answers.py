@@ -1,7 +1,6 @@
 """What is paid for: nothing twice however often labelling is killed, and never more than the limit whatever fails."""
 
 import multiprocessing
-import os
 import random
 import shutil
 import signal
@@ -76,7 +75,7 @@ def killed(tmp_path, kills, rows, tried):
             child = FORK.Process(target=labels, args=(fake.url, folder, batch))
             child.start()
             child.join(draw.uniform(0.03, 0.4))
-            os.kill(child.pid, signal.SIGKILL)
+            child.kill()  # unless it has ended by itself
             child.join()
             time.sleep(0.02)  # the server has the last requests in hand
             killed_here = child.exitcode == -signal.SIGKILL
