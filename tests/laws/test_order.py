@@ -66,6 +66,23 @@ def test_by_length_a_step_has_little_padding_and_epochs_differ():
     assert abs(float(neighbours)) < 0.25, "lengths come in an order"  # 218 pairs: 0.25 is 3.7 standard errors of none
 
 
+@pytest.mark.parametrize("rows", [300, 1000])
+def test_by_length_the_same_texts_seldom_meet_again(rows):
+    """Of texts that meet in a step few meet in the next epoch, too, however few texts there are."""
+    lengths = (torch.randn(rows, generator=torch.Generator().manual_seed(0)).abs() * 20 + 3).long().clamp(max=60)
+    order = Order(torch.arange(rows), 32, 1, lengths=lengths)
+    met, per = [], rows // 32
+    for epoch in range(2):
+        first = -(-epoch * rows // 32)
+        together = torch.zeros(rows, rows, dtype=torch.bool)
+        for step in range(first, first + per - 1):
+            ids = order.step(step)[0]
+            together[ids[:, None], ids] = True
+        met.append(together.fill_diagonal_(False))
+    again = float((met[0] & met[1]).sum() / met[0].sum())
+    assert again < 0.25, "0.14 to 0.17 here; 0.48 if an epoch were sorted as a whole"
+
+
 def test_by_length_is_for_texts():
     data = examples()
     assert Order.of(data, 8, 0, None).lengths is None

@@ -16,7 +16,7 @@ from limbeck.errors import DataError
 from limbeck.training.ahead import read_ahead
 
 _WINDOW: Final = 50
-"""Batches whose rows are sorted together: enough for like lengths, few enough to be others in every epoch."""
+"""Steps whose rows are sorted together, at most, and a quarter of an epoch: else the same texts would meet in every epoch."""
 
 
 def derived(seed: int, *names: object) -> int:
@@ -121,8 +121,8 @@ class Order:
 
 def _grouped(places: Tensor, lengths: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """The same places, sorted by length within windows, and then in whole steps in any order."""
-    found = []
-    for window in torch.split(places, _WINDOW * size):
+    found, most = [], max(1, min(_WINDOW, len(places) // (4 * size)))
+    for window in torch.split(places, most * size):
         steps = torch.split(window[lengths[window].argsort(stable=True)], size)
         whole = len(window) // size  # what is left comes last, as a part of a step
         found += [steps[one] for one in torch.randperm(whole, generator=generator).tolist()] + list(steps[whole:])
