@@ -160,9 +160,14 @@ MOBILE = {
 }
 EVERY = tuple(name for name in routes(2, False) if not name.startswith(("Theseus", "patient")))
 DEEP = ("soft targets", "+ hidden", "+ attention", "TinyBERT without the general training", "Theseus", "patient")
-WHOLE = tuple(
-    name for name in EVERY if not name.startswith(("TinyBERT w", "TinyBERT,", "+ cosine"))
-)  # parts: where few
+WHOLE = (
+    "soft targets",
+    "+ hidden",
+    "+ attention",
+    "MiniLM relations, then soft targets",
+    "TinyBERT",
+    "soft targets, texts written anew",
+)
 FEW = ("soft targets", "+ hidden", "TinyBERT without the general training")
 STAGES = {
     "small-scarce": Stage("2 layers of 128, 1,000 labels", "movie-sentences", 1000, SMALL, 2, 1200, 1e-3, EVERY),
@@ -214,9 +219,8 @@ class School:
     def __init__(self, stage: Stage, watcher: Watcher) -> None:
         self.stage, self.watcher = stage, watcher
         self.workshop = Workshop(home(), watcher.watch)
-        whole = from_recipe(
-            parse(replace(stage, student=SMALL).recipe(Route(), "all"))
-        )  # one teacher, whatever the student
+        like_all = replace(stage, student=SMALL)  # a student with tokens of its own would have a teacher of its own
+        whole = from_recipe(parse(like_all.recipe(Route(), "all")))
         self.taught, _ = ready(whole, self.workshop, home() / "texts" / whole.hash, watcher)
         assert self.taught.teacher is not None
         assert self.taught.teacher.module is not None

