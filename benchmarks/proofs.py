@@ -73,7 +73,7 @@ PROOFS: Final = {
         "No text is a node of the page, nothing outside is read, and the key is nowhere but in its header.",
     ),
     "Q15": (
-        "Recipes and data files are altered at random.",
+        "Recipes, data files, stored answers and those of a server are altered at random.",
         "Each is read or refused in one paragraph, in less than 5 seconds, and never with a traceback.",
     ),
 }

@@ -62,7 +62,9 @@ class Route:
 
 @dataclass(frozen=True)
 class Stage:
-    """One student on one task with so many labels. ``published``: beside one of as many layers that others have made."""
+    """One student on one task with so many labels. ``published``: beside one of as many layers that others have made.
+    ``by_length``: texts of like lengths share a step.
+    """
 
     title: str
     source: Any
@@ -74,13 +76,15 @@ class Stage:
     routes: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     published: bool = False
+    by_length: bool = True
 
     def recipe(self, route: Route, labelled: int | str | None = None) -> str:
         """The recipe of one arm."""
         adamw = {"name": "adamw", "learning-rate": self.rate}
 
         def budget(share: float) -> dict[str, Any]:
-            return {"steps": round(share * self.steps), "batch-size": 32, "group-by-length": True, "optimizer": adamw}
+            grouped = {"group-by-length": True} if self.by_length else {}
+            return {"steps": round(share * self.steps), "batch-size": 32, **grouped, "optimizer": adamw}
 
         before = [
             {"name": name, "objective": objective, "training": budget(share), **more}
@@ -159,7 +163,7 @@ MOBILE = {
     },
 }
 EVERY = tuple(name for name in routes(2, False) if not name.startswith(("Theseus", "patient")))
-DEEP = ("soft targets", "+ hidden", "+ attention", "TinyBERT without the general training", "Theseus", "patient")
+DEEP = ("soft targets", "+ hidden", "Theseus", "TinyBERT without the general training", "patient", "+ attention")
 WHOLE = (
     "soft targets",
     "+ hidden",
@@ -170,7 +174,9 @@ WHOLE = (
 )
 FEW = ("soft targets", "+ hidden", "TinyBERT without the general training")
 STAGES = {
-    "small-scarce": Stage("2 layers of 128, 1,000 labels", "movie-sentences", 1000, SMALL, 2, 1200, 1e-3, EVERY),
+    "small-scarce": Stage(
+        "2 layers of 128, 1,000 labels", "movie-sentences", 1000, SMALL, 2, 1200, 1e-3, EVERY, by_length=False
+    ),
     "small-all": Stage("2 layers of 128, all labels", "movie-sentences", "all", SMALL, 2, 1200, 1e-3, WHOLE),
     "half-scarce": Stage(
         "3 of the 6 layers, 1,000 labels", "movie-sentences", 1000, HALF, 3, 400, 1e-4, DEEP, published=True

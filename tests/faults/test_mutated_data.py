@@ -1,6 +1,7 @@
 """Data files, stores and answers of a server that chance has altered: each is read or refused in one paragraph, and in time."""
 
 import gzip
+import hashlib
 import io
 import json
 import random
@@ -13,15 +14,20 @@ import torch
 from PIL import Image
 from safetensors.torch import save as safetensors_of
 from tests.fakes.memory import GIGABYTE, at_most
+from tests.fakes.openai_server import Fake, Tiny, V, running
 from tests.fakes.rows import LOGITS, Named, batch_of, examples
 from tests.laws.test_groups import evidence
 
+from limbeck.data.batch import Batch
 from limbeck.data.sources import Data
 from limbeck.errors import LimbeckError
 from limbeck.evidence.schema import Evidence
 from limbeck.federation.letters import Letter, decoded
 from limbeck.models.weights import read as weights_of
 from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.served.settings import Served
+from limbeck.teachers.served.teacher import ServedTeacher
+from limbeck.teachers.served.writer import Sampling, ServedWriter
 from limbeck.teachers.stored import StoredTeacher
 
 SECONDS = 5.0
@@ -142,6 +148,54 @@ def pristine(folder, which) -> bytes:
     return path.read_bytes()
 
 
+def forged(folder, name, content):
+    """A shard whose name has the checksum of what chance has made of it, as somebody may write who means harm."""
+    with CachedTeacher(Named(), folder, "inputs") as cached:
+        cached.observe(batch_of(examples(20), range(10)), LOGITS)
+    (path,) = folder.glob("*/w-*/*.safetensors")
+    path.unlink()
+    number = path.name.partition("-")[0]
+    (path.parent / f"{number}-{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
+    StoredTeacher(folder).observe(batch_of(examples(20), range(10)), LOGITS)
+
+
+PROMPT = (3, 1, 4, 1, 5, 9)
+ASKED = {
+    "prompt": ("/completions", {"prompt": list(PROMPT), "prompt_logprobs": 5}),
+    "text": ("/chat/completions", {"messages": [{"role": "user", "content": "a b c"}], "max_tokens": 9}),
+}
+
+
+def answer(which) -> bytes:
+    return json.dumps(Fake(Tiny()).answer(*ASKED[which])).encode()
+
+
+SERVER = Fake(Tiny())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def running_server():
+    with running(SERVER):
+        yield
+
+
+def answering(content) -> Served:
+    """The settings of a server that answers just this."""
+    SERVER.quirk = lambda number, answer: (200, {}, content)
+    return Served(url=SERVER.url, model="tiny", top=5, retries=0, timeout=SECONDS, limit={"tokens": 10_000})
+
+
+def prompted(folder, name, content):
+    with ServedTeacher(answering(content), V, folder) as teacher:
+        shown = teacher.observe(Batch.of({"input_ids": torch.tensor([PROMPT])}), LOGITS)["logits"]
+        assert bool((shown.log_probabilities <= 0).all()), "what is no log-probability was shown"
+
+
+def wrote(folder, name, content):
+    with ServedWriter(answering(content), Sampling(max_tokens=9), folder) as writer:
+        writer.write(["a b c"])
+
+
 TENSORS = {"w": torch.arange(12.0).reshape(3, 4), "b": torch.zeros(3)}
 CASES = {
     "rows.csv": (lambda at: csv(), lambda at, name, said: table(written(at, name, said), label="label")),
@@ -179,6 +233,9 @@ CASES = {
         lambda at, name, said: decoded(said, "weights", 1, 1, TENSORS),
     ),
     "shard": (lambda at: pristine(at / "pristine", "shard"), shard),
+    "forged shard": (lambda at: pristine(at / "pristine", "shard"), forged),
+    "answer to a prompt": (lambda at: answer("prompt"), prompted),
+    "answer with a text": (lambda at: answer("text"), wrote),
     "key": (lambda at: pristine(at / "pristine", "key"), shard),
     "evidence.json": (
         lambda at: evidence().model_dump_json().encode(),
