@@ -148,6 +148,7 @@ def routes(layers: int, wide: bool) -> dict[str, Route]:
 
 SMALL = {"name": "small-transformer", "layers": 2, "hidden": 128, "heads": 2}
 HALF = {"name": "shrunk", "layers": 3}
+FIFTH = {"name": "shrunk", "layers": 3, "hidden": 192, "heads": 6, "intermediate": 768, "vocabulary": "task"}
 MOBILE = {
     "name": "from-config",
     "model-type": "mobilebert",
@@ -173,11 +174,15 @@ WHOLE = (
     "soft targets, texts written anew",
 )
 FEW = ("soft targets", "+ hidden", "TinyBERT without the general training")
+NARROW = ("soft targets", "+ hidden", "soft targets, texts written anew")
 STAGES = {
     "small-scarce": Stage(
         "2 layers of 128, 1,000 labels", "movie-sentences", 1000, SMALL, 2, 1200, 1e-3, EVERY, by_length=False
     ),
     "small-all": Stage("2 layers of 128, all labels", "movie-sentences", "all", SMALL, 2, 1200, 1e-3, WHOLE),
+    "fifth-scarce": Stage(
+        "3 layers of 192 cut from the teacher, 1,000 labels", "movie-sentences", 1000, FIFTH, 3, 1200, 5e-4, NARROW
+    ),
     "half-scarce": Stage(
         "3 of the 6 layers, 1,000 labels", "movie-sentences", 1000, HALF, 3, 400, 1e-4, DEEP, published=True
     ),

@@ -1,4 +1,4 @@
-"""Long runs: neither steps nor stored rows fill the memory, and a large store opens at once."""
+"""Long runs: neither steps nor stored rows fill the memory, steps not the disk either, and a large store opens at once."""
 
 import os
 import time
@@ -27,10 +27,12 @@ def resident() -> int:
 
 @dataclass
 class Watched:
-    """A watcher of one training that notes how much memory is in use every so many steps."""
+    """A watcher of one training that notes every so many steps how much memory, and how much of a folder, is in use."""
 
     every: int
+    folder: Path
     seen: list[int] = field(default_factory=list)
+    written: list[int] = field(default_factory=list)
 
     def __call__(self, stage, curve):
         return (self,)
@@ -44,19 +46,21 @@ class Watched:
     def stepped(self, model, place):
         if place.step % self.every == 0:
             self.seen.append(resident())
+            self.written.append(sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()))
 
     def evaluated(self, metrics, place):
         """Nothing."""
 
 
 def steps_hold(tmp_path, steps: int, most: int) -> None:
-    """Trains so long; from a tenth of it on at most ``most`` bytes more are in use."""
-    watched = Watched(max(1, steps // 20))
+    """Trains so long; from a tenth of it on at most ``most`` bytes more are in use, and no log grows: two checkpoints are all."""
+    watched = Watched(max(1, steps // 20), tmp_path)
     one = stage(terms=(LABELS, SOFT), teacher=teacher(), steps=steps)
     train(one, tmp_path, watched)
     assert len(watched.seen) >= 20
     early, late = watched.seen[2], max(watched.seen[3:])
     assert late - early < most, [one // MB for one in watched.seen]
+    assert max(watched.written) < MB / 4, watched.written
 
 
 def rows_hold(root, rows: int, most: int) -> None:
