@@ -80,16 +80,15 @@ all. *Above chance* is the student's accuracy less that of always naming the mos
 intervals and p as above. A route that a table lacks has not been run there yet.
 
 What was reached so far, against what we aimed at. **95 % above chance at a fifth of the size and five times the speed: not
-reached**; 85 % at a fifth of the size and seven to nine times the speed, by a student that begins with random weights. **Hidden
-states worth 3 points beside soft targets: not reached**; 0.2 to 1.2, and attention 1.2 to 1.7, none of it settled by three
-seeds once it is corrected for the number of routes. **Texts written anew worth 2.7 points: not reached**; 1.2, not settled
-either.
+reached**; 85 % at a fifth of the size and eight to nine times the speed (PyTorch, one text at a time), by a student that begins
+with random weights. **Hidden states worth 3 points beside soft targets: not reached**; 0.2 to 1.2, and attention 1.2 to 1.7,
+none of it settled by three seeds once it is corrected for the number of routes. **Texts written anew worth 2.7 points: not
+reached**; 1.2, not settled either.
 
-With 1,000 labels the teacher is worth 10 to 12 points on film sentences and on tweets, and hard pseudo-labels alone have nearly
-all of that. With all labels soft targets add 1.0 to the control, and attention 2.2. TinyBERT in as many steps as the others
-have is no better than soft targets on film sentences, as more than half of its steps have passed before it learns an answer,
-and its seeds lie up to 13 points apart where a part is left out. On tweets, without its general training, it is the best of all
-by a hair.
+With 1,000 labels the teacher is worth 10 to 12 points on film sentences and on tweets, and hard pseudo-labels alone have most
+of that. With all labels soft targets add 1.0 to the control, and attention 2.2. TinyBERT in as many steps as the others have is
+no better than soft targets on film sentences; more than half of its steps pass before it learns an answer, and its seeds lie up
+to 13 points apart where a part is left out. On tweets, without its general training, it is the best of all by a hair.
 """
 VARIANTS = {"digits": ("data.labelled=all",)}
 """Recipes that are also run with other settings: those that show where a teacher does not help."""

