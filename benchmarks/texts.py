@@ -63,7 +63,7 @@ class Route:
 @dataclass(frozen=True)
 class Stage:
     """One student on one task with so many labels. ``published``: beside one of as many layers that others have made.
-    ``by_length``: texts of like lengths share a step.
+    ``by_length``: texts of like lengths share a step. ``limit``: there are no more texts than so many, with or without a label.
     """
 
     title: str
@@ -77,6 +77,7 @@ class Stage:
     seeds: tuple[int, ...] = (0, 1, 2)
     published: bool = False
     by_length: bool = True
+    limit: int | None = None
 
     def recipe(self, route: Route, labelled: int | str | None = None) -> str:
         """The recipe of one arm."""
@@ -100,6 +101,7 @@ class Stage:
                 "validation": 1000,
                 "test": 2000,
                 "max-length": 48,
+                **({"limit": self.limit} if self.limit else {}),
                 **({"augment": AUGMENT, "views": 5} if route.augment else {}),
             },
             "teacher": {
@@ -175,9 +177,13 @@ WHOLE = (
 )
 FEW = ("soft targets", "+ hidden", "TinyBERT without the general training")
 NARROW = ("soft targets", "+ hidden", "soft targets, texts written anew")
+ALONE = ("soft targets", "+ hidden", "+ attention", "soft targets, texts written anew", "TinyBERT, texts written anew")
 STAGES = {
     "small-scarce": Stage(  # most of its arms were trained before texts could be grouped, and grouping changes them little
         "2 layers of 128, 1,000 labels", "movie-sentences", 1000, SMALL, 2, 1200, 1e-3, EVERY, by_length=False
+    ),
+    "small-few": Stage(
+        "2 layers of 128, 1,000 texts in all", "movie-sentences", "all", SMALL, 2, 1200, 1e-3, ALONE, limit=1000
     ),
     "small-all": Stage("2 layers of 128, all labels", "movie-sentences", "all", SMALL, 2, 1200, 1e-3, WHOLE),
     "fifth-scarce": Stage(
@@ -230,7 +236,8 @@ class School:
     def __init__(self, stage: Stage, watcher: Watcher) -> None:
         self.stage, self.watcher = stage, watcher
         self.workshop = Workshop(home(), watcher.watch)
-        like_all = replace(stage, student=SMALL)  # a student with tokens of its own would have a teacher of its own
+        # one teacher for all: a student with tokens of its own would have a teacher of its own, fewer texts a poorer one
+        like_all = replace(stage, student=SMALL, limit=None)
         whole = from_recipe(parse(like_all.recipe(Route(), "all")))
         self.taught, _ = ready(whole, self.workshop, home() / "texts" / whole.hash, watcher)
         assert self.taught.teacher is not None
