@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from limbeck.losses.divergences import FLOOR
+from limbeck.losses.divergences import FLOOR, distributions, log_probabilities
 from limbeck.losses.offer import Offer
 
 
@@ -157,9 +157,10 @@ class Dense:
         """See `Storage.outcomes`; every class."""
         logits = wide(self.logits[start:stop])
         softened = logits if temperature == 1 else logits / temperature
-        log_p = torch.log_softmax(softened, -1)
-        log_p = log_p.clamp_min(FLOOR) if log_p.requires_grad else log_p.clamp_min_(FLOOR)
-        return Outcomes(log_p, log_p.exp())
+        if softened.requires_grad:
+            log_p = log_probabilities(softened)
+            return Outcomes(log_p, log_p.exp())
+        return Outcomes(*distributions(softened))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from limbeck.losses.divergences import FLOOR, Divergence
+from limbeck.losses.divergences import FLOOR, Divergence, distributions
 from limbeck.losses.offer import Offer
 from limbeck.losses.storages import Chunked, Dense, Head, Outcomes, Storage
 
-_CHUNK: Final = 2**22  # logits of a chunk: products need a hundred rows or so, and larger buffers are slower to get
+_CHUNK: Final = 2**22  # logits of a chunk: larger buffers are slower to get
+_ROWS: Final = 128  # of a chunk at least: products of fewer read the head's weights too often
 _BLOCK: Final = 2**17  # logits of a block: a few buffers of so many floats stay in the cache
 
 
@@ -95,7 +96,7 @@ class _Streamed(torch.autograd.Function):
         totals = hidden.new_zeros(len(asked), dtype=torch.promote_types(hidden.dtype, torch.float32))
         teachers = {id(one.teacher): one.teacher for one in asked}
         many = [one for one in teachers.values() if one.offers == Offer.ROWS]
-        rows = max(1, min(len(hidden), _CHUNK // classes))
+        rows = max(1, min(len(hidden), _CHUNK // classes // _ROWS * _ROWS or _ROWS))
         room = hidden.new_empty(1 + len(many), rows, classes) if hidden.dtype == torch.float32 else None
         for start in range(0, len(hidden), rows):
             stop = min(start + rows, len(hidden))
@@ -174,9 +175,7 @@ def _soften(
     block: Tensor, asked: Sequence[tuple[int, Asked]], totals: Tensor, start: int, temperature: float
 ) -> Tensor:
     """`_descend` for a few rows, [n, V], already divided by the temperature; their gradient takes the place of ``block``."""
-    log_q = torch.log_softmax(block, -1)
-    q = torch.exp(log_q, out=block)  # fewer buffers, so that they stay in the cache
-    log_q.clamp_min_(FLOOR)
+    log_q, q = distributions(block, block)  # fewer buffers, so that they stay in the cache
     known: dict[int, Outcomes] = {}
     every: Tensor | None = None
     some: list[tuple[Tensor, Tensor]] = []
@@ -194,9 +193,10 @@ def _soften(
             some.append((ids.clamp_min(0), slopes))
         else:
             every = slopes if every is None else every.add_(slopes)
-    block.mul_(-total)
-    if every is not None:
-        block.add_(every)
+    if every is None:
+        torch.mul(q, -total, out=block)
+    else:
+        torch.addcmul(every, q, -total, out=block)
     for ids, slopes in some:
         block.scatter_add_(1, ids, slopes)
     return block
