@@ -1,9 +1,8 @@
-"""`python -m benchmarks.tokens [VOCABULARY ...]`: what a divergence over a large vocabulary costs beside its floor.
+"""`python -m benchmarks.tokens [SCENE ...]`: what a divergence over a large vocabulary costs beside its floor.
 
-The floor is a step that nobody can do without: the teacher's forward pass with its head, and the student's forward and backward
-pass with a chunked cross-entropy, written by hand, at the best of several chunk sizes. Everything is float32 and runs in
-turns in one process; a figure is the median of ratios to the floor beside it. TRL's losses are measured too where it is
-installed. Peak memory is of a process of its own, less what it had before the step.
+The floor (`benchmarks.floor`) is at the best of several chunk sizes. A training from a stored teacher is measured against one on
+labels alone. Everything is float32 and runs in turns in one process; a figure is the median of ratios to what ran beside it.
+TRL's losses are measured too where it is installed. Peak memory is of a process of its own, less what it had before the step.
 """
 
 import argparse
@@ -14,29 +13,34 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from limbeck.data.batch import CLASS, REAL, SUPERVISED, TOKENS, Batch
-from limbeck.data.language import BYTES, NextToken
+from benchmarks.floor import Shape, batch_of, floor
+from benchmarks.kept import RESULTS
+from limbeck.data.batch import CLASS
+from limbeck.data.language import NextToken
 from limbeck.files import write_json
 from limbeck.objective import Labels, Objective
 from limbeck.objective.divergence import Diverging
 from limbeck.objective.schedules import Fixed
 from limbeck.run.folder import versions
 from limbeck.signals.capture import Capture
+from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.store.sampled import SampledCodec
+from limbeck.teachers.teacher import Teacher
 from limbeck.training.memory import keep_freed
 
-RESULTS = Path(__file__).parent / "results" / "tokens.json"
-ROWS, LENGTH, TURNS = 4, 256, 7
-CHUNKS = (64, 128, 256, 512, 1024)
+PAGE = RESULTS / "tokens.md"
+CHUNKS = (64, 128, 256, 512)
 KINDS: dict[str, dict[str, Any]] = {
     "forward-kl": {},
     "reverse-kl": {},
@@ -48,79 +52,82 @@ KINDS: dict[str, dict[str, Any]] = {
     "adaptive-kl": {},
     "alpha-beta": {},
 }
+TARGETS = {"forward-kl": 1.05, "jensen-shannon": 1.15} | dict.fromkeys(
+    ("reverse-kl", "skew-kl", "skew-reverse-kl", "total-variation"), 1.1
+)
+STORED = "labels and forward-kl, stored draws"
 
 
-def model(vocabulary: int, hidden: int, layers: int) -> Any:
-    """A Qwen2-style model with tied embeddings."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+@dataclass(frozen=True)
+class Scene:
+    """Two models, a vocabulary and a batch. ``few``: only what has a target, as a step takes long."""
 
-    torch.manual_seed(hidden)
-    config = AutoConfig.for_model(
-        "qwen2",
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 64,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return AutoModelForCausalLM.from_config(config)
+    title: str
+    vocabulary: int
+    teacher: Shape
+    student: Shape
+    rows: int
+    length: int
+    turns: int = 7
+    few: bool = False
+
+
+_WIDE, _THIN = Shape(512, 4, 8, 8, 2048), Shape(256, 4, 4, 4, 1024)
+_SMOL, _QWEN = Shape(576, 30, 9, 3, 1536), Shape(896, 24, 14, 2, 4864)
+SCENES = {
+    "small-32000": Scene("4 layers of 512 to 4 of 256", 32_000, _WIDE, _THIN, 4, 256),
+    "small-151936": Scene("4 layers of 512 to 4 of 256", 151_936, _WIDE, _THIN, 4, 256, turns=5),
+    "smollm2": Scene(
+        "SmolLM2-135M's shape to half of its layers", 49_152, _SMOL, replace(_SMOL, layers=15), 1, 256, 5, True
+    ),
+    "qwen2": Scene(
+        "Qwen2.5-0.5B's shape to half of its layers", 151_936, _QWEN, replace(_QWEN, layers=12), 1, 128, 3, True
+    ),
+}
 
 
 class Setting:
-    """Teacher, student and a batch."""
+    """Teacher, student and a batch of a scene."""
 
-    def __init__(self, vocabulary: int) -> None:
-        self.teacher, self.student = model(vocabulary, 512, 4).eval(), model(vocabulary, 256, 4)
-        self.both = self.student, self.teacher
-        ids = torch.randint(0, vocabulary, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
-        labels = torch.cat([ids[:, 1:], torch.full((ROWS, 1), -100)], 1)
-        rows = torch.ones(ROWS, dtype=torch.bool)
-        self.batch = Batch(
-            {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-            {CLASS: labels, BYTES: torch.ones_like(ids)},
-            {REAL: rows, SUPERVISED: rows, TOKENS: torch.ones_like(ids, dtype=torch.bool)},
-            torch.arange(ROWS),
-            torch.zeros(ROWS, dtype=torch.int64),
-        )
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.teacher, self.student = scene.teacher.build(scene.vocabulary).eval(), scene.student.build(scene.vocabulary)
+        self.batch = batch_of(scene.vocabulary, scene.rows, scene.length)
 
     def floor(self, chunk: int) -> Callable[[], None]:
         """One step of the floor."""
-        labels = self.batch.labels[CLASS].flatten()
-        kept = (labels >= 0).nonzero()[:, 0]
-        labels = labels[kept]
+        return floor(self.teacher, self.student, self.batch, chunk)
 
-        def step() -> None:
-            with torch.no_grad():
-                hidden = self.teacher.model(**self.batch.inputs)[0].flatten(0, 1)[kept]
-                head = self.teacher.lm_head.weight
-                room = hidden.new_empty(chunk, len(head))
-                for start in range(0, len(hidden), chunk):
-                    part = hidden[start : start + chunk]
-                    torch.mm(part, head.t(), out=room[: len(part)])
-            hidden = self.student.model(**self.batch.inputs)[0].flatten(0, 1)[kept]
-            loss: Tensor = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-                hidden, self.student.lm_head.weight, labels, chunk, room
-            )
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.student.zero_grad(set_to_none=True)
-
-        return step
-
-    def ours(self, terms: list[Any]) -> Callable[[], None]:
+    def ours(self, terms: list[Any], teacher: Teacher | None = None) -> Callable[[], None]:
         """One step of an objective."""
         objective, capture = Objective(terms, NextToken()), Capture(self.student, {"logits"})
-        teacher, wanted = LocalTeacher(self.teacher, "teacher"), objective.needs().teacher
+        asked, wanted = teacher or LocalTeacher(self.teacher, "teacher"), objective.needs().teacher
 
         def step() -> None:
-            seen = teacher.observe(self.batch, wanted) if wanted else None
+            seen = asked.observe(self.batch, wanted) if wanted else None
             objective(capture(self.batch.columns("student")), seen, self.batch)[0].backward()
             self.student.zero_grad(set_to_none=True)
 
         return step
+
+    def stored(self, terms: list[Any]) -> Callable[[], None]:
+        """One step with the teacher as a store of draws, read from the disk; the first one makes it."""
+        steps: list[Callable[[], None]] = []
+
+        def step() -> None:
+            if not steps:
+                steps.append(self.ours(terms, self._store()))
+            steps[0]()
+
+        return step
+
+    def _store(self) -> Teacher:
+        cached = CachedTeacher(
+            LocalTeacher(self.teacher, "teacher"), Path(mkdtemp()), "batch", codec=SampledCodec(draws=12, seed=0)
+        )
+        cached.observe(self.batch, frozenset({"logits"}))
+        cached.flush()
+        return cached
 
     def dense(self) -> Callable[[], None]:
         """One step as it is usually written: both sides' logits whole, by `torch.nn.functional.kl_div`."""
@@ -141,13 +148,13 @@ class Setting:
         from trl.experimental.gkd.gkd_trainer import GKDTrainer
         from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
-        labels = self.batch.labels[CLASS]
+        labels, both = self.batch.labels[CLASS], (self.student, self.teacher)
 
         def step() -> None:
             if chunked:
                 with torch.no_grad():
                     known = self.teacher.model(**self.batch.inputs)[0]
-                hidden, weights = self.student.model(**self.batch.inputs)[0], (one.lm_head.weight for one in self.both)
+                hidden, weights = self.student.model(**self.batch.inputs)[0], (one.lm_head.weight for one in both)
                 loss, _, _ = _chunked_divergence_loss(hidden, known, *weights, labels >= 0, beta)
             else:
                 with torch.no_grad():
@@ -159,49 +166,25 @@ class Setting:
         return step
 
     def variants(self) -> dict[str, Callable[[], None]]:
-        """What is compared with the floor."""
-        found = {kind: self.ours([Diverging(kind=kind, **own)]) for kind, own in KINDS.items()}  # type: ignore[arg-type]
+        """What is compared with the floor; `STORED` with ``labels``."""
         both = [Labels(weight=Fixed(value=0.5)), Diverging(weight=Fixed(value=0.5))]
+        kinds = {kind: own for kind, own in KINDS.items() if kind in TARGETS or not self.scene.few}
+        found = {
+            "labels": self.ours([Labels()]),
+            STORED: self.stored(both),
+            **{kind: self.ours([Diverging(kind=kind, **own)]) for kind, own in kinds.items()},  # type: ignore[arg-type]
+            "labels and forward-kl": self.ours(both),
+        }
+        if self.scene.few:
+            return found
+        light = self.scene.vocabulary < 100_000  # whole logits of both sides would take gigabytes
         trl = {
             f"TRL {name}, beta {beta}": self.theirs(beta, chunked)
             for name, chunked in (("GKD", False), ("distillation", True))
             for beta in (0, 0.5, 1)
-            if find_spec("trl")
+            if find_spec("trl") and (light or chunked)
         }
-        return {
-            "labels": self.ours([Labels()]),
-            **found,
-            "labels and forward-kl": self.ours(both),
-            "dense": self.dense(),
-            **trl,
-        }
-
-
-class ChunkedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy with the gradient made in the forward pass, a chunk at a time, in one buffer."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int, room: Tensor) -> Tensor:
-        """The mean over tokens."""
-        ctx.hidden, ctx.weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        total, each = 0.0, 1 / len(hidden)
-        for start in range(0, len(hidden), chunk):
-            part, own = hidden[start : start + chunk], labels[start : start + chunk, None]
-            logits = torch.mm(part, weight.t(), out=room[: len(part)])
-            known = logits.gather(1, own)
-            top = logits.amax(1, keepdim=True)
-            slope = logits.sub_(top).exp_()
-            mass = slope.sum(1, keepdim=True)
-            total += float((mass.log() + top - known).sum())
-            slope.mul_(each / mass).scatter_add_(1, own, torch.full_like(known, -each))
-            torch.mm(slope, weight, out=ctx.hidden[start : start + chunk])
-            ctx.weight.addmm_(slope.t(), part)
-        return hidden.new_tensor(total * each)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        """What the forward pass made."""
-        return ctx.hidden, ctx.weight, None, None, None
+        return {**found, **({"dense": self.dense()} if light else {}), **trl}
 
 
 def seconds(step: Callable[[], None]) -> float:
@@ -211,35 +194,33 @@ def seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def ratios(vocabulary: int, turns: int = TURNS, kinds: list[str] | None = None) -> dict[str, Any]:
-    """Times over that of the floor."""
+def ratios(scene: Scene, kinds: list[str] | None = None) -> dict[str, Any]:
+    """Times over that of the floor; of `STORED` over that of labels alone."""
     keep_freed()  # as a training does; the floor has it too
-    setting = Setting(vocabulary)
-    floors = {chunk: setting.floor(chunk) for chunk in CHUNKS}
-    best = min(CHUNKS, key=lambda chunk: min(seconds(floors[chunk]) for _ in range(3)))
-    variants, taken = setting.variants(), dict[str, list[float]]()
-    if vocabulary > 100_000:  # whole logits of both sides would take gigabytes
-        variants = {name: one for name, one in variants.items() if name != "dense" and "GKD" not in name}
-    variants = {name: one for name, one in variants.items() if not kinds or name in (*kinds, "labels")}
-    floor = []
-    for turn in range(turns + 1):
+    setting = Setting(scene)
+    floors = {chunk: setting.floor(chunk) for chunk in CHUNKS if chunk <= 2 * scene.rows * scene.length}
+    best = min(floors, key=lambda chunk: min(seconds(floors[chunk]) for _ in range(3)))
+    variants, taken, own = setting.variants(), dict[str, list[float]](), list[float]()
+    for turn in range(scene.turns + 1):
         for name, step in variants.items():
-            ratio = seconds(step) / (own := seconds(floors[best]))
+            if kinds and name not in kinds:
+                continue
+            ratio = seconds(step) / (beside := seconds(variants["labels"] if name == STORED else floors[best]))
             if turn:
                 taken.setdefault(name, []).append(ratio)
-                floor.append(own)
+                own += [] if name == STORED else [beside]
     return {
         "chunk": best,
-        "floor seconds": round(median(floor), 4),
+        "floor seconds": round(median(own), 4) if own else None,
         "time": {name: round(median(found), 3) for name, found in taken.items()},
         "spread": {name: [round(min(found), 3), round(max(found), 3)] for name, found in taken.items()},
     }
 
 
-def peak(vocabulary: int, name: str, chunk: int) -> float:
+def peak(scene: Scene, name: str, chunk: int) -> float:
     """MiB that a step takes at most, in this process."""
     keep_freed()
-    setting = Setting(vocabulary)
+    setting = Setting(scene)
     step = setting.floor(chunk) if name == "floor" else setting.variants()[name]
     gc.collect()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -247,35 +228,57 @@ def peak(vocabulary: int, name: str, chunk: int) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
+def table(name: str, found: dict[str, Any]) -> str:
+    """One scene."""
+    scene, peaks = SCENES[name], found["peak"]
+    rows = [
+        f"| {one}{', beside labels alone' if one == STORED else ''} | {ratio:.2f} ({found['spread'][one][0]:.2f} to "
+        f"{found['spread'][one][1]:.2f}) | {'1.03' if one == STORED else TARGETS.get(one, '')} | "
+        + (f"{peaks[one]:,} | {peaks[one] / peaks['floor']:.2f} |" if one in peaks else "| |")
+        for one, ratio in found["time"].items()
+    ]
+    return (
+        f"## {scene.title}, V = {scene.vocabulary:,}\n\n{scene.rows} x {scene.length} tokens, {scene.turns} turns; "
+        f"the floor takes {found['floor seconds']:.2f} s and {peaks['floor']:,} MiB, in chunks of {found['chunk']} rows.\n\n"
+        "| step | time over the floor (least to most) | target | peak, MiB | over the floor |\n|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + f"\n\n<sub>{found['date']}, {found['threads']} torch thread(s), "
+        + ", ".join(f"{one} {version}" for one, version in found["versions"].items())
+        + "</sub>\n"
+    )
+
+
 def main() -> None:
     """Measures and writes."""
     reader = argparse.ArgumentParser()
-    reader.add_argument("vocabulary", nargs="*", type=int)
+    reader.add_argument("scene", nargs="*", choices=[[], *SCENES], default=[])
     reader.add_argument("--peak", nargs=2)
-    reader.add_argument("--turns", type=int, default=TURNS)
-    reader.add_argument("--kinds", nargs="*", help="which variants; all if left out")
+    reader.add_argument("--kinds", nargs="*", help="which variants, without writing; all if left out")
     told = reader.parse_args()
     if told.peak:
-        name, chunk = told.peak
-        print(peak(told.vocabulary[0], name, int(chunk)))
+        print(peak(SCENES[told.scene[0]], told.peak[0], int(told.peak[1])))
         return
-    found: dict[str, Any] = {}
-    for vocabulary in told.vocabulary or (32_000, 151_936):
-        one = ratios(vocabulary, told.turns, told.kinds)
+    for name in told.scene or SCENES:
+        one = ratios(SCENES[name], told.kinds)
+        print(json.dumps({name: one}, indent=1), flush=True)
+        if told.kinds:
+            continue
         one["peak"] = {}
-        for name in ("floor", *one["time"]):
-            asked = [sys.executable, "-m", "benchmarks.tokens", str(vocabulary), "--peak", name, str(one["chunk"])]
-            one["peak"][name] = round(float(subprocess.run(asked, capture_output=True, check=True, text=True).stdout))
-        found[str(vocabulary)] = one
-        print(json.dumps({vocabulary: one}, indent=1), flush=True)
-    kept = {
-        "rows": ROWS,
-        "length": LENGTH,
-        "turns": told.turns,
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-    }
-    write_json(RESULTS, {**kept, "date": datetime.now(UTC).isoformat(timespec="seconds"), "vocabularies": found})
+        for variant in ("floor", *(each for each in one["time"] if each != STORED)):
+            asked = [sys.executable, "-m", "benchmarks.tokens", name, "--peak", variant, str(one["chunk"])]
+            one["peak"][variant] = round(
+                float(subprocess.run(asked, capture_output=True, check=True, text=True).stdout)
+            )
+        one |= {"threads": torch.get_num_threads(), "versions": versions()}
+        write_json(_file(name), one | {"date": datetime.now(UTC).isoformat(timespec="seconds")})
+    measured = [table(name, json.loads(_file(name).read_text())) for name in SCENES if _file(name).exists()]
+    PAGE.write_text(
+        "# What divergences over large vocabularies cost\n\n" + __doc__.split("\n\n", 1)[1] + "\n" + "\n".join(measured)
+    )
+
+
+def _file(name: str) -> Path:
+    return RESULTS / f"tokens-{name}.json"
 
 
 if __name__ == "__main__":
