@@ -1,7 +1,9 @@
 """`python -m benchmarks.stored_logits`: bytes a token, speeds and errors of the codecs of logits, on one thread.
 
-Logits are made up, as peaked as text is, unless ``--model FOLDER`` names a causal language model of transformers, whose own
-logits of ``--texts FILE`` are taken. Run it on a quiet machine; times are the best of several turns.
+Logits are made up, as peaked as text is, unless ``--model`` names a causal language model, as a recipe does (of a GGUF file
+``<path>/<file>``), whose own logits of ``--texts FILE`` are taken. Errors are those of the forward KL of a student: made-up
+logits with noise, or the same model without its last third of layers. Run it on a quiet machine; times are the best of several
+turns. With ``--model`` the table is kept in benchmarks/results/stored-logits.md.
 """
 
 import argparse
@@ -14,9 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.kept import RESULTS
+from limbeck.data.tokenizers import resolve
 from limbeck.losses.divergences import ForwardKl, dense
 from limbeck.objective.evaluate import Asked, streamed
-from limbeck.signals.logits import Chunked, Dense, Head, Storage
+from limbeck.run.folder import versions
+from limbeck.signals.logits import Dense, Storage
 from limbeck.teachers.store.codecs import Codec
 from limbeck.teachers.store.frame import Rows
 from limbeck.teachers.store.sampled import SampledCodec
@@ -33,14 +38,18 @@ def made_up(classes: int) -> Tensor:
     return -1.7 * torch.log1p(ranks) + 0.5 * torch.randn(shape, generator=generator)
 
 
-def of_model(folder: Path, texts: Path) -> Tensor:
+def of_model(path: str, texts: Path) -> tuple[Tensor, Tensor]:
+    """Logits of a model, and of the same without its last third of layers, [ROWS, LENGTH, V] each."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    place = resolve(path)
+    tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModelForCausalLM.from_pretrained(place).eval()
     ids = tokenizer(texts.read_text(), return_tensors="pt").input_ids[0, : ROWS * LENGTH].view(-1, LENGTH)
     with torch.no_grad():
-        logits: Tensor = model(ids).logits
-    return logits.float()
+        logits: Tensor = model(ids).logits.float()
+        model.model.layers = model.model.layers[: 2 * len(model.model.layers) // 3]
+        shallow: Tensor = model(ids).logits.float()
+    return logits, shallow
 
 
 def best(*acts: Callable[[], object]) -> list[float]:
@@ -61,19 +70,16 @@ def rows_of(count: int, view: int = 0) -> Rows:
 def learnt(student: Tensor, teacher: Storage) -> tuple[float, Tensor]:
     """The mean forward KL of rows [N, V], and its gradient with respect to the student's logits."""
     hidden = student.clone().requires_grad_(True)
-    count, classes = student.shape
-    asked = Asked(ForwardKl(), teacher, torch.full((count,), 1 / count))
-    value, _ = streamed(Chunked(hidden, Head(torch.eye(classes))), [asked])
+    asked = Asked(ForwardKl(), teacher, torch.full((len(student),), 1 / len(student)))
+    value, _ = streamed(Dense(hidden), [asked])
     value.backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
     return float(value.detach()), hidden.grad
 
 
-def errors(codec: Codec, classes: int = 2000) -> tuple[float, float]:
-    """Of value and gradient of the forward KL, as shares of the exact ones, over tokens of a smaller vocabulary."""
-    teacher = made_up(classes)
-    places = torch.arange(ROWS * LENGTH)
-    student = (teacher + torch.randn(teacher.shape, generator=torch.Generator().manual_seed(1))).flatten(0, 1)
+def errors(codec: Codec, teacher: Tensor, student: Tensor) -> tuple[float, float]:
+    """Of value and gradient of the forward KL, as shares of the exact ones; logits [B, T, V] of both sides."""
+    places, student = torch.arange(ROWS * LENGTH), student.flatten(0, 1)
     value, gradient = learnt(student, Dense(teacher).at(places))
     assert abs(value - float(dense(ForwardKl(), student, teacher.flatten(0, 1)).mean())) < 1e-3
     ours, slope = learnt(student, codec.decode(codec.encode(Dense(teacher), rows_of(ROWS))).at(places))
@@ -91,16 +97,23 @@ def _drawn(logits: Tensor, count: int) -> object:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, default=151936)
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--model")
     parser.add_argument("--texts", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    logits = of_model(asked.model, asked.texts) if asked.model else made_up(asked.classes)
+    if asked.model:
+        logits, student = of_model(asked.model, asked.texts)
+        compared = logits, student
+    else:
+        logits, few = made_up(asked.classes), made_up(2000)  # errors of a smaller vocabulary take less memory
+        compared = few, few + torch.randn(few.shape, generator=torch.Generator().manual_seed(1))
     count, flat = logits.shape[0] * logits.shape[1], logits.flatten(0, 1)
-    print(f"{count} tokens, {logits.shape[-1]} classes")
-    print(
-        f"{'codec':28}{'B/token':>9}{'encode/s':>10}{'naive/s':>9}{'times':>7}{'decode/s':>11}{'KL':>9}{'gradient':>10}"
-    )
+    lines = [
+        f"{count} tokens, {logits.shape[-1]:,} classes{f', {asked.model}' if asked.model else ''}, one thread\n",
+        "| codec | bytes a token | encoded a second | naively | times | decoded a second | KL off by | gradient off by |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
     codecs: tuple[TopKCodec | SampledCodec, ...] = (
         *(TopKCodec(k=k) for k in (8, 50, 128)),
         *(SampledCodec(draws=draws, seed=0) for draws in (12, 50, 200)),
@@ -113,12 +126,16 @@ def main() -> None:
         encoding, plainly = best(encode, partial(naive, flat, budget))
         rows = encode()
         (decoding,) = best(partial(codec.decode, rows.repeat(32, 1)))  # as a batch of training has them
-        value, slope = errors(codec)
+        value, slope = errors(codec, *compared)
         name = f"{codec.name} {budget}" + ("" if getattr(codec, "entropy", True) else " without entropy")
-        print(
-            f"{name:28}{rows.numel() / count:9.1f}{count / encoding:10,.0f}{count / plainly:9,.0f}{plainly / encoding:7.1f}"
-            f"{32 * count / decoding:11,.0f}{value:9.1%}{slope:10.1%}"
+        lines.append(
+            f"| {name} | {rows.numel() / count:.1f} | {count / encoding:,.0f} | {count / plainly:,.0f} | "
+            f"{plainly / encoding:.1f} | {32 * count / decoding:,.0f} | {value:.1%} | {slope:.1%} |"
         )
+        print(lines[-1], flush=True)
+    if asked.model:
+        told = "# Stored logits: what they take, and what they cost in accuracy\n\n"
+        (RESULTS / "stored-logits.md").write_text(told + "\n".join(lines) + f"\n\n<sub>{versions()}</sub>\n")
 
 
 if __name__ == "__main__":
