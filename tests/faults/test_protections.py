@@ -15,11 +15,11 @@ import torch
 from onnx import TensorProto, helper
 from safetensors.torch import load_file
 from tests.fakes.experiments import stage
+from tests.fakes.not_finite import NoNumbers
 from tests.fakes.openai_server import Fake, Tiny, V, running
 from tests.fakes.rows import LOGITS
 from tests.fakes.tracer import killed_at
 from tests.faults.test_hostile_files import bert, read_model
-from tests.laws.test_training import NoNumbers
 from tests.laws.test_upkeep import written
 
 from limbeck import files

@@ -2,14 +2,10 @@
 
 import random
 from dataclasses import replace
-from itertools import pairwise
-from math import inf, isfinite
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from tests.fakes.experiments import (
     HINTS,
     LABELS,
@@ -24,32 +20,22 @@ from tests.fakes.experiments import (
     apart,
     control_c,
     crash,
-    examples,
-    flipped,
     same,
     shared,
     smooth,
     splits,
     stage,
-    teacher,
 )
 from tests.fakes.processes import in_two_processes
 from tests.fakes.served import serving
 from torch import nn
 
-from limbeck.errors import Interrupted, LimbeckError, SignalError
+from limbeck.errors import Interrupted, SignalError
 from limbeck.models.nets import SmallCnn
-from limbeck.objective import Adversarial, Crd, Hints, Labels, RkdDistance, SoftTargets
-from limbeck.objective.schedules import Place
-from limbeck.objective.term import Owned
+from limbeck.objective import Adversarial, Crd, RkdDistance, SoftTargets
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.labelling import label
-from limbeck.training import checkpoint
-from limbeck.training.loop import evaluate, train
-from limbeck.training.moments import Best
-from limbeck.training.optimizers import clip, groups, optimizer, rate
-from limbeck.training.order import derived
-from limbeck.training.settings import AdamW, Training
+from limbeck.training.loop import train
 from limbeck.training.workshop import Workshop
 
 
@@ -132,6 +118,21 @@ def test_tied_weights_survive_an_interruption(tmp_path):
     assert same(train(one, tmp_path / "cut"), once)
     module = Workshop(tmp_path / "home").train(one).module()
     assert module.again.weight is module.body.weight
+
+
+def test_a_convolution_of_the_house_resumes(tmp_path):
+    class House(SmallCnn):
+        def __init__(self):
+            super().__init__(1, 4, 2, 3)
+
+        def forward(self, x):
+            return super().forward(x.view(-1, 1, 3, 4))
+
+    one = stage(House, terms=(LABELS, SOFT))
+    once = train(one, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(one, tmp_path / "cut", Watching(after=6, act=control_c))
+    assert same(train(one, tmp_path / "cut"), once)
 
 
 # --- accumulated = one batch, two processes = one
@@ -288,353 +289,3 @@ def test_a_student_given_in_memory_is_a_copy(tmp_path):
     outcome = train(stage(module), tmp_path)
     assert all(torch.equal(value, module.state_dict()[name]) for name, value in before.items())
     assert apart(outcome.weights, before) > 0
-
-
-# --- moments
-
-
-def test_the_moments_and_their_order(tmp_path):
-    seen = Watching()
-    train(stage(steps=5, evaluate_every=2, accumulate=4), tmp_path, seen)
-    step = ["at", "gradients", "stepped"]
-    assert seen.log == [*step, *step, "evaluated", *step, *step, "evaluated", *step, "evaluated"]
-    assert [place for what, place in seen.places if what == "at"] == [0, 1, 2, 3, 4]
-    assert [place for what, place in seen.places if what == "stepped"] == [1, 2, 3, 4, 5]
-    assert [place for what, place in seen.places if what == "evaluated"] == [2, 4, 5]
-
-
-def test_gradients_are_told_whole_and_before_clipping(tmp_path):
-    norms = []
-
-    class Norms(Watching):
-        def gradients(self, model):
-            found = [p.grad for p in model.student.parameters() if p.grad is not None]
-            norms.append(float(torch.stack([grad.norm() for grad in found]).norm()))
-
-    train(stage(smooth, clip=1e-4, steps=2), tmp_path / "1", Norms())
-    train(stage(smooth, clip=1e-4, steps=2, accumulate=4), tmp_path / "4", Norms())
-    assert min(norms) > 1e-3
-    assert norms[0] == pytest.approx(norms[2], rel=1e-5)
-
-
-def test_an_observer_may_stop(tmp_path):
-    class Enough(Watching):
-        def evaluated(self, metrics, place):
-            super().evaluated(metrics, place)
-            return True
-
-    seen = Enough()
-    outcome = train(stage(), tmp_path, seen)
-    assert seen.places[-1] == ("evaluated", 4)
-    assert len(outcome.points) == 1
-
-
-# --- settings that act
-
-
-def test_every_group_is_clipped_by_itself():
-    student, objective = nn.Linear(3, 2), nn.Linear(3, 2)
-    found = groups(student, [("hints", objective, Owned())], 0.1)
-    for parameter in student.parameters():
-        parameter.grad = torch.full_like(parameter, 100.0)
-    for parameter in objective.parameters():
-        parameter.grad = torch.full_like(parameter, 1e-3)
-    norm = clip(found, 1.0)
-    ours = torch.stack([p.grad.norm() for p in student.parameters()]).norm()
-    assert float(ours) == pytest.approx(1.0, rel=1e-5)  # clip_grad_norm_ divides by norm + 1e-6
-    assert all((p.grad == 1e-3).all() for p in objective.parameters()), "small ones are not made smaller by large ones"
-    assert norm == pytest.approx((8 * 100.0**2 + 8 * 1e-6) ** 0.5, rel=1e-6)
-
-
-def test_vectors_are_not_decayed_and_frozen_parameters_not_trained():
-    student = Net()
-    student.head.bias.requires_grad_(False)
-    found = groups(student, [("hints", nn.Linear(2, 2), Owned())], 0.1)
-    for group in found:
-        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
-    assert student.head.bias not in {p for group in found for p in group["params"]}
-    with pytest.raises(LimbeckError, match="requires_grad"):
-        groups(Net().requires_grad_(False), [], 0.1)
-
-
-def test_what_the_objective_trains_has_settings_of_its_own():
-    part = nn.Linear(2, 2)
-    found = groups(Net(), [("hints", part, Owned(rate=0.5, weight_decay=0.0, betas=(0.5, 0.999)))], 0.1)
-    own = [group for group in found if group["clip"] == "hints"]
-    assert {p for group in own for p in group["params"]} == set(part.parameters())
-    assert all(group["factor"] == 0.5 and group["weight_decay"] == 0 for group in own)
-    made = optimizer(AdamW(), found)
-    assert [group["betas"] for group in made.param_groups] == [(0.9, 0.999)] * 2 + [(0.5, 0.999)] * 2
-
-
-@pytest.mark.parametrize("decay", ["cosine", "linear", "none"])
-@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.3, 1.0])
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(decay, warmup):
-    training = Training(steps=40, warmup=warmup, decay=decay, optimizer=AdamW(learning_rate=0.5))
-    rates = [rate(training, step) for step in range(41)]
-    rising = round(40 * warmup)
-    assert rates[max(0, rising - 1)] == 0.5
-    assert max(rates) == 0.5
-    assert min(rates[:40]) > 0, "no step is wasted"
-    if rising:
-        assert rates[0] == pytest.approx(0.5 / rising)
-    if rising < 40:
-        assert rates[40] == pytest.approx(0.5 if decay == "none" else 0, abs=1e-15)
-    assert all(after >= before for before, after in pairwise(rates[:rising]))
-    assert all(after <= before for before, after in pairwise(rates[rising:40]))
-
-
-def test_patience_counts_evaluations_without_improvement(tmp_path):
-    seen = Watching()
-    idle = SGD.model_copy(update={"learning_rate": 1e-12})
-    outcome = train(stage(smooth, evaluate_every=1, patience=3, optimizer=idle), tmp_path, seen)
-    assert len(outcome.points) == 4
-    assert outcome.metrics["step"] == 1
-
-
-def test_the_best_is_the_most_accurate_then_the_likeliest_then_the_first():
-    student = nn.Linear(1, 1)
-    best = Best(student, "best", patience=None)
-    found = [(0.5, 1.0), (0.6, 1.2), (0.6, 1.1), (0.6, 1.1), (0.55, 0.1)]
-    for step, (accuracy, nll) in enumerate(found):
-        with torch.no_grad():
-            student.weight.fill_(step)
-        best.evaluated({"accuracy": accuracy, "nll": nll}, Place(step, 5))
-    assert float(best.weights["weight"]) == 2 == best.metrics["step"]
-    assert best.waited == 2
-
-
-@pytest.mark.parametrize("keep", ["best", "last"])
-def test_what_is_delivered_is_what_was_measured(tmp_path, keep):
-    one = stage(keep=keep, evaluate_every=1, steps=15, optimizer=AdamW(learning_rate=0.1))
-    outcome = train(one, tmp_path)
-    ranks = [(point["accuracy"], -point["nll"]) for point in outcome.points]
-    wanted = ranks.index(max(ranks)) if keep == "best" else len(ranks) - 1
-    assert outcome.metrics["step"] == wanted + 1
-    if keep == "best":
-        assert wanted < len(ranks) - 1, "or the two choices could not be told apart"
-    module = one.start.module()
-    module.load_state_dict(outcome.weights)
-    again = evaluate(module, one.validation, Accelerator())
-    assert again == {name: outcome.metrics[name] for name in again}
-
-
-def test_projectors_are_trained_but_not_delivered(tmp_path):
-    weights = []
-
-    class Look(Watching):
-        def gradients(self, model):
-            weights.append([p.detach().clone() for p in model.objective.parameters()])
-
-    outcome = train(stage(), tmp_path, Look())
-    assert outcome.weights.keys() == Net().state_dict().keys()
-    assert [tuple(p.shape) for p in weights[0]] == [(32, 16), (32,)]
-    assert not torch.equal(weights[0][0], weights[-1][0])
-
-
-SEEN = []
-
-
-class Spy(SoftTargets):
-    def values(self, student, teacher, batch, place, part):
-        SEEN.append((student["logits"].dtype, torch.is_autocast_enabled("cpu")))
-        return super().values(student, teacher, batch, place, part)
-
-
-class SpyHints(Hints):
-    def values(self, student, teacher, batch, place, part):
-        found = super().values(student, teacher, batch, place, part)
-        SEEN.append((found.dtype, torch.is_autocast_enabled("cpu")))
-        return found
-
-
-def test_bf16_trains_and_the_objective_is_computed_in_float32(tmp_path):
-    SEEN.clear()
-    dtypes = []
-
-    class Net16(Net):
-        def forward(self, x):
-            out = super().forward(x)
-            if self.training:
-                dtypes.append(out.dtype)
-            return out
-
-    terms = (LABELS, Spy(), SpyHints(student="body", teacher="body"))
-    half = train(stage(Net16, precision="bf16", terms=terms, clip=None, optimizer=SGD), tmp_path / "half")
-    assert set(dtypes) == {torch.bfloat16}
-    assert set(SEEN) == {(torch.float32, False)}
-    assert {value.dtype for name, value in half.weights.items() if "num" not in name} == {torch.float32}
-    full = train(stage(Net16, terms=terms, clip=None, optimizer=SGD), tmp_path / "full")  # the same process, after bf16
-    assert dtypes[-1] == torch.float32
-    assert 0 < abs(half.metrics["nll"] - full.metrics["nll"]) < 0.05  # 8 bits of mantissa
-
-
-# --- numbers that are no numbers
-
-
-class NoNumbers:
-    def __init__(self, inner, after):
-        self.fingerprint, self.provides, self.module = "nan", inner.provides, None
-        self._inner, self._left = inner, after
-
-    def observe(self, batch, needs):
-        self._left -= 1
-        seen = self._inner.observe(batch, needs)
-        return seen if self._left >= 0 else {name: value * float("nan") for name, value in seen.items()}
-
-
-def _in_gradient(model):
-    next(model.student.parameters()).grad[0] = inf
-
-
-@pytest.mark.parametrize("where", ["gradient", "teacher", "weights", "weights at the end"])
-@pytest.mark.proof("Q11")
-def test_what_is_not_finite_stops_before_the_update_and_nothing_is_marked_good(tmp_path, where, tried):
-    one = stage(steps=8, evaluate_every=4, checkpoint_every=1)
-
-    class Poison(Watching):
-        def gradients(self, model):
-            if where == "gradient" and self.places[-1] == ("at", 5):
-                _in_gradient(model)
-
-        def stepped(self, model, place):
-            super().stepped(model, place)
-            if place.step == {"weights": 5, "weights at the end": 8}.get(where):
-                with torch.no_grad():
-                    model.head.weight[0, 0] = inf
-
-    if where == "teacher":
-        one = replace(one, teacher=NoNumbers(one.teacher, 6))  # the projector is fitted to the first
-    workshop = Workshop(tmp_path, Poison())
-    with pytest.raises(LimbeckError, match="not finite"):
-        workshop.train(one)
-    folder = workshop.folder(one)
-    assert not (folder / "finished").exists()
-    tree = checkpoint.latest(folder / "checkpoints")
-    assert tree["step"] == {"weights": 4, "weights at the end": 7}.get(where, 5)
-    assert all(value.isfinite().all() for value in tree["engine"].values())
-    assert all(isfinite(value) for value in tree["parts"][1]["metrics"].values())
-    tried(numbers_that_are_none=1)
-
-
-# --- arms
-
-
-def test_a_trained_arm_is_trained_once(tmp_path):
-    first, again = Watching(), Watching()
-    one = Workshop(tmp_path, first).train(stage())
-    two = Workshop(tmp_path, again).train(replace(stage(), name="another name"))
-    assert first.log
-    assert not again.log
-    assert (one.reused, two.reused) == (False, True)
-    assert (one.key, one.fingerprint, one.metrics, one.points) == (two.key, two.fingerprint, two.metrics, two.points)
-    assert two.name == "another name"
-    assert not (Workshop(tmp_path).folder(stage()) / "checkpoints").exists()
-    assert apart(one.module().state_dict(), train(stage(), tmp_path / "alone").weights) == 0
-    assert not one.module().training
-
-
-def _cut(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "result.json"])
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda path: path.unlink(),
-        _cut,
-        lambda path: path.write_bytes(b""),
-        *(lambda path, share=share: flipped(path, int(share * path.stat().st_size), 3) for share in (0, 0.4, 0.99)),
-    ],
-)
-def test_a_damaged_arm_is_trained_again(tmp_path, name, harm):
-    one = stage(steps=2)
-    first = Workshop(tmp_path).train(one)
-    harm(first.weights.parent / name)
-    second = Workshop(tmp_path).train(one)
-    assert not second.reused
-    assert second.fingerprint == first.fingerprint
-    assert Workshop(tmp_path).train(one).reused
-
-
-def _key(one):
-    return Workshop(Path("nowhere")).folder(one).name
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"terms": (LABELS, SOFT)},
-        {"terms": (LABELS, HINTS, SOFT)},
-        {"terms": (LABELS, SOFT.model_copy(update={"loss": "cross-entropy"}), HINTS)},
-        {"seed": 1},
-        {"examples": examples(100, 0, 49)},
-        {"examples": splits(labelled=49).train},
-        {"examples": replace(splits().train, mixup=0.1)},
-        {"validation": examples(100, 50, 69)},
-        {"teacher": teacher(seed=6)},
-        {"teacher": None},
-        {"views": 2},
-        {"make": smooth},
-        {"steps": 13},
-        {"batch_size": 15},
-        {"accumulate": 2},
-        {"warmup": 0.1},
-        {"decay": "none"},
-        {"clip": None},
-        {"precision": "bf16"},
-        {"evaluate_every": 3},
-        {"patience": 100},
-        {"keep": "last"},
-        {"optimizer": AdamW(learning_rate=0.01, eps=1e-7)},
-        {"optimizer": SGD},
-    ],
-    ids=lambda change: " ".join(change),
-)
-def test_an_arms_key_names_all_that_determines_it(change):
-    assert _key(stage(**change)) != _key(stage())
-
-
-def test_an_arms_key_names_the_threads():
-    before = _key(stage())
-    torch.set_num_threads(2)
-    try:
-        assert _key(stage()) != before
-    finally:
-        torch.set_num_threads(1)
-    assert _key(stage()) == before
-
-
-def test_an_arms_key_names_nothing_else():
-    first = _key(stage())
-    assert _key(replace(stage(), name="x")) == first
-    assert _key(stage(workers=2, checkpoint_every=3)) == first
-    written = Training(
-        **{"steps": 12, "batch-size": 16, "evaluate-every": 4, "warmup": 0.05, "clip": 1, "accumulate": 1},
-        optimizer={"name": "adamw", "learning-rate": 0.01, "weight-decay": 0.01, "betas": [0.9, 0.999]},
-    )
-    assert _key(replace(stage(), training=written)) == first
-    terms = (Labels(weight=0.3, smoothing=0), SoftTargets(weight=0.7, temperature=2, loss="kl"), HINTS)
-    assert _key(replace(stage(), terms=terms)) == first
-
-
-def test_initial_weights_and_data_order_have_seeds_of_their_own():
-    names = [("data",), ("objective",), ("training", 0), ("training", 1), ("order", 0)]
-    assert len({derived(seed, *name) for seed in range(20) for name in names}) == 100
-    assert all(0 <= derived(seed, "data") < 2**63 for seed in range(100))
-
-
-def test_a_convolution_of_the_house_resumes(tmp_path):
-    class House(SmallCnn):
-        def __init__(self):
-            super().__init__(1, 4, 2, 3)
-
-        def forward(self, x):
-            return super().forward(x.view(-1, 1, 3, 4))
-
-    one = stage(House, terms=(LABELS, SOFT))
-    once = train(one, tmp_path / "whole")
-    with pytest.raises(Interrupted):
-        train(one, tmp_path / "cut", Watching(after=6, act=control_c))
-    assert same(train(one, tmp_path / "cut"), once)
