@@ -14,6 +14,8 @@ from limbeck.models.given import Given
 from limbeck.models.identity import of_module
 from limbeck.models.spec import BuildContext
 from limbeck.objective import Diverging, Labels
+from limbeck.objective.returns import Returns
+from limbeck.objective.schedules import Place
 from limbeck.regimes.on_policy import OnPolicy
 from limbeck.teachers.local import LocalTeacher
 from limbeck.training.settings import Sgd, Training
@@ -100,3 +102,33 @@ def stage(writing=ALWAYS, make=model, terms=(LABELS, NEAR), supervised=None, **c
         ),
         **changes,
     )
+
+
+PROMPTS = [torch.tensor(one) for one in ([2, 5, 9], [2, 7], [2, 4, 8, 15, 16, 20], [2, 11, 6, 5])]
+BOTH = OnPolicy(share=0.5, each="text", max_new_tokens=6)
+MINILLM = (LABELS, Diverging(kind="reverse-kl", texts="written", returns=Returns(gamma=0.9)))
+DISTILLM2 = (Diverging(kind="skew-kl", texts="given"), Diverging(kind="skew-reverse-kl", texts="written"))
+
+
+def logs(module, text):
+    """Log-probabilities [T, V] of the tokens that follow each of ``text``, from one pass over all of it."""
+    with torch.no_grad():
+        return torch.log_softmax(module(input_ids=text[None]).logits[0].float(), -1)
+
+
+def written(settings, step=0, one=None, terms=(LABELS, NEAR)):
+    """The micro-batches of a step before and after, and what wrote them."""
+    one = stage(settings, terms=terms) if one is None else one
+    student = one.model()
+    rows = one.examples.rows[:8]
+    before = one.examples.batch(rows, torch.zeros_like(rows))
+    pen = settings.pen(one, student)
+    return before, pen.written(student, [before], Place(step, 10))[0], student, one.teacher.module
+
+
+def rows_of(batch, mask):
+    return batch.masks[mask].nonzero()[:, 0].tolist()
+
+
+def text_of(batch, row):
+    return batch.inputs["input_ids"][row][batch.inputs["attention_mask"][row].bool()]
