@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from limbeck.data.tokenizers import quiet
+from limbeck.data.writing.rules import Rules
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (
@@ -103,3 +104,34 @@ def t5_at(folder, seed=0):
     special = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
     config = T5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, **special)
     return _saved(T5ForConditionalGeneration(config), folder, 2)
+
+
+def facts_at(folder):
+    """A file of facts of which some speak of what others do."""
+    path = folder / "facts.csv"
+    path.write_text(
+        "subject,relation,object\nfilm,is seen in,cinemas\nactor,plays in,films\nthe actor,is,a star\n电影,在,电影院\n"
+        'film,"is, mostly,",90 minutes\nC++,is,a language\nfilm noir,is,dark\n'
+    )
+    return str(path)
+
+
+def rules(wordnet, share=1.0, **given):
+    reads = {"synonyms_from": wordnet} if given.keys() & {"synonyms", "insert"} else {}
+    return Rules(share=share, **reads, **given)
+
+
+TEXTS = [
+    "The film was dull, but the actor (a star) moved slowly.",
+    "Dull film! A film of no use; it isn't good.",
+    "这部电影很好看，我喜欢。",
+    "हिन्दी में लिखा हुआ एक वाक्य है।",
+    "word",
+    "?!",
+    "Ça va très bien: l’été est là...",
+    "一 film を 見ました",
+] * 5
+
+
+def write(writer, rows, views, texts=TEXTS):
+    return writer.write(texts, torch.tensor(rows), torch.tensor(views))
