@@ -1,7 +1,14 @@
-"""A small file of each task, that a tiny model can learn, and a recipe's data part for it."""
+"""A small file of each task, that a tiny model can learn, a recipe's data part for it, and such a model."""
 
 import json
 import random
+
+import torch
+
+from limbeck.data.sources import Data
+from limbeck.models.spec import BuildContext
+from limbeck.models.specs import SmallTransformer, build
+from limbeck.objective import Objective, SoftTargets
 
 PLACES = ("rome", "paris", "oslo", "lima")
 PEOPLE = ("anna", "bob", "carl", "dora")
@@ -55,3 +62,41 @@ def written(folder, task, count=160, seed=0):
 
 
 NAMES = ("classes", "multi-label", "multi-task", "numbers", "tags", "spans")
+SPEC = SmallTransformer(hidden=16, layers=1, positions=32)
+LOGITS = frozenset({"logits"})
+EXACT = {"rtol": 1e-5, "atol": 1e-6}  # float32 sums over a few dozen answers, in two orders
+
+
+def few_labelled(folder):
+    """The data of each task, of which a third of the training rows keep their label."""
+    return {name: Data.model_validate({**written(folder, name, 90), "labelled": 20}).load() for name in NAMES}
+
+
+def context(splits, **more):
+    rows = splits.train.rows[:4]
+    sample = splits.train.batch(rows, torch.zeros_like(rows)).columns("student")
+    names = splits.classes
+    return BuildContext(len(names), sample, names, vocabulary=splits.reader.vocabulary, task=splits.task, **more)
+
+
+def model(splits, seed=0):
+    return build(SPEC, context(splits), seed).eval()
+
+
+def batch_of(examples, rows):
+    rows = torch.as_tensor(rows)
+    return examples.batch(rows, torch.zeros_like(rows))
+
+
+def supervised(splits):
+    return splits.train.rows[splits.train.supervised[splits.train.rows]]
+
+
+def soft(task):
+    return SoftTargets(loss="logit-mse") if task.gives == "numbers" else SoftTargets(temperature=2.0)
+
+
+def loss_of(task, term, student, teacher, batch, counts=None):
+    return Objective([term], task)(
+        {"logits": student}, teacher if teacher is None else {"logits": teacher}, batch, counts
+    )[0]
