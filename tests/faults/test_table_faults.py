@@ -12,6 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 from tests.fakes.sources import TOKENIZER, refused, source
 
+from limbeck.data.lines import likely
 from limbeck.data.sources import Data
 from limbeck.errors import DataError
 
@@ -90,6 +91,25 @@ def test_impossible_json_lines(tmp_path, content, said):
 def test_a_table_in_another_encoding(tmp_path):
     (tmp_path / "data.csv").write_bytes("text,label\ncafé,1\nthé,0\n".encode("latin-1"))
     assert source("table", path=str(tmp_path / "data.csv"), encoding="latin-1").load().items == ["café", "thé"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "named"),
+    [
+        ("这部电影很好看，音乐也感人。差评\n剧情拖沓\n", "gbk", "gb18030"),
+        ("這部電影很好看，音樂也感人。\n劇情拖沓\n", "big5", "big5"),
+        ("이 영화는 정말 재미있고 음악도 좋다.\n", "euc-kr", "euc-kr"),
+        ("この映画はとても面白い。音楽もいい。\n", "shift-jis", "shift-jis"),
+        ("Déjà vu, un café très agréable à l'été\nLa forêt où ça bêle\n", "latin-1", "latin-1"),
+        ("这部电影\n", "utf-16", "utf-16"),
+    ],
+)
+def test_the_encoding_that_is_proposed_reads_the_text(tmp_path, text, encoding, named):
+    content = text.encode(encoding)
+    assert likely(content) == named
+    assert content.decode(named) == text
+    (tmp_path / "data.csv").write_bytes(f"text,label\n{text}".encode(encoding))
+    refused("table", f"write 'encoding: {named}'", path=str(tmp_path / "data.csv"))
 
 
 def test_a_missing_table_and_a_damaged_one(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Exports of students whose answers stand at tokens, or are labels or numbers: equal on real inputs, and read by name."""
 
+import ast
 import json
+import re
 
 import pytest
 import torch
@@ -43,6 +45,25 @@ def test_folders_are_equal_and_say_what_is_asked(students, name, tmp_path):
     assert config.problem_type == student.task.head().get("problem_type")
     assert config.architectures == [type(student.module).__name__]
     assert json.loads((tmp_path / "hf" / "limbeck.json").read_text())["task"] == name
+
+
+@pytest.mark.parametrize("name", ["multi-label", "numbers"])
+def test_the_cards_own_lines_answer_what_is_asked(students, name, tmp_path, monkeypatch, capsys):
+    student, items = students[name]
+    folder = export(student, "hf", tmp_path / "hf", items).path
+    card = (folder / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    exec(code.replace('["one text", "another"]', repr(list(items))), {})
+    said = [ast.literal_eval(line) for line in capsys.readouterr().out.splitlines()]
+    if name == "multi-label":
+        assert "whether it holds" in card
+        assert list(map(sorted, said)) == list(map(sorted, student.predict(items)))
+    else:
+        assert "It gives numbers" in card
+        numbers = student.logits(items).tolist()
+        assert [list(one.values()) for one in said[0]] == [pytest.approx(row, rel=1e-5) for row in numbers]
 
 
 def test_spans_are_one_output_of_onnx(students, tmp_path):

@@ -107,7 +107,7 @@ def split(
         free[parts[part]] = False
         pool = pool[free[pool]]
     train = (free & ~taken[inputs]).nonzero()[:, 0]
-    _tell(int(free.sum()) - len(train), f"training rows of {name}")
+    _tell(int(free.sum()) - len(train), f"training rows of {name}", "in the validation or test part too")
     if limit is not None and limit < len(train):
         train = balanced(train, labels, limit, seed, _LIMIT)
     missing = present[~torch.isin(present, labels[train])]
@@ -187,17 +187,15 @@ def _own(rows: Tensor, known: Tensor, inputs: Tensor, taken: Tensor, where: str)
         raise DataError(f"The {where}: {count} rows have no label, so nothing can be measured on them. Leave them out.")
     once = _once(rows, inputs)
     kept = once[~taken[inputs[once]]]
-    _tell(len(rows) - len(kept), f"rows of the {where}")
+    _tell(len(rows) - len(kept), f"rows of the {where}", "there twice or in a part that comes first")
     if not len(kept):
         raise DataError(f"The {where} has no rows of its own: it is empty, or the test part holds all of it.")
     return kept
 
 
-def _tell(lost: int, what: str) -> None:
+def _tell(lost: int, what: str, where: str) -> None:
     if lost:
-        log.warning(
-            "%d %s were dropped, as the same input stands there twice or in a part that comes first", lost, what
-        )
+        log.warning("%d %s were dropped, as the same input stands %s", lost, what, where)
 
 
 def _sizes(wanted: Mapping[str, int | float], labels: Tensor, classes: Sequence[str], name: str) -> dict[str, int]:

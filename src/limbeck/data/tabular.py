@@ -137,9 +137,9 @@ class TextFile(Config):
         delimiter: str = self.delimiter
         if delimiter == "auto":
             delimiter = "\t" if path.suffix == ".tsv" else max(_DELIMITERS, key=first.count)
+        csv.field_size_limit(_LONGEST)  # the library stops at 131,072 characters
+        lines = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
         try:
-            csv.field_size_limit(_LONGEST)  # the library stops at 131,072 characters
-            lines = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
             header = next(lines, [])
             for column in wanted:
                 _check(column, header, path)
@@ -159,7 +159,8 @@ class TextFile(Config):
                     found[number].append(cells[place].strip() if number >= self._first_label else cells[place])
         except csv.Error as error:
             raise DataError(
-                f"{path} is no proper CSV file: {error}. JSON lines (.jsonl) are a safer format."
+                f"{path} is no proper CSV file: {error}, in line {lines.line_num} or before it. JSON lines (.jsonl) are a "
+                "safer format."
             ) from error
         return found
 

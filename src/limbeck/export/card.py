@@ -22,6 +22,7 @@ _MARKS: Final = re.compile(r"([\\`*_{}\[\]#|~!$@]|:(?=\S)|(?<=www)\.|^[-=+])")
 _NUMBER: Final = re.compile(r"^(\d+)(?=[.)])")
 _MACHINE: Final = ("Command",)  # may name folders of the machine
 _CLASSES: Final = 20
+_SEVERAL: Final = "multi_label_classification"  # as transformers calls it
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ def _about(student: Student, story: Story) -> list[str]:
     kind = escaped(type(getattr(student.module, "encoder", student.module) if vectors else student.module).__name__)
     title = escaped(evidence.name) if evidence else "A distilled student"
     gives = f"Its classes are {', '.join(names)}{more}."
+    if student.task.gives == "numbers":
+        gives = f"It gives numbers: {', '.join(names)}{more}."
+    elif student.task.head().get("problem_type") == _SEVERAL:
+        gives = f"Of each of these it says whether it holds: {', '.join(names)}{more}."
     if heads:
         each = "; ".join(f"{escaped(one.name)}, outputs {one.start} to {one.stop - 1}" for one in heads)
         gives = f"It has a head for each of {len(heads)} tasks, to be read each by itself: {each}. {gives}"
@@ -134,6 +139,11 @@ print(model.similarity(vectors, vectors))
         'return_tensors="pt"',
     ]
     tell = "print([model.config.id2label[index] for index in logits.argmax(-1).tolist()])"
+    if student.task.gives == "numbers":
+        tell = "print([dict(zip(model.config.id2label.values(), row)) for row in logits.tolist()])"
+    elif student.task.head().get("problem_type") == _SEVERAL:
+        tell = "for row in logits.sigmoid().tolist():\n"
+        tell += "    print([model.config.id2label[index] for index, share in enumerate(row) if share > 0.5])"
     if student.task.heads:
         cuts = ", ".join(f"({one.start}, {one.stop})" for one in student.task.heads.values())
         tell = f"for start, stop in [{cuts}]:  # the head of each task\n    "
@@ -145,7 +155,7 @@ from transformers import {auto}, AutoTokenizer
 folder = "."  # this folder, or its name on the hub
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = {auto}.from_pretrained(folder).eval()
-texts = ["one text", "another"]
+texts = ["one text", "another"]  # where it was taught pairs: texts, others in the next line
 columns = tokenizer({", ".join(options)})
 with torch.inference_mode():
     logits = model(**columns).logits

@@ -89,7 +89,7 @@ def replacing(donor: nn.Module, student: nn.Module, settings: Replacement, sampl
     if len(theirs) % len(ours) or len(theirs) == len(ours):
         raise LimbeckError(
             f"The teacher has {len(theirs)} layers and the student {len(ours)}: each of the student's replaces the same "
-            "number of the teacher's, so one must be a multiple of the other. Choose the student's layers so."
+            "number of the teacher's, two or more, so the teacher must have a multiple of them. Choose the student's layers so."
         )
     if type(theirs[0]) is not type(ours[0]) or _shapes(theirs[0]) != _shapes(ours[0]):
         raise LimbeckError(

@@ -83,7 +83,7 @@ def _wrong(detail: ErrorDetails, root: Node, top: type[Config]) -> _Wrong:
     found = _shown(spot.node if spot.node is not None else Node(detail["input"], 1))
     if spot.path == ["limbeck"]:
         version = f"limbeck {limbeck.__version__} reads version 1 of the recipe format: the first line is 'limbeck: 1'"
-        return _Wrong(spot, kind, version if kind == "missing" else f"found {found}; {version}")
+        return _Wrong(spot, kind, f"is missing: {version}" if kind == "missing" else f"found {found}; {version}")
     if kind == "missing" and isinstance(detail["loc"][-1], int):
         return _Wrong(spot, "too_short", f"found {found}; allowed: more items than these")
     if kind == "missing":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.data.hub import HuggingFace
 from limbeck.data.images import ImageFiles
-from limbeck.data.lines import JSON_LINES
+from limbeck.data.lines import JSON_LINES, likely
 from limbeck.data.questions import Questions
 from limbeck.data.running import RunningText
 from limbeck.data.tabular import pyarrow
@@ -95,7 +95,8 @@ def _file(path: Path, task: Task) -> Found | None:
     try:
         text, encoding = content[: content.rfind(b"\n") + 1 or None].decode("utf-8-sig"), None
     except UnicodeDecodeError:
-        text, encoding = content.decode("latin-1"), "latin-1"
+        encoding = likely(content)
+        text = content.decode(encoding, "replace")  # what was read may end within a letter
     extra: dict[str, Any] = {"encoding": encoding} if encoding else {}
     if path.suffix in (".jsonl", ".ndjson"):
         written = [line for line in text.split("\n") if line.strip()]
