@@ -80,8 +80,8 @@ all. *Above chance* is the student's accuracy less that of always naming the mos
 intervals and p as above. A route that a table lacks has not been run there yet.
 
 What was reached, against what we aimed at. **95 % above chance at a fifth of the size and five times the speed: not reached**;
-85 % at a fifth of the size and eight to nine times the speed (PyTorch, one text at a time), 82 % at a ninth of the size and four and
-a half times the speed, both by students that begin with random weights. Half of the teacher's layers keep 93 %, at three quarters of
+85 % at a fifth of the size and eight to nine times the speed (PyTorch, one text at a time), 82 % at a ninth of the size and 4.5
+times the speed, both by students that begin with random weights. Half of the teacher's layers keep 93 %, at three quarters of
 the size (its embeddings are most of it) and twice the speed. **Hidden states worth 3 points beside soft targets: not reached**;
 1.4 in the MobileBERT-like student, 0.2 to 1.2 in the small one, and nothing where the student is made of the teacher's layers.
 Attention is worth 1.2 to 1.7 to the small student and nothing there either. None of this is settled by three seeds once it is
