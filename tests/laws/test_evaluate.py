@@ -34,6 +34,7 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 def small_parts(monkeypatch):
     """Several chunks, several blocks in each, and a short last one."""
     monkeypatch.setattr(evaluate, "_CHUNK", 10 * CLASSES)
+    monkeypatch.setattr(evaluate, "_ROWS", 1)
     monkeypatch.setattr(evaluate, "_BLOCK", 3 * CLASSES)
 
 
