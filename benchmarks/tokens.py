@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ class Setting:
     """Teacher, student and a batch of a scene."""
 
     def __init__(self, scene: Scene) -> None:
-        self.scene = scene
+        self.scene, self.folder = scene, TemporaryDirectory()
         self.teacher, self.student = scene.teacher.build(scene.vocabulary).eval(), scene.student.build(scene.vocabulary)
         self.batch = batch_of(scene.vocabulary, scene.rows, scene.length)
 
@@ -123,7 +123,7 @@ class Setting:
 
     def _store(self) -> Teacher:
         cached = CachedTeacher(
-            LocalTeacher(self.teacher, "teacher"), Path(mkdtemp()), "batch", codec=SampledCodec(draws=12, seed=0)
+            LocalTeacher(self.teacher, "teacher"), Path(self.folder.name), "batch", codec=SampledCodec(draws=12, seed=0)
         )
         cached.observe(self.batch, frozenset({"logits"}))
         cached.flush()
@@ -251,7 +251,7 @@ def table(name: str, found: dict[str, Any]) -> str:
 def main() -> None:
     """Measures and writes."""
     reader = argparse.ArgumentParser()
-    reader.add_argument("scene", nargs="*", choices=[[], *SCENES], default=[])
+    reader.add_argument("scene", nargs="*", choices=[[], *SCENES], default=[])  # argparse checks the default too
     reader.add_argument("--peak", nargs=2)
     reader.add_argument("--kinds", nargs="*", help="which variants, without writing; all if left out")
     told = reader.parse_args()

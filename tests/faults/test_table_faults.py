@@ -62,7 +62,7 @@ def test_a_table_with_a_test_file_and_rows_without_label(tmp_path):
         (b"text,label\na,b\n", {"label": "lable"}, "has no column 'lable'; did you mean 'label'"),
         (b"text,label\na,b\nc,d,e\n", {}, "line 3: 3 columns where the first line has 2"),
         (b'text,label\n"a,b\n', {}, "is no proper CSV file"),
-        (b"text,label\ngood,1\n\ncaf\xe9,0\n", {}, "is not encoded in utf-8: line 4 .* write 'encoding: latin-1'"),
+        (b"text,label\ngood,1\n\ncaf\xe9,0\n", {}, "is not encoded in utf-8: line 4 .* write 'encoding: cp1252'"),
         (b"text,label\ngood,1\n", {"encoding": "utf-99"}, "There is no encoding 'utf-99'"),
         (b"text,label\nab,1\n,0\nc,1\n", {}, "1 of 3 rows have no text .* Is it the right column"),
         (b"text,label\n" + b"a,0.5\nb,1.25\n" * 5, {}, "is a fraction"),
@@ -98,9 +98,10 @@ def test_a_table_in_another_encoding(tmp_path):
     [
         ("这部电影很好看，音乐也感人。差评\n剧情拖沓\n", "gbk", "gb18030"),
         ("這部電影很好看，音樂也感人。\n劇情拖沓\n", "big5", "big5"),
-        ("이 영화는 정말 재미있고 음악도 좋다.\n", "euc-kr", "euc-kr"),
-        ("この映画はとても面白い。音楽もいい。\n", "shift-jis", "shift-jis"),
-        ("Déjà vu, un café très agréable à l'été\nLa forêt où ça bêle\n", "latin-1", "latin-1"),
+        ("이 영화는 정말 재미있고 음악도 좋다.\n", "euc-kr", "cp949"),
+        ("この映画はとても面白い。音楽もいい。\n", "shift-jis", "cp932"),
+        ("Déjà vu, un café très agréable à l'été\nLa forêt où ça bêle", "latin-1", "cp1252"),
+        ("Этот фильм очень хорош\n", "cp1251", "cp1251"),
         ("这部电影\n", "utf-16", "utf-16"),
     ],
 )

@@ -197,7 +197,7 @@ def test_a_starting_recipe_knows_the_data(own):
     reviews = parse(starting(own / "reviews.csv")).data.source
     assert (reviews.text, reviews.label, reviews.delimiter) == ("what they wrote", "stars", ";")
     latin = parse(starting(own / "latin.tsv")).data.source
-    assert (latin.text, latin.label, latin.encoding) == ("text", "label", "latin-1")
+    assert (latin.text, latin.label, latin.encoding) == ("text", "label", "cp1252")
     for place in (own / "set", own / "set" / "train.jsonl"):
         jsonl = parse(starting(place))
         assert (jsonl.data.source.text, jsonl.data.source.label, jsonl.name) == ("q", "intent", "set")

@@ -1,6 +1,5 @@
 """Laws of the Trainer that distils: it is our own loop in another's script, and a Trainer in all else."""
 
-import gc
 import os
 import socket
 import subprocess
@@ -37,13 +36,7 @@ from tests.fakes.trainers import arguments, clouds, distilled, seeded  # noqa: E
 
 from limbeck.integrations.transformers import OBJECTIVE, DistillationTrainer  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def cheap_collections():
-    """A Trainer collects garbage before it trains; what has been imported is none."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("cheap_collections")
 
 
 # --- it is our own loop

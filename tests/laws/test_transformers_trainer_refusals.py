@@ -1,7 +1,5 @@
 """What cannot be is said by the Trainer that distils before the first step."""
 
-import gc
-
 import pytest
 import torch
 from tests.fakes.experiments import CLASSES, HINTS, LABELS, SOFT, Knows, Net, apart, smooth, teacher
@@ -17,13 +15,7 @@ from transformers import TrainerCallback  # noqa: E402
 
 from limbeck.integrations.transformers import DistillationTrainer  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def cheap_collections():
-    """A Trainer collects garbage before it trains; what has been imported is none."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("cheap_collections")
 
 
 def test_terms_that_remember_examples_are_told_their_numbers(tmp_path):

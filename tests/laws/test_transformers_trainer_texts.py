@@ -1,6 +1,5 @@
 """What the Trainer that distils does with texts: inner layers, columns of the teacher's alone, and what it sends."""
 
-import gc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +14,7 @@ from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 from limbeck.integrations.transformers import DistillationTrainer  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def cheap_collections():
-    """A Trainer collects garbage before it trains; what has been imported is none."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("cheap_collections")
 
 
 class Narrow(nn.Module):

@@ -7,14 +7,8 @@ from typing import Any, Final
 from limbeck.errors import DataError
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-# where the first and the second byte of common letters lie, and how many letters must be such; the narrower come first
-_COMMON: Final[dict[str, tuple[tuple[tuple[int, int], ...], tuple[int, int], float]]] = {
-    "euc-kr": (((0xB0, 0xC8),), (0xA1, 0xFE), 0.95),
-    "shift-jis": (((0x82, 0x83), (0x88, 0x97)), (0x40, 0xFC), 0.9),
-    "gb18030": (((0xB0, 0xD7),), (0xA1, 0xFE), 0.8),
-    "big5": (((0xA4, 0xC6),), (0x40, 0xFE), 0.8),
-}
-_LETTERS: Final = 20_000  # as many are looked at
+_ENCODINGS: Final = ["utf-8", "gb18030", "big5", "cp949", "cp932", "cp1251", "cp1252"]
+_LOOKED_AT: Final = 2**18  # bytes, at most
 
 
 def decoded(path: Path, encoding: str = "utf-8") -> str:
@@ -27,7 +21,7 @@ def decoded(path: Path, encoding: str = "utf-8") -> str:
         return path.read_bytes().decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
     except LookupError as error:
         raise DataError(
-            f"There is no encoding {encoding!r}; such are utf-8, utf-16, latin-1, cp1252, gb18030, big5, shift-jis, euc-kr."
+            f"There is no encoding {encoding!r}; such are utf-16, latin-1, {', '.join(_ENCODINGS)}."
         ) from error
     except UnicodeDecodeError as error:
         other = likely(error.object)
@@ -41,28 +35,15 @@ def decoded(path: Path, encoding: str = "utf-8") -> str:
 
 
 def likely(content: bytes) -> str:
-    """The encoding that a text is probably of, by its marks, by what may stand in it, and by which letters are common."""
+    """The encoding that a text is probably of, among those that tables come in."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
-    content = content[: content.rfind(b"\n") + 1 or None]  # no half of a letter at the end
-    if _allowed(content, "utf-8"):
-        return "utf-8"
-    for encoding, (firsts, second, share) in _COMMON.items():
-        if _allowed(content, encoding):
-            letters = [one for one in content.decode(encoding)[:_LETTERS] if one.isalpha() and not one.isascii()]
-            pairs = [pair for pair in (one.encode(encoding) for one in letters) if len(pair) > 1]
-            common = sum(any(a <= one[0] <= b for a, b in firsts) and second[0] <= one[1] <= second[1] for one in pairs)
-            if pairs and common >= share * len(letters):
-                return encoding
-    return "latin-1"
+    from charset_normalizer import from_bytes  # here, as few files need it
 
-
-def _allowed(content: bytes, encoding: str) -> bool:
-    try:
-        content.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    return True
+    head = content[:_LOOKED_AT]
+    whole = head if len(head) == len(content) else head[: head.rfind(b"\n") + 1]  # no half of a letter at the end
+    best = from_bytes(whole, cp_isolation=_ENCODINGS).best()
+    return "latin-1" if best is None else best.encoding.replace("utf_8", "utf-8")
 
 
 def json_lines(path: Path, content: str) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ from transformers import {auto}, AutoTokenizer
 folder = "."  # this folder, or its name on the hub
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = {auto}.from_pretrained(folder).eval()
-texts = ["one text", "another"]  # where it was taught pairs: texts, others in the next line
+texts = ["one text", "another"]  # a student of pairs reads (texts, others, ...) below
 columns = tokenizer({", ".join(options)})
 with torch.inference_mode():
     logits = model(**columns).logits

@@ -37,14 +37,13 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 
 def distributions(logits: Tensor, room: Tensor | None = None) -> Parts:
-    """Log-probabilities, as `log_probabilities` has them, and probabilities; without a graph.
+    """`log_probabilities`, to the bit, and probabilities; without a graph.
 
-    ``room``: where the logarithms are written, if not in a tensor of their own; the logits themselves, if they may go. One
-    exponential in place of two, and fewer passes over memory, take two thirds of the time.
+    ``room``: where the probabilities are written, if not in a tensor of their own; the logits themselves, if they may go.
     """
-    logs = torch.sub(logits, logits.amax(-1, keepdim=True), out=room)
-    p = torch.softmax(logs, -1)
-    return logs.add_(p.amax(-1, keepdim=True).log()).clamp_min_(FLOOR), p
+    logs = torch.log_softmax(logits, -1)
+    p = torch.softmax(logs, -1) if room is None else torch.softmax(logs, -1, out=room)  # fewer passes than by `exp`
+    return logs.clamp_min_(FLOOR), p
 
 
 def dense(divergence: Divergence, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -32,9 +32,7 @@ def in_pieces(act: Act, student: Chunked | Dense, classes: int = 0) -> Tensor:
 @torch.no_grad()
 def known_at(teacher: Storage, start: int, stop: int, temperature: float = 1.0) -> Tensor:
     """The log-probabilities of every class in rows ``start`` to ``stop`` of [N, V], of a storage that offers `Offer.ROWS`."""
-    rows = teacher.chunk(start, stop)
-    with torch.enable_grad():  # by the same steps as the student's: of equal logits the logarithms are equal to the bit
-        return rows.outcomes(0, stop - start, temperature).log_p.detach()
+    return teacher.chunk(start, stop).outcomes(0, stop - start, temperature).log_p
 
 
 def said(student: Chunked | Dense, ids: Tensor) -> Tensor:

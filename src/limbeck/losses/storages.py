@@ -154,10 +154,10 @@ class Dense:
         return Dense(self.logits[start:stop])
 
     def outcomes(self, start: int, stop: int, temperature: float = 1.0) -> Outcomes:
-        """See `Storage.outcomes`; every class. Where no gradient can be asked for, by fewer passes."""
+        """See `Storage.outcomes`; every class."""
         logits = wide(self.logits[start:stop])
         softened = logits if temperature == 1 else logits / temperature
-        if torch.is_grad_enabled():
+        if softened.requires_grad:
             log_p = log_probabilities(softened)
             return Outcomes(log_p, log_p.exp())
         return Outcomes(*distributions(softened))
