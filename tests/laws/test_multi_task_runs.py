@@ -22,9 +22,9 @@ from limbeck.data.tweets import _AIRLINE, _addressed
 from limbeck.errors import DataError, LimbeckError, PreflightError
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.report import render, told_apart
-from limbeck.evidence.tables import compared
 from limbeck.evidence.tasks import shown_tasks, task_scores
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
+from limbeck.evidence.words import compared
 from limbeck.files import home
 from limbeck.recipe.reading import parse
 from limbeck.run import load, run

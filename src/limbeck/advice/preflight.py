@@ -183,7 +183,8 @@ def _check_batch(stage: Stage) -> None:
     if stage.training.batch_size > len(stage.examples):
         raise PreflightError(
             f"batch-size is {stage.training.batch_size}, but {stage.name} has only {len(stage.examples)} training "
-            f"examples: set {'teacher.' * (stage.name == 'teacher')}training.batch-size to {len(stage.examples)} or less."
+            f"examples: set {'teacher.' * (stage.name == 'teacher')}training.batch-size to {len(stage.examples)} or less, or "
+            "that of the regime's own training, where it has one."
         )
 
 

@@ -19,7 +19,7 @@ def export(
     ] = None,
 ) -> None:
     """Deliver the student in another format, proven to answer as it does."""
-    from limbeck.evidence.tables import short, size
+    from limbeck.evidence.figures import short, size
     from limbeck.run import export_run
 
     made = export_run(run, to, out)

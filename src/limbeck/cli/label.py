@@ -23,7 +23,7 @@ def label(
     allow_code: options.AllowCode = False,
 ) -> None:
     """Store the teacher's outputs for all training rows; runs of the recipe read them from there."""
-    from limbeck.evidence.tables import size
+    from limbeck.evidence.figures import size
     from limbeck.recipe.reading import read
 
     chosen = read(recipe, settings or ())  # before anything heavy is loaded: most mistakes are here

@@ -32,7 +32,7 @@ def methods(
 
 
 def _said(term: Any) -> str:
-    return str(term.__doc__ or "").strip().partition("\n")[0]
+    return tell.sentence(str(term.__doc__ or "").partition("\n\n")[0])
 
 
 def _one(name: str, term: Any) -> None:

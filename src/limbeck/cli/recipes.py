@@ -34,7 +34,8 @@ def recipes(
         tell.say(f"{target} is written. Run it with: limbeck run {target}")
     else:
         tell.table(
-            ("recipe", "what it shows"), [(name, reading.description(path)) for name, path in reading.bundled().items()]
+            ("recipe", "what it shows"),
+            [(name, tell.sentence(reading.description(path))) for name, path in reading.bundled().items()],
         )
 
 

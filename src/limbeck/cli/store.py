@@ -20,7 +20,7 @@ Where = Annotated[
 @app.command("list")
 def list_(folder: Where = None) -> None:
     """List stores, the newest first: rows, signals, size, and when they were last written to."""
-    from limbeck.evidence.tables import size
+    from limbeck.evidence.figures import size
     from limbeck.teachers.store import upkeep
 
     root, rows = _root(folder), list[tuple[str | None, ...]]()
@@ -63,7 +63,7 @@ def verify(folder: Where = None) -> None:
 @app.command("compact")
 def compact(folder: Where = None) -> None:
     """Write what lies in many small files, or twice, into few. Other processes may read and write meanwhile."""
-    from limbeck.evidence.tables import size
+    from limbeck.evidence.figures import size
     from limbeck.teachers.store import upkeep
 
     for path in _each(folder):
@@ -84,7 +84,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove damaged files that were set aside and what killed processes left; with --older-than also whole stores."""
-    from limbeck.evidence.tables import size
+    from limbeck.evidence.figures import size
     from limbeck.teachers.store import upkeep
 
     if older is not None:

@@ -1,6 +1,7 @@
 """What the command line prints: paragraphs and tables, for a terminal and for a pipe."""
 
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -42,6 +43,11 @@ def wrapped(text: str, less: int = 0) -> str:
     """One paragraph; words such as paths are never broken. ``less``: columns that it may not use."""
     # filled first: a number and its unit are joined by a space that is no place to break
     return clean(textwrap.fill(text, width() - less, break_long_words=False, break_on_hyphens=False))
+
+
+def sentence(text: str) -> str:
+    """The first one of a text, which may run over several lines."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(text.split()))[0]
 
 
 def say(text: str, style: str = "") -> None:

@@ -15,6 +15,7 @@ from limbeck.errors import DataError, nearest
 log = logging.getLogger("limbeck.data")
 
 _JOINED: Final = "|;"  # what stands between names that share a cell
+_NONE: Final = {"nan", "null", "n/a", "na", "<na>"}  # spreadsheets' words for nothing, which are taken as they are
 _LARGEST: Final = 1e18  # its square is still a number in float32
 _SPAN: Final = (2, 4)  # numbers: of characters, or of tokens with the bounds of the text
 
@@ -55,6 +56,12 @@ def named(
         ordered = _sorted(seen, where)
         known = {label: index for index, label in enumerate(ordered)}
         names = tuple(str(label) for label in ordered)
+        if missing := [name for name in names if name.casefold() in _NONE]:
+            log.warning(
+                "%s: %r is taken as a class; if it means that there is no label, leave those cells empty",
+                where,
+                missing[0],
+            )
         if alike := _spelt_alike(names):
             log.warning("%s: the classes %s differ in case alone: if they are one, spell them so", where, alike)
         if whole and ordered != list(range(len(ordered))):

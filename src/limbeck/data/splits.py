@@ -86,6 +86,8 @@ def split(
     codes: dict[Hashable, int] = {}
     inputs = torch.tensor([codes.setdefault(key, len(codes)) for key in keys], dtype=torch.int64)
     known, free = labels != NO_LABEL, torch.ones(len(labels), dtype=torch.bool)
+    if classes:
+        _contradicting(inputs[known], labels[known], name)
     taken = torch.zeros(len(codes), dtype=torch.bool)  # inputs in validation or test
     parts: dict[str, Tensor] = {}
     for part in ("test", "validation"):
@@ -196,6 +198,13 @@ def _own(rows: Tensor, known: Tensor, inputs: Tensor, taken: Tensor, where: str)
 def _tell(lost: int, what: str, where: str) -> None:
     if lost:
         log.warning("%d %s were dropped, as the same input stands %s", lost, what, where)
+
+
+def _contradicting(inputs: Tensor, labels: Tensor, name: str) -> None:
+    """Tells of inputs that have several classes: at most one of them can be learnt."""
+    said = np.unique(np.stack([inputs.numpy(), labels.numpy()]), axis=1)[0]
+    if several := int((np.unique(said, return_counts=True)[1] > 1).sum()):
+        log.warning("%s: %d inputs stand there with different labels, of which one at most is right", name, several)
 
 
 def _sizes(wanted: Mapping[str, int | float], labels: Tensor, classes: Sequence[str], name: str) -> dict[str, int]:

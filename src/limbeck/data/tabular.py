@@ -4,11 +4,12 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from limbeck.config import Config
+from limbeck.data.labels import log
 from limbeck.data.lines import JSON_LINES, decoded, json_lines
 from limbeck.data.raw import Raw, existing, rows_of, whole_texts
 from limbeck.data.task import Task, at_tokens
@@ -17,6 +18,7 @@ from limbeck.errors import DataError, nearest
 from limbeck.extras import imported
 
 _DELIMITERS: Final = ",;|\t"  # the first wins a draw
+_SHOWN: Final = 40  # columns that an error names, and letters of each
 _LONGEST: Final = 2**24  # characters of a cell
 _FLAGS: Final = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
@@ -24,7 +26,9 @@ _UNLABELLED: Final = ("vectors", "tokens")  # tasks whose texts are all there is
 
 
 class TextFile(Config):
-    """A file with a column of texts and one of labels. A row with an empty label is trained on without one."""
+    """A file with a column of texts and one of labels. A row with an empty label is trained on without one; where a cell
+    names any number of labels, an empty one says that none holds.
+    """
 
     name: Literal["table"] = "table"
     """The kind of source."""
@@ -49,6 +53,13 @@ class TextFile(Config):
     delimiter: Literal["auto", ",", ";", "\t", "|"] = "auto"
     """What stands between columns of a .csv; ``auto``: a tab for .tsv, else the commonest of comma, semicolon, tab and |
     in the first line."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        named = [*self._texts, *self._labels] if "label" in self.model_fields_set else self._texts
+        if twice := [name for name in named if named.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} is named twice among text, pair and label: each is a column of its own")
+        return self
 
     def load(self, task: Task = CLASSES) -> Raw:
         """The texts; those that are empty are dropped if they are few.
@@ -98,7 +109,25 @@ class TextFile(Config):
                 tuple(_flag(cell, name, self.path) for cell, name in zip(row, self.label, strict=True))
                 for row in labels
             ]
+        self._demand_separated([cell for cell in labels if isinstance(cell, str)])
         return [self._names(cell) if isinstance(cell, str) else cell for cell in labels]
+
+    def _demand_separated(self, cells: Sequence[str]) -> None:
+        """Names that no cell separates, and that are made of fewer with another mark between them, are not names.
+
+        Raises:
+            DataError: they are.
+        """
+        if any(self.labels_separated_by in cell for cell in cells):
+            return
+        for mark in _DELIMITERS:
+            parts, names = {part.strip() for cell in cells for part in cell.split(mark)}, set(cells)
+            if len(parts) < len(names) and any(mark in name for name in names):
+                raise DataError(
+                    f"{self.path}: no cell of {self.label!r} has a {self.labels_separated_by!r} in it, and with {mark!r} between "
+                    f"them {len(names)} labels such as {max(names, key=len)!r} are made of {len(parts)}: write "
+                    f"'labels-separated-by: \"{mark}\"'."
+                )
 
     def _names(self, cell: str) -> list[str]:
         return [name for part in cell.split(self.labels_separated_by) if (name := part.strip())]
@@ -147,9 +176,18 @@ class TextFile(Config):
                     raise DataError(f"{path} has {header.count(column)} columns called {column!r}: rename all but one.")
             places = [header.index(column) for column in wanted]
             found: list[list[Any]] = [[] for _ in places]
+            swallowed = 0
             for cells in lines:
                 if not cells:
                     continue
+                if not swallowed and any(_holds_rows(cell, delimiter, len(header)) for cell in cells):
+                    swallowed = lines.line_num
+                    log.warning(
+                        "%s: a cell that ends in line %d runs over lines that look like rows: is a double quote too much, or "
+                        "one missing?",
+                        path,
+                        swallowed,
+                    )
                 if len(cells) != len(header):
                     raise DataError(
                         f"{path}, line {lines.line_num}: {len(cells)} columns where the first line has {len(header)}. Put "
@@ -176,6 +214,12 @@ class TextFile(Config):
             raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
+def _holds_rows(cell: str, delimiter: str, columns: int) -> bool:
+    """Whether each whole line in a cell could be a row: a quote that nobody closed makes such cells of several rows."""
+    inner = cell.split("\n")[1:-1]
+    return columns > 1 and bool(inner) and all(line.count(delimiter) >= columns - 1 for line in inner)
+
+
 def pyarrow() -> Any:
     """The library pyarrow, with its part for Parquet files.
 
@@ -190,9 +234,10 @@ def _check(column: str, known: Sequence[str], path: Path) -> None:
     if not known:
         raise DataError(f"{path} is empty.")
     if column not in known:
-        hint = nearest(column, list(known))
+        hint, shown = nearest(column, list(known)), [repr(name[:_SHOWN]) for name in known[:_SHOWN]]
+        more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
         raise DataError(
-            f"{path} has no column {column!r}{'; ' + hint if hint else '.'} Its columns: {', '.join(map(repr, known))}."
+            f"{path} has no column {column!r}{'; ' + hint if hint else '.'} Its columns: {', '.join(shown)}{more}."
         )
 
 

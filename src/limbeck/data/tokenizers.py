@@ -198,7 +198,16 @@ def library() -> Any:
     Raises:
         DataError: it is not installed.
     """
-    return imported("transformers", "This needs transformers", "text", DataError)
+    # torchao, where it is installed, tells of kernels for other machines when transformers loads it
+    loud = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+    levels = [one.level for one in loud]
+    for one in loud:
+        one.setLevel(logging.ERROR)
+    try:
+        return imported("transformers", "This needs transformers", "text", DataError)
+    finally:
+        for one, level in zip(loud, levels, strict=True):
+            one.setLevel(level)
 
 
 def unreachable() -> bool:

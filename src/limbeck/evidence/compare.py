@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from limbeck.data.measure import ACCURACY
+from limbeck.evidence.figures import percent, short, size
 from limbeck.evidence.schema import Evidence
-from limbeck.evidence.tables import percent, short, size
 from limbeck.evidence.verdict import outcome
 
 

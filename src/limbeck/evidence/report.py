@@ -13,7 +13,7 @@ import numpy as np
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
-from limbeck.evidence import charts, tables
+from limbeck.evidence import charts, figures, tables, words
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.groups import shown_groups
 from limbeck.evidence.metrics import softmax
@@ -194,32 +194,32 @@ def render(
     )
     environment.filters.update(
         day=_day,
-        number=tables.number,
+        number=figures.number,
         percent=lambda value, digits=1: f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%",
     )
     css = (here / "report.css").read_text(encoding="utf-8")
     relations = evidence.fidelity["distilled"].relations if "distilled" in evidence.fidelity else None
     pictured = relations is not None and len(relations.teacher or ()) > charts.PAIR
-    headline, tone = tables.headline(evidence)
+    headline, tone = words.headline(evidence)
     arms = list(evidence.arms.present())
     return environment.get_template("report.html").render(
         css=Markup(css),  # noqa: S704 - our own file
         evidence=evidence,
         measure=evidence.measure,
         headline=headline,
-        question=tables.question(evidence),
+        question=words.question(evidence),
         tone=tone,
-        matched=tables.against(evidence.at_equal_compute) if evidence.at_equal_compute else None,
-        names=tables.NAMES,
+        matched=words.against(evidence.at_equal_compute) if evidence.at_equal_compute else None,
+        names=words.NAMES,
         arms=arms,
-        tiles=tables.tiles(evidence),
-        compared=tables.compared(evidence),
+        tiles=words.tiles(evidence),
+        compared=words.compared(evidence),
         table=tables.quality_and_cost(evidence),
-        explained=tables.explained(evidence),
-        timed=tables.timed(evidence),
+        explained=words.explained(evidence),
+        timed=words.timed(evidence),
         fidelity=tables.fidelity(evidence),
         teachers=tables.teachers(evidence),
-        facts=tables.facts(evidence),
+        facts=words.facts(evidence),
         forest=charts.forest(evidence),
         ladder=charts.ladder(evidence),
         learning=charts.learning(curves, evidence.measure),

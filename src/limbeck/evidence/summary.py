@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from limbeck.data.measure import Measure
+from limbeck.evidence.figures import number, short
 from limbeck.evidence.groups import said_by_group
 from limbeck.evidence.records import Arm, Quality
 from limbeck.evidence.schema import Evidence, Step
-from limbeck.evidence.tables import NAMES, against, number, short
 from limbeck.evidence.tasks import said_by_task
+from limbeck.evidence.words import NAMES, against
 
 
 def columns(evidence: Evidence) -> tuple[str, ...]:

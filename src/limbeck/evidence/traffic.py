@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from limbeck.evidence.figures import percent, size
 from limbeck.evidence.schema import Evidence
-from limbeck.evidence.tables import percent, size
 
 
 def shown_traffic(evidence: Evidence) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from limbeck.config import Config
-from limbeck.evidence import summary, tables
+from limbeck.evidence import summary, words
 from limbeck.evidence.schema import Evidence
 from limbeck.models.identity import parameters
 from limbeck.models.student import Student
@@ -100,7 +100,7 @@ def _about(student: Student, story: Story) -> list[str]:
             said,
             "The run that it is from was not at hand when it was exported, so there are no figures here.",
         ]
-    return [f"# {title}", said, f"**{escaped(tables.headline(evidence)[0])}** {escaped(evidence.sentence)}"]
+    return [f"# {title}", said, f"**{escaped(words.headline(evidence)[0])}** {escaped(evidence.sentence)}"]
 
 
 def _use(student: Student, columns: Sequence[str]) -> list[str]:
@@ -168,9 +168,9 @@ def _evidence(evidence: Evidence) -> list[str]:
     heads = summary.columns(evidence)
     rows = [[cell if cell is not None else "–" for cell in row] for row in summary.rows(evidence)]
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *([escaped(cell) for cell in row] for row in rows)]
-    found = ["## Evidence", escaped(tables.compared(evidence)), "\n".join(f"| {' | '.join(row)} |" for row in table)]
-    found += [escaped(one) for one in (*summary.paragraphs(evidence)[1:], tables.timed(evidence)) if one]
+    found = ["## Evidence", escaped(words.compared(evidence)), "\n".join(f"| {' | '.join(row)} |" for row in table)]
+    found += [escaped(one) for one in (*summary.paragraphs(evidence)[1:], words.timed(evidence)) if one]
     if evidence.notes:
         found += ["## Limitations", "\n".join(f"- {escaped(note)}" for note in evidence.notes)]
-    told = [f"- {name}: {escaped(value)}" for name, value in tables.facts(evidence) if name not in _MACHINE]
+    told = [f"- {name}: {escaped(value)}" for name, value in words.facts(evidence) if name not in _MACHINE]
     return [*found, "## How it was trained", "\n".join(told)]

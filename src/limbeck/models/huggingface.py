@@ -1,7 +1,8 @@
 """Models of the transformers library, from a folder, an installed package or the hub."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -42,6 +43,11 @@ class HuggingFace(Spec):
                 "'revision' is for the hub, and a GGUF file is read from a folder or a package: leave it out"
             )
         return self
+
+    @property
+    def called(self) -> str:
+        """Its place."""
+        return self.tokenizer
 
     @property
     def tokenizer(self) -> str:
@@ -171,9 +177,12 @@ def _demand_weights(path: str, module: nn.Module, info: dict[str, Any], new_head
 def _demand_head(path: str, info: dict[str, Any], written: dict[int, str], names: tuple[str, ...]) -> None:
     new = sorted({*info["missing_keys"], *(str(item[0]) for item in info["mismatched_keys"])})
     if new:
+        other = (
+            f"its own is for {len(written)} ({_some(written.values())})" if info["mismatched_keys"] else "it has none"
+        )
         raise LimbeckError(
-            f"The model {path!r} has no trained classifier for {len(names)} classes ({', '.join(new[:4])} would be "
-            "new): train it first (in a recipe teacher.training), or leave out 'trained-head'."
+            f"The model {path!r} has no trained classifier for the data's {len(names)} classes ({_some(names)}): {other}, and "
+            f"{', '.join(new[:4])} would be new. Train it on these classes first (in a recipe teacher.training)."
         )
     order = tuple(written[index] for index in sorted(written))
     if order != names and sorted(order) == sorted(names):
@@ -182,3 +191,8 @@ def _demand_head(path: str, info: dict[str, Any], written: dict[int, str], names
             "its logits would be read for the wrong classes. Write the model's own numbers into the data's column of labels "
             "(0 for its first class, 1 for the next), or train its head anew."
         )
+
+
+def _some(names: Iterable[str]) -> str:
+    first = list(islice(names, 7))
+    return ", ".join(map(repr, first[:6])) + (", ..." if len(first) > 6 else "")

@@ -32,7 +32,8 @@ def demand_reach(module: nn.Module, reach: Reach, columns: Mapping[str, Tensor],
     if tokens is not None and reach.largest >= tokens:
         raise LimbeckError(
             f"The model {name!r} has {tokens} tokens, but the tokenizer gave the data a token {reach.largest}, so it is not "
-            "this model's: name the model's own, or leave data.tokenizer out."
+            "this model's: name the one that it was trained with as data.tokenizer if this is the student, as "
+            "teacher.tokenizer if it is the teacher."
         )
     length = reach.longest if positions is None else min(reach.limit, max(reach.longest, positions + 1))
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

@@ -66,6 +66,11 @@ class Spec(Config):
     """A file of weights to start from, .safetensors or a plain state dict in .pt; every name and shape must fit."""
 
     @property
+    def called(self) -> str:
+        """What errors call the model."""
+        return str(getattr(self, "name", type(self).__name__))
+
+    @property
     def tokenizer(self) -> str | None:
         """The folder or name of the tokenizer that the model was trained with; None if any will do."""
         return None

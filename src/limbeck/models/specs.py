@@ -84,7 +84,7 @@ def build(spec: Spec, context: BuildContext, seed: int) -> nn.Module:
     """
     with seeded(seed), everything_loaded():
         module = spec.build(context)
-        check(module, context, spec.name if hasattr(spec, "name") else type(spec).__name__)
+        check(module, context, spec.called)
     return module.train()
 
 

@@ -25,6 +25,11 @@ class Attending(Paired):
     looks_at: ClassVar[str] = "the attention of one transformer layer of each side"
     zero_at_match: ClassVar[bool] = True
 
+    student: str | None = None
+    """The student's layer: ``attention.N``, the first is 1."""
+    teacher: str | None = None
+    """The teacher's, likewise."""
+
     def numbers(self) -> tuple[int, int]:
         """The two layers' numbers.
 

@@ -17,8 +17,8 @@ from limbeck.losses.offer import Offer
 from limbeck.losses.storages import Chunked, Dense, Head, Outcomes, Storage
 
 _CHUNK: Final = 2**22  # logits of a chunk: larger buffers are slower to get
-_ROWS: Final = 128  # of a chunk at least: products of fewer read the head's weights too often
-_BLOCK: Final = 2**17  # logits of a block: a few buffers of so many floats stay in the cache
+_ROWS: Final = 256  # of a chunk at least: products of fewer read the head's weights too often
+_BLOCK: Final = 2**18  # logits of a block: a few buffers of so many floats stay in the cache
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,14 @@ _INSTEAD: Final[dict[Gives, str]] = {
 }
 """What suits a task instead, by what its answers are."""
 
+_COMPARED: Final[dict[Gives, str]] = {
+    "choices": "probabilities",
+    "numbers": "numbers",
+    "tokens": "next tokens",
+    "vectors": "vectors",
+}
+"""What a term compares, by what it takes; the first that it takes names it."""
+
 
 def demand_known(terms: Mapping[str, Term]) -> None:
     """The term that another's weight is set against is one of them.
@@ -45,7 +53,8 @@ def demand_suited(name: str, term: Term, task: Task) -> None:
     suits = "logits" not in reads or gives in term.takes
     if not suits or (term.gate and gives != "choices"):
         who = "The term" if not suits else "The gate of"
-        what = "probabilities" if suits or "choices" in term.takes else "vectors"
+        kinds: list[Gives] = ["choices"] if suits else [kind for kind in _COMPARED if kind in term.takes]
+        what = _COMPARED[kinds[0]] if kinds else "other answers"
         raise SignalError(f"{who} {name!r} compares {what}, and the task {task.name!r} has none: {_INSTEAD[gives]}.")
     layers = sorted(one for one in reads if not is_logits(one))
     if gives == "vectors" and layers:

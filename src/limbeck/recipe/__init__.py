@@ -42,7 +42,7 @@ else:
     )
 
 
-NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"
+NAME: Final = r"^[^\W_][\w .-]{0,63}$"
 """What an experiment may be called."""
 
 

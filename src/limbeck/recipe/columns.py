@@ -18,6 +18,7 @@ _TOLD: Final = (
 _SEPARATORS: Final = "|;,"
 _FLAGS: Final = {"0", "1", "0.0", "1.0", "false", "true"}
 _MOST_CLASSES: Final = 200
+_SHORT: Final = 12  # characters, in the mean
 
 Row = Mapping[str, Any]
 Table = Mapping[str, Sequence[Any]]
@@ -29,8 +30,7 @@ def columns_for(task: Task, rows: Sequence[Row]) -> Found | None:
 
     ``rows``: some of the table. None: it has no such columns.
     """
-    names = [name for name in (rows[0] if rows else {}) if isinstance(name, str)]
-    table = {name: given for name in names if (given := [row[name] for row in rows if _there(row.get(name))])}
+    table = _by_column(rows)
     if task.gives == "vectors":
         return _pairs(table)
     if task.gives == "tokens":
@@ -38,6 +38,22 @@ def columns_for(task: Task, rows: Sequence[Row]) -> Found | None:
     if task.gives == "numbers":
         return _numbers(table)
     return _classes(table, len(rows)) if task.single else _several(table)
+
+
+def text_columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The columns whose cells are texts of several words, and no names that recur."""
+    table = _by_column(rows)
+    return tuple(
+        name
+        for name, length in _texts(table).items()
+        if length > _SHORT and len(set(table[name])) > len(table[name]) / 2
+    )
+
+
+def _by_column(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """The cells of each column that are not empty; columns without any are left out."""
+    names = [name for name in (rows[0] if rows else {}) if isinstance(name, str)]
+    return {name: given for name in names if (given := [row[name] for row in rows if _there(row.get(name))])}
 
 
 def _classes(table: Table, rows: int) -> Found | None:

@@ -11,6 +11,8 @@ PARTS: Final = {"validation": ("validation", "val", "valid"), "test": ("test",)}
 class Found:
     """``rows`` of the training part or of the whole, estimated where the file is long. ``side``: of the images looked at,
     the longest in pixels. ``own``: the parts that the data has already and that are not cut from ``rows``.
+    ``unread``: of a table, the columns that the source leaves out; ``second``: the first of these that holds texts.
+    ``latin``: whether most of its letters are Latin ones.
     """
 
     source: dict[str, Any]
@@ -20,3 +22,6 @@ class Found:
     told: str
     side: int | None = None
     own: frozenset[str] = frozenset()
+    unread: tuple[str, ...] = ()
+    second: str | None = None
+    latin: bool = True

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from torch import Tensor
 
@@ -18,14 +18,16 @@ from limbeck.data.running import RunningText
 from limbeck.data.tabular import pyarrow
 from limbeck.data.tagged import Tagged
 from limbeck.data.task import Task, at_tokens
-from limbeck.data.tasks import CLASSES
+from limbeck.data.tasks import CLASSES, TASKS
 from limbeck.errors import DataError
-from limbeck.recipe.columns import Row, columns_for
+from limbeck.recipe.columns import Row, columns_for, text_columns
 from limbeck.recipe.found import PARTS, TRAIN, Found
 from limbeck.recipe.pictures import idx, images
 
 _TABLES: Final = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _TEXT: Final = ".txt"
+_LETTERS: Final = 100  # rows whose letters are looked at
+_LIKELY: Final = ("multi-label", "numbers")  # what may be asked of a table, where classes cannot
 _READ: Final = 32_000_000  # bytes of a table that are looked at
 _SAMPLE: Final = 2_000  # rows that the columns are judged by
 _WORDS: Final = ("words", "tokens")
@@ -140,14 +142,44 @@ def _table(path: Path, rows: Sequence[Row], count: int, extra: dict[str, Any], t
     found = columns_for(task, rows)
     if found is None:
         columns = ", ".join(repr(name) for name in (rows[0] if rows else {}) if isinstance(name, str)) or "none"
-        raise DataError(f"{path} has no {WANTED[task.name].removeprefix('a ')} (its columns: {columns}).")
+        raise DataError(
+            f"{path} has no {WANTED[task.name].removeprefix('a ')} (its columns: {columns}).{_others(task, rows)}"
+        )
     columns_found, outputs, told = found
     source: dict[str, Any] = {"name": "table", "path": str(path), **columns_found, **extra}
     test = path.with_name(f"test{path.suffix}")
     if path.stem in TRAIN and test.is_file():
         source["test"] = str(test)
     own = frozenset({"test"} if "test" in source else ())
-    return Found(source, "texts", max(1, count), outputs, f"{about}{count:,} texts {told}", own=own)
+    read = {one for value in columns_found.values() for one in ([value] if isinstance(value, str) else value)}
+    left = [name for name in (rows[0] if rows else {}) if isinstance(name, str) and name not in read]
+    second = next((name for name in left if name in text_columns(rows)), None)
+    return Found(
+        source,
+        "texts",
+        max(1, count),
+        outputs,
+        f"{about}{count:,} texts {told}",
+        own=own,
+        unread=tuple(left),
+        second=second,
+        latin=_latin("".join(str(row.get(source["text"])) for row in rows[:_LETTERS])),
+    )
+
+
+def _latin(text: str) -> bool:
+    """Whether at least half of the letters are Latin ones."""
+    letters = [letter for letter in text if letter.isalpha()]
+    return 2 * sum(letter < "\u0250" for letter in letters) >= len(letters)
+
+
+def _others(task: Task, rows: Sequence[Row]) -> str:
+    """The task that the table would be for, if there is one."""
+    for kind in TASKS:
+        other = cast(Task, kind())
+        if other.name in _LIKELY and other != task and columns_for(other, rows) is not None:
+            return f" For 'task: {other.name}' it has: add --task {other.name}."
+    return ""
 
 
 def _loaded(source: Tagged | Questions | HuggingFace | RunningText, task: Task) -> Found:

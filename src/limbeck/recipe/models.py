@@ -15,8 +15,9 @@ PACKED: Final = f"{PACKAGE}{MINILM}/model"
 _ONE: Final = r"[\w.-]+"
 
 
-def chosen(given: str) -> dict[str, Any]:
-    """A model of a recipe by its name if it needs nothing else, or a transformers model.
+def chosen(given: str, teaching: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A model of a recipe by its name if it needs nothing else, or a transformers model. ``teaching``: the teacher, of which it
+    may be made.
 
     Raises:
         DataError: it is neither, nor may it be a name on the hub.
@@ -26,7 +27,7 @@ def chosen(given: str) -> dict[str, Any]:
         for spec in SPECS
     }
     if given == "shrunk":  # all that it leaves out is as the teacher has it
-        return {"name": given, "layers": 3}
+        return {"name": given, "layers": max(1, depth(teaching or {}) // 2)}
     if given in needs and not needs[given]:
         return {"name": given}
     if ":" in given and not given.startswith(PACKAGE):
@@ -51,10 +52,17 @@ def pixels(*models: Mapping[str, Any]) -> int:
     return 64
 
 
+def depth(model: Mapping[str, Any]) -> int:
+    """How many layers a model has; six, where that is not known."""
+    known = model.get("layers", settings(model).get("num_hidden_layers"))
+    return known if isinstance(known, int) and known > 0 else 6
+
+
 def settings(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config.json of a transformers model in a folder; empty if there is none."""
+    """The config.json of a transformers model in a folder or an installed package; empty if there is none."""
     try:
-        found = json.loads((Path(str(model.get("path"))).expanduser() / "config.json").read_text(encoding="utf-8"))
+        place = resolve(str(model["path"])) if "path" in model else ""
+        found = json.loads((Path(place).expanduser() / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ def bundled() -> dict[str, Path]:
 
 
 def description(path: Path) -> str:
-    """What a recipe file says of itself: its first line, if that is a comment."""
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.lstrip("#").strip() if first.startswith("#") else ""
+    """What a recipe file says of itself: the comment that it begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").split("\n"))
+    return " ".join(line.lstrip("#").strip() for line in lines)
 
 
 def quick(recipe: Recipe) -> Recipe:

@@ -70,9 +70,10 @@ def starting(
         )
     found = look(data, task) if data is not None else _DIGITS
     images, tells = found.kind == "images", task.gives == "tokens"
-    teaching = chosen(teacher) if teacher else telling.teacher(task) if tells else _usual_teacher(images)
+    teaching = chosen(teacher) if teacher else telling.teacher(task) if tells else _usual_teacher(images, found.latin)
     usual = telling.student(task, teaching) if tells else {"name": "small-cnn" if images else "small-transformer"}
-    learning = chosen(student) if student else usual
+    learning = chosen(student, teaching) if student else usual
+    better = _BETTER if found.latin and not tells else telling.BETTER
     alone = not images and "huggingface" not in (teaching["name"], learning["name"])  # nobody brings a tokenizer
     if found.source["name"] in ("image-folder", "huggingface") and (found.side or 0) > _SMALL:
         found.source["size"] = pixels(teaching, learning)
@@ -92,6 +93,7 @@ def starting(
         "",
         "data:",
         *_block("source", found.source),
+        *_unread(found, task),
         *([f"  task: {task.name}"] if task != CLASSES else ()),
         *(() if tells else [f"  labelled: {labelled}  # all, or how many rows keep their label; {_OTHERS}"]),
         f"  validation: 0.1  # shares of the {'' if tells else 'labelled '}rows, where the data has no such parts of its own",
@@ -101,7 +103,7 @@ def starting(
         *([] if images else ["  max-length: 128  # tokens after which a text is cut"]),
         "",
         "teacher:",
-        *(_BETTER if teaching is _LARGER else telling.BETTER if tells and teaching["name"] == "from-config" else ()),
+        *(better if teaching is _LARGER or (tells and teaching["name"] == "from-config") else ()),
         *_block("model", teaching),
         *_teacher_training(teaching, found if data is not None else replace(found, rows=500), batch, task),
         "",
@@ -121,7 +123,11 @@ def starting(
 
 def advice(recipe: Recipe) -> str | None:
     """What would make a better teacher than `starting` could choose, if anything would."""
-    if recipe.teacher is not None and recipe.teacher.model == SmallTransformer.model_validate(_LARGER):
+    if (
+        recipe.teacher is not None
+        and recipe.teacher.model == SmallTransformer.model_validate(_LARGER)
+        and find_spec(MINILM) is None
+    ):
         return f"No pretrained model is installed, so the teacher learns from your texts alone. {_PRETRAINED}"
     return None
 
@@ -144,11 +150,11 @@ def _objective(task: Task, images: bool) -> list[str]:
     return ["  labels: 0.1", f"  soft-targets: {{weight: 0.9, temperature: {4 if images else 2}}}"]
 
 
-def _usual_teacher(images: bool) -> dict[str, Any]:
-    """One that is there: whether a hub can be reached is not asked."""
+def _usual_teacher(images: bool, latin: bool) -> dict[str, Any]:
+    """One that is there: whether a hub can be reached is not asked. What is packed reads English."""
     if images:
         return {"name": "small-resnet", "width": 32}
-    return {"name": "huggingface", "path": PACKED} if find_spec(MINILM) is not None else _LARGER
+    return {"name": "huggingface", "path": PACKED} if latin and find_spec(MINILM) is not None else _LARGER
 
 
 def _teacher_training(model: Mapping[str, Any], found: Found, batch: int, task: Task) -> list[str]:
@@ -180,6 +186,17 @@ def _training(
     ]
 
 
+def _unread(found: Found, task: Task) -> list[str]:
+    """A comment on the columns that are left out."""
+    if not found.unread:
+        return []
+    names = ", ".join(map(repr, found.unread[:6])) + (", ..." if len(found.unread) > 6 else "")
+    pair = f"; if the label is about two texts: pair: {_written(found.second)}" * bool(
+        found.second and task.reads == "texts"
+    )
+    return [f"    # columns that are not read: {names}{pair if 'pair' not in found.source else ''}"]
+
+
 def _block(key: str, values: Mapping[str, Any], indent: int = 2) -> list[str]:
     """A mapping over several lines, or its name alone where it has nothing else."""
     space = " " * indent
@@ -195,4 +212,4 @@ def _written(value: Any) -> str:
 
 def _clean(name: str) -> str:
     """What may be a recipe's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:64] or "mine"
+    return re.sub(r"[^\w.-]+", "-", name).strip("-._")[:64] or "mine"

@@ -10,10 +10,9 @@ from typing import Final
 from limbeck.advice.memory import Memory
 from limbeck.advice.preflight import Dry, check_labels, dry_run
 from limbeck.config import digest
-from limbeck.data.batch import SUPERVISED
 from limbeck.errors import PreflightError
 from limbeck.evidence.efficiency import SECONDS, TIMED, WARMUP
-from limbeck.evidence.tables import compute as flop
+from limbeck.evidence.figures import compute as flop
 from limbeck.models.identity import of_module, parameters
 from limbeck.objective import Term
 from limbeck.regimes.apart import APART
@@ -21,18 +20,19 @@ from limbeck.regimes.budget import EQUAL_COMPUTE, FINAL_STAGE, Compute, earlier
 from limbeck.regimes.plan import Learnt, Plan
 from limbeck.run.arms import arms_of, compute_of
 from limbeck.run.cheaper import agreement
+from limbeck.run.doubts import doubts
 from limbeck.run.experiment import Experiment
 from limbeck.run.language import exact_bytes, expense, logits_bytes, tokens
 from limbeck.run.samples import writing_passes
 from limbeck.signals.gradient import GRADIENT
 from limbeck.teachers.coded import CodedTeacher
 from limbeck.teachers.local import LocalTeacher
+from limbeck.teachers.teacher import Teacher
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 
 _REST: Final = 3.0  # seconds: loading and keeping models, the intervals, the report
 _CALL: Final = 1e-3  # seconds that a call takes beside its rows
-_FEW: Final = 0.1  # of all rows
 _SHOWN: Final = 12  # stages and their first batches that are told one by one
 _BULK: Final = 1500  # rows through a model to time its throughput
 
@@ -131,7 +131,6 @@ def _budget(
     each = coded.bytes // plan.training.batch_size if coded else dry.row_bytes
     store = rows * each * (1 + ("best_single" in names)) if experiment.store else 0
     seconds = training + fixed
-    unused = len(splits.train) - labelled
     told = (
         f"{students} students ({', '.join(name.replace('_', '-') for name in names)}; {seeds} seed{'s' * (seeds > 1)})"
     )
@@ -142,7 +141,10 @@ def _budget(
             f"{len(splits.test):,} test; " + (f"{len(splits.classes)} {task.outputs}" if task.outputs else task.name),
         ),
         *([("filters", experiment.filtered)] if experiment.filtered else []),
-        ("student", f"{_size(parameters(plan.start.module()), dry.parameters)}{_taught(teaching)}"),
+        (
+            "student",
+            f"{_size(parameters(plan.start.module()), dry.parameters)}{_taught(teaching) or _given(plan.teacher)}",
+        ),
         *agreement(experiment, plan.device),
         *([("layers", layers)] if (layers := paired(plan.terms, experiment.terms)) else []),
         *([("stages", _stages(tried))] if before else []),
@@ -163,14 +165,8 @@ def _budget(
         found.append(
             (
                 "memory",
-                f"{_memory(dry.memory, logits_bytes(experiment, plan))}; {size(peak)} more than now for a training step",
+                f"{_memory(dry.memory, logits_bytes(experiment, plan))}; in a step this process grew by {size(peak)}",
             )
-        )
-    warnings = []
-    if dry.silent:
-        warnings.append(
-            f"{len(dry.silent)} parameters of the student get no gradient and stay as they are: {', '.join(dry.silent[:3])}"
-            + (", ..." if len(dry.silent) > 3 else "")
         )
     free = shutil.disk_usage(_existing(plan.store or Path.cwd())).free
     if store > free:
@@ -178,15 +174,7 @@ def _budget(
             f"The teacher's outputs would take {size(store)}, but only {size(free)} are free: choose fewer data.views, "
             "or another place with LIMBECK_HOME, or ask the teacher live with teacher.store: false."
         )
-    if unused and not any(term.needs().teacher for term in plan.terms):
-        warnings.append(f"{unused:,} rows without label are not used: no term of the objective reads the teacher.")
-    if heard := _hardly_heard(plan, labelled):
-        warnings.append(heard)
-    if len(splits.test) < 200:
-        warnings.append(f"With {len(splits.test)} test rows only large differences can be told from chance.")
-    if len(experiment.seeds) < 3:
-        warnings.append("With fewer than 3 seeds the verdict will hardly be certain.")
-    return Preflight(tuple(found), seconds, store, fixed, warnings)
+    return Preflight(tuple(found), seconds, store, fixed, doubts(experiment, plan, dry.silent, bool(teaching)))
 
 
 def _untrained(stage: Stage) -> Learnt:
@@ -206,6 +194,11 @@ def _taught(teaching: Sequence[tuple[Stage, Dry]]) -> str:
         return f", the teacher {teaching[0][1].parameters:,}"
     each = [f"the {stage.name} {one.parameters:,} ({stage.training.total:,} steps)" for stage, one in teaching]
     return "".join(f", {one}" for one in each)
+
+
+def _given(teacher: Teacher | None) -> str:
+    """How large a teacher is that needs no training here."""
+    return f", the teacher {parameters(teacher.module):,}" if teacher is not None and teacher.module is not None else ""
 
 
 def _outputs(experiment: Experiment, plan: Plan, rows: int, store: int) -> str:
@@ -274,18 +267,6 @@ def _stages(tried: Sequence[tuple[Stage, Dry]]) -> str:
 
 def _bare(stage: Stage) -> str:
     return stage.name.rpartition(", seed")[0]
-
-
-def _hardly_heard(plan: Plan, labelled: int) -> str:
-    """What there is to say of terms that learn from the teacher about rows with a label alone, where these are few."""
-    share = labelled / len(plan.splits.train)
-    names = [term.name for term in plan.terms if term.needs().teacher and term.mask == SUPERVISED]
-    if not names or share >= _FEW or plan.labelled_share is not None:
-        return ""
-    return (
-        f"{', '.join(names)} learn from rows with a label alone, which are {100 * share:.1f} % of a batch: set "
-        "data.labelled-share to 0.25, say, or compare by a term of all rows, such as soft-targets."
-    )
 
 
 def _looks(training: Training) -> int:

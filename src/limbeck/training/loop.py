@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -95,8 +95,10 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
     view = Order(few, rows, stage.seed, stage.views).view(0)  # a store may hold none but the views of the training
     batch = stage.examples.batch(few, torch.full_like(few, view))
     needs = objective.needs()
-    seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
-    ours = show(student, batch.columns(stage.side), needs.student, batch.keys)
+    with _whose("teacher"):
+        seen = stage.teacher.observe(batch, needs.teacher) if stage.teacher and needs.teacher else {}
+    with _whose("student"):
+        ours = show(student, batch.columns(stage.side), needs.student, batch.keys)
     objective.build(
         ours,
         {**seen, **vocabularies(stage.terms, stage.examples)},
@@ -105,6 +107,15 @@ def build_objective(stage: Stage, student: nn.Module, rows: int = 8) -> Objectiv
         batch,
     )
     return objective
+
+
+@contextmanager
+def _whose(side: str) -> Iterator[None]:
+    """Says of which model it is that a signal is missing: both may be of one kind."""
+    try:
+        yield
+    except SignalError as error:
+        raise SignalError(f"The {side} does not show what is asked: {error}") from error
 
 
 def train(stage: Stage, folder: Path, watch: Watch = lambda stage, curve: ()) -> Outcome:
