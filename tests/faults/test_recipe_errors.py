@@ -290,6 +290,25 @@ def test_a_choice_under_a_name_of_ones_own_is_told_what_it_may_be():
         parse(text)
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        (
+            "student.name=small_net",
+            r"--set student\.name=small_net: student: unknown name 'small_net'; did you mean 'small-",
+        ),
+        (
+            "data.source.name=csv",
+            r"--set data\.source\.name=csv: data\.source: unknown name 'csv'; did you mean 'table'\?",
+        ),
+        ("data.task=regression", r"--set data\.task=regression: .*'regression'; did you mean 'numbers'\?"),
+    ],
+)
+def test_a_wrong_name_is_told_where_it_was_given_with_what_may_be_meant(setting, told):
+    with pytest.raises(RecipeError, match=told):
+        read("hints", [setting])
+
+
 @pytest.mark.faults
 @pytest.mark.proof("Q15")
 @pytest.mark.parametrize("seed", range(1, 11))

@@ -95,6 +95,8 @@ def _wrong(detail: ErrorDetails, root: Node, top: type[Config]) -> _Wrong:
         return _Wrong(spot, kind, f"found {found}: " * bool(given) + str(context.get("error", detail["msg"])))
     if kind == "union_tag_invalid":
         known = sorted(tags_of(spot.types))
+        if spot.node is not None and (written := spot.node.find("name")) is not None:
+            spot.where = spot.node.value[written].where  # the line of a mapping's key is not always that of its name
         hint = nearest(cut(str(context["tag"])), known, 1)
         message = f"unknown name {_shown(Node(context['tag'], 1))}; {_hinted(hint)}llowed: {', '.join(known)}"
         return _Wrong(spot, kind, message)
