@@ -48,12 +48,16 @@ def warnings(folder, spoilt=False, **more):
         weights |= {name: torch.zeros_like(value) for name, value in weights.items() if name.startswith("classifier")}
     path = folder / "weights.safetensors"
     save_file(weights, path)
-    plain = "{" + ", ".join(f"{key}: {_flow(value)}" for key, value in data.items()) + "}"
-    return "\n".join(check(parse(RECIPE % (plain, path))).warnings)
+    return "\n".join(check(parse(RECIPE % (_flow(data), path))).warnings)
 
 
 def _flow(value):
-    return "{" + ", ".join(f"{key}: {one}" for key, one in value.items()) + "}" if isinstance(value, dict) else value
+    """As YAML on one line."""
+    return (
+        "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
+        if isinstance(value, dict)
+        else value
+    )
 
 
 @pytest.mark.parametrize("mark", [";", ","])
@@ -116,6 +120,17 @@ def test_a_finished_teacher_that_knows_nothing_is_told_before_the_run(tmp_path, 
     told = warnings(tmp_path, spoilt=True)
     assert "validation rows the teacher's accuracy is" in told
     assert "'bread', 'rice', 'soup', 'tea'?" in told
+    assert "takes no part" not in told
+
+
+def test_a_term_of_weight_0_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    recipe = RECIPE % (_flow(asked.written(tmp_path, "classes", 60)), "null")
+    settings = ["objective.soft-targets.weight=0", "teacher.training.steps=3", "teacher.training.batch-size=8"]
+    assert (
+        "The term 'soft-targets' has the weight 0 and takes no part."
+        in check(parse(recipe, overrides=settings)).warnings
+    )
 
 
 @pytest.mark.parametrize(("longest", "cut"), [(8, True), (32, False)])

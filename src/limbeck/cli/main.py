@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if hasattr(error, "format_message"):  # of click, which typer keeps under changing names: the line is mistyped
             known = [one.name for one in app.registered_commands] + [one.name for one in app.registered_groups]
             about = f"limbeck {typed[0]} --help" if typed[0] in known else "limbeck --help"
-            tell.note(f"{error.format_message().rstrip('.?')}. See: {about}", "error", "bold red")
+            said = error.format_message().replace("Value error, ", "").rstrip(".?")  # pydantic's, under typer's
+            tell.note(f"{said}. See: {about}", "error", "bold red")
             sys.exit(2)
         if debug:
             raise

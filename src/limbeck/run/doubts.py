@@ -32,6 +32,9 @@ def _found(experiment: Experiment, plan: Plan, silent: tuple[str, ...], teaching
     if silent:
         more = ", ..." if len(silent) > 3 else ""
         yield f"{len(silent)} parameters of the student get no gradient and stay as they are: {', '.join(silent[:3])}{more}"
+    for term in plan.terms:
+        if term.weight.turns == (0.0,):
+            yield f"The term {term.name!r} has the weight 0 and takes no part."
     if not teaching:
         yield from _ignorant(experiment, plan)
     yield from _cut(experiment)

@@ -165,7 +165,8 @@ def _budget(
         found.append(
             (
                 "memory",
-                f"{_memory(dry.memory, logits_bytes(experiment, plan))}; the first step took {size(peak)}, with what libraries load for it",
+                f"{_memory(dry.memory, logits_bytes(experiment, plan))}; the first step took {size(peak)}, with what libraries "
+                "load for it",
             )
         )
     free = shutil.disk_usage(_existing(plan.store or Path.cwd())).free
