@@ -66,7 +66,7 @@ CASES = [
     ("hidden: 32", "hidden: {a: 1}", "line 16: student.hidden:", "a whole number or a list"),
     ("hidden: 32", "hiden: 32", "line 16: student.hiden:", "did you mean 'hidden'? Allowed here: dropout, hidden"),
     ("hidden: 32", "width: 32", "line 16: student.width:", "unknown key"),
-    ("name: mlp", "name: mlpp", "line 14: student:", "did you mean 'mlp'?"),
+    ("name: mlp", "name: mlpp", "line 15: student:", "did you mean 'mlp'?"),
     ("limbeck: 1", "limbeck: 2", "line 1: limbeck:", "reads version 1"),
     ("limbeck: 1\n", "", "line 1: limbeck", "reads version 1"),
     ("name: base", "name: ../x", "line 2: name:", "letters, digits"),
