@@ -1,8 +1,10 @@
-"""`python -m benchmarks.routes [NAME ...]`: each route for text encoders from its recipe, with one seed: what it takes and gives.
+"""`python -m benchmarks.routes [--beside N] [NAME ...]`: each route for text encoders from its recipe, with one seed.
 
-A route that was run is read again. The table stands in docs/routes.md; differences over three seeds are in the gallery.
+`--beside 1` says that another run was going on, which is kept beside the minutes; what was run of the same recipe is kept.
+The table stands in docs/routes.md; differences over three seeds are in the gallery.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -19,12 +21,13 @@ from limbeck.run import run
 ROUTES = ("distilbert", "patient", "minilm", "tinybert", "mobilebert", "theseus", "intents")
 PAGE, KEPT = Path(__file__).parent.parent / "docs" / "routes.md", RESULTS / "routes.json"
 RUNS = Path("runs") / "routes"
-_SEVERAL = {2: ", on two threads and alone"}
+USUAL = (1, 1)
+"""Threads of a run and other runs beside it, where a row says nothing else."""
 _SHOWN = ("control", "pseudo_labels", "soft_targets", "distilled", "teacher")
 
 
-def told(found: Evidence) -> dict[str, Any]:
-    """What is kept of a run."""
+def told(found: Evidence, beside: int) -> dict[str, Any]:
+    """What is kept of a run that had so many others beside it."""
     arms, origin = found.arms.present(), found.provenance
     student, teacher = (arms[name].efficiency for name in ("distilled", "teacher"))
     assert student, "a run measures what it delivers"
@@ -39,9 +42,15 @@ def told(found: Evidence) -> dict[str, Any]:
         "test": found.data.test,
         "date": origin.date,
         "threads": origin.threads,
+        "beside": beside,
         "recipe": str(origin.recipe_hash)[:16],
         "versions": dict(origin.versions),
     }
+
+
+def _how(row: dict[str, Any]) -> str:
+    threads, beside = row["threads"], row["beside"]
+    return "" if (threads, beside) == USUAL else f", {threads} threads, {beside or 'no'} other run"
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -57,21 +66,27 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         own = row["seconds"].get("teacher", 0) / 60
         lines.append(
             f"| `{name}` | {row['smaller']:g}× | {row['faster']:g}× | {' | '.join(scores)} | {minutes:.0f}"
-            f"{f' and the teacher {own:.0f}' if own else ''}{_SEVERAL.get(row['threads'], '')} |"
+            f"{f' and the teacher {own:.0f}' if own else ''}{_how(row)} |"
         )
     last = found[max(found, key=lambda name: found[name]["date"])]
     versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
     hashes = ", ".join(f"{name} {row['recipe']}" for name, row in found.items())
-    how = f"{last['date'][:10]}, one torch thread and two runs at a time where nothing else is said"
+    how = f"{last['date'][:10]}, one torch thread and another run beside it where nothing else is said"
     return "\n".join(lines) + f"\n\n<sub>`limbeck run NAME --set seeds=1`, {how}; recipes {hashes}; {versions}</sub>\n"
 
 
 def main(names: Sequence[str]) -> None:
     """Runs those of these names, or all, and writes the table."""
     found: dict[str, dict[str, Any]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    for name in names or ROUTES:
-        command = f"limbeck run {name} --set seeds=1"
-        found[name] = told(run(read(name, ["seeds=1"]), RUNS / name, command=command).evidence)
+    asked = argparse.ArgumentParser(prog="python -m benchmarks.routes", description="The routes, each once.")
+    asked.add_argument("names", nargs="*", metavar="NAME")
+    asked.add_argument("--beside", type=int, default=0, metavar="N", help="other runs that go on meanwhile")
+    told_to = asked.parse_args(names)
+    for name in told_to.names or ROUTES:
+        recipe = read(name, ["seeds=1"])
+        if found.get(name, {}).get("recipe") != recipe.hash[:16]:
+            command = f"limbeck run {name} --set seeds=1"
+            found[name] = told(run(recipe, RUNS / name, command=command).evidence, told_to.beside)
         write_json(KEPT, found)
         put(PAGE, "routes", table(found))
 
