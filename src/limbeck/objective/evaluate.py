@@ -17,8 +17,9 @@ from limbeck.losses.offer import Offer
 from limbeck.losses.storages import Chunked, Dense, Head, Outcomes, Storage
 
 _CHUNK: Final = 2**22  # logits of a chunk: larger buffers are slower to get
-_ROWS: Final = 256  # of a chunk at least: products of fewer read the head's weights too often
+_ROWS: Final = 512  # of a chunk at least: products of fewer read the head's weights too often
 _BLOCK: Final = 2**18  # logits of a block: a few buffers of so many floats stay in the cache
+_LAUNCHED: Final = 2**24  # and of one on an accelerator, where a launch costs more than a cache gives
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _collect(made: Sequence[Tensor | None], hidden: Tensor, slope: Tensor, weigh
 
 def _descend(logits: Tensor, asked: Sequence[Asked], totals: Tensor) -> None:
     """Adds the means to ``totals``, and puts the gradient in the place of ``logits``, [n, V]."""
-    rows = max(1, _BLOCK // logits.shape[1])
+    rows = _together(logits)
     temperatures = sorted({one.temperature for one in asked})
     alike = {t: [(place, one) for place, one in enumerate(asked) if one.temperature == t] for t in temperatures}
     for start in range(0, len(logits), rows):
@@ -169,6 +170,13 @@ def _descend(logits: Tensor, asked: Sequence[Asked], totals: Tensor) -> None:
         for temperature in temperatures:
             softened += _soften(block / temperature, alike[temperature], totals, start, temperature)
         block.copy_(softened)
+
+
+def _together(logits: Tensor) -> int:
+    """Rows of a block: each thread has one at least, as a softmax divides rows among them and never a row."""
+    if logits.device.type != "cpu":
+        return max(1, _LAUNCHED // logits.shape[1])
+    return max(torch.get_num_threads(), _BLOCK // logits.shape[1])
 
 
 def _soften(
