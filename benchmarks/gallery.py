@@ -10,6 +10,7 @@ from benchmarks.kept import RESULTS
 from benchmarks.methods import STAGES
 from benchmarks.page import stage, texts
 from benchmarks.texts import STAGES as TEXT_STAGES
+from limbeck.evidence.retention import shown_retention
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.words import NAMES
 from limbeck.recipe.reading import bundled, read
@@ -116,6 +117,9 @@ def section(title: str, command: str, evidence: Evidence) -> str:
         f"\n- {step.step}: {evidence.measure.gained(step.difference.mean, step.difference.ci95, before='95 % interval ')}"
         for step in evidence.attribution
     )
+    kept = "".join(
+        f"\n- {NAMES[one['name']]}: {one['note']}" for one in (shown_retention(evidence) or {"arms": []})["arms"]
+    )
     origin = evidence.provenance
     teacher = f"teacher {origin.teacher_fingerprint[:16]}, " if origin.teacher_fingerprint else ""
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
@@ -124,6 +128,7 @@ def section(title: str, command: str, evidence: Evidence) -> str:
         f"| arm | {evidence.measure.name} | NLL | ECE | parameters | latency, one example |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows)
         + (f"\n\nWhat each ingredient added:\n{steps}\n" if steps else "\n")
+        + (f"\nWhat was kept of earlier tasks:\n{kept}\n" if kept else "")
         + f"\n<sub>recipe {origin.recipe_hash}, data {(origin.data_fingerprint or '')[:16]}, {teacher}"
         f"seeds {list(origin.seeds)}, {origin.date}, {origin.device}, "
         f"{origin.threads} torch thread(s); {versions}</sub>\n"
