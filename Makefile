@@ -64,9 +64,13 @@ scale: .venv/.ray ## accelerate launch with DDP and FSDP, labelling over Ray: tw
 federated: .venv-flower/.made ## a server and clients of Flower, each a process of its own (a few minutes)
 	OMP_NUM_THREADS=1 .venv-flower/bin/pytest -m federated tests/journeys/test_flower.py
 
-bench: .venv/.dev ## ratios against floors, written to benchmarks/results
+.venv/.peers: .venv/.dev # beside the environment, not in it
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers trl==1.16.0
+	@touch $@
+
+bench: .venv/.peers ## ratios against floors and peers, written to benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tokens
+	PYTHONPATH=.venv/peers $(BIN)/python -m benchmarks.tokens
 
 gallery: .venv/.dev ## the bundled recipes in full and every method, written to docs/gallery.md (hours; goes on where it stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.methods

@@ -3,12 +3,13 @@
 Logits are made up, as peaked as text is, unless ``--model`` names a causal language model, as a recipe does (of a GGUF file
 ``<path>/<file>``), whose own logits of ``--texts FILE`` are taken. Errors are those of the forward KL of a student: made-up
 logits with noise, or the same model without its last third of layers. Run it on a quiet machine; times are the best of several
-turns. With ``--model`` the table is kept in benchmarks/results/stored-logits.md.
+turns. Both tables are kept in benchmarks/results/stored-logits.md.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kept import RESULTS
+from benchmarks.page import put
 from limbeck.data.tokenizers import resolve
 from limbeck.losses.divergences import ForwardKl, dense
 from limbeck.objective.evaluate import Asked, streamed
@@ -27,6 +29,7 @@ from limbeck.teachers.store.frame import Rows
 from limbeck.teachers.store.sampled import SampledCodec
 from limbeck.teachers.store.top_k import TopKCodec
 
+PAGE = RESULTS / "stored-logits.md"
 ROWS, LENGTH, TURNS = 4, 64, 5
 
 
@@ -38,18 +41,19 @@ def made_up(classes: int) -> Tensor:
     return -1.7 * torch.log1p(ranks) + 0.5 * torch.randn(shape, generator=generator)
 
 
-def of_model(path: str, texts: Path) -> tuple[Tensor, Tensor]:
-    """Logits of a model, and of the same without its last third of layers, [ROWS, LENGTH, V] each."""
+def of_model(path: str, texts: Path) -> tuple[Tensor, Tensor, float]:
+    """Logits of a model and of the same without its last third of layers, [ROWS, LENGTH, V]; the tokens it reads a second."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = resolve(path)
     tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModelForCausalLM.from_pretrained(place).eval()
     ids = tokenizer(texts.read_text(), return_tensors="pt").input_ids[0, : ROWS * LENGTH].view(-1, LENGTH)
     with torch.no_grad():
+        (reading,) = best(partial(model, ids))
         logits: Tensor = model(ids).logits.float()
         model.model.layers = model.model.layers[: 2 * len(model.model.layers) // 3]
         shallow: Tensor = model(ids).logits.float()
-    return logits, shallow
+    return logits, shallow, ids.numel() / reading
 
 
 def best(*acts: Callable[[], object]) -> list[float]:
@@ -102,21 +106,22 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.model:
-        logits, student = of_model(asked.model, asked.texts)
-        compared = logits, student
+        logits, student, reading = of_model(asked.model, asked.texts)
+        compared, itself = (logits, student), f"{asked.model}, which reads {reading:,.0f} tokens a second"
     else:
+        itself = "made up"
         logits, few = made_up(asked.classes), made_up(2000)  # errors of a smaller vocabulary take less memory
         compared = few, few + torch.randn(few.shape, generator=torch.Generator().manual_seed(1))
     count, flat = logits.shape[0] * logits.shape[1], logits.flatten(0, 1)
     lines = [
-        f"{count} tokens, {logits.shape[-1]:,} classes{f', {asked.model}' if asked.model else ''}, one thread\n",
+        f"{count} tokens, {logits.shape[-1]:,} classes, {itself}, one thread\n",
         "| codec | bytes a token | encoded a second | naively | times | decoded a second | KL off by | gradient off by |",
         "|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
     codecs: tuple[TopKCodec | SampledCodec, ...] = (
         *(TopKCodec(k=k) for k in (8, 50, 128)),
-        *(SampledCodec(draws=draws, seed=0) for draws in (12, 50, 200)),
+        *(SampledCodec(draws=draws, seed=0) for draws in (12, 30, 50, 200)),
         SampledCodec(draws=50, seed=0, entropy=False),
     )
     for codec in codecs:
@@ -133,9 +138,10 @@ def main() -> None:
             f"{plainly / encoding:.1f} | {32 * count / decoding:,.0f} | {value:.1%} | {slope:.1%} |"
         )
         print(lines[-1], flush=True)
-    if asked.model:
-        told = "# Stored logits: what they take, and what they cost in accuracy\n\n"
-        (RESULTS / "stored-logits.md").write_text(told + "\n".join(lines) + f"\n\n<sub>{versions()}</sub>\n")
+    known = ", ".join(
+        [datetime.now(UTC).date().isoformat(), *(f"{name} {version}" for name, version in versions().items())]
+    )
+    put(PAGE, "model" if asked.model else "made-up", "\n".join(lines) + f"\n\n<sub>{known}</sub>\n")
 
 
 if __name__ == "__main__":
