@@ -14,6 +14,7 @@ from benchmarks.page import stage, texts
 from benchmarks.texts import STAGES as TEXT_STAGES
 from limbeck.evidence.retention import shown_retention
 from limbeck.evidence.schema import Evidence
+from limbeck.evidence.verdict import outcome
 from limbeck.evidence.words import NAMES
 from limbeck.recipe.reading import bundled, read
 from limbeck.run import run
@@ -126,7 +127,7 @@ def section(title: str, command: str, evidence: Evidence) -> str:
     teacher = f"teacher {origin.teacher_fingerprint[:16]}, " if origin.teacher_fingerprint else ""
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
     return (
-        f"## {title}\n\n`{command}`\n\n**{evidence.verdict}.** {evidence.sentence}\n\n"
+        f"## {title}\n\n`{command}`\n\n**{outcome(evidence)}.** {evidence.sentence}\n\n"
         f"| arm | {evidence.measure.name} | NLL | ECE | parameters | latency, one example |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows)
         + (f"\n\nWhat each ingredient added:\n{steps}\n" if steps else "\n")

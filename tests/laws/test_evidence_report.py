@@ -15,6 +15,7 @@ from limbeck.evidence.charts import forest
 from limbeck.evidence.records import Efficiency, Latency
 from limbeck.evidence.report import Example, disagreements, image_uri, render, write_report
 from limbeck.evidence.schema import Counts, Evidence, Provenance
+from limbeck.evidence.verdict import outcome
 from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
 from limbeck.evidence.words import NAMES
 
@@ -208,6 +209,34 @@ def test_page_without_control_teacher_or_curves():
     text = render(evidence, {}, [], "")
     assert "Cannot tell." in text
     assert "Recipe</h2>" not in text
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_student_without_data_is_held_against_what_data_gives_and_not_judged(seeds):
+    arms, labels = worlds(rows=240, seeds=seeds)
+    swapped = ArmResults(
+        teacher=arms.teacher, control=arms.distilled, with_data=arms.distilled, distilled=arms.control
+    )  # it does worse than with data, as they do
+    evidence = weigh(swapped, labels, CLASSES, resamples=200)
+    ours, theirs = (
+        np.mean([(z.argmax(1) == labels).mean() for z in arm.logits]) for arm in (arms.control, arms.distilled)
+    )
+    share = f"{100 * ours / theirs:.1f}\N{NO-BREAK SPACE}% of"
+    assert ours < theirs
+    assert (evidence.verdict, outcome(evidence), evidence.advice, evidence.gap_closed) == (
+        "cannot tell",
+        "without data",
+        None,
+        None,
+    )
+    assert evidence.difference.mean == pytest.approx(ours - theirs)
+    assert share in evidence.sentence
+    assert ("paired seeds" in evidence.sentence) == (seeds > 1)
+    text = render(evidence, {}, [], "")
+    assert f"{share} what the data gives." in text
+    assert "How far does it come without data?" in text
+    assert "made it worse" not in text
+    assert "made the student worse" not in text
 
 
 def test_no_strange_numbers_on_the_page(tmp_path):

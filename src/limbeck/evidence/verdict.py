@@ -5,6 +5,8 @@ Both 95 % intervals of distilled minus control must agree, the one over seeds an
 - ``helped``: both lower ends are above 0.
 - ``did not help``: both upper ends are at most the smallest effect that would matter (harm included).
 - ``cannot tell``: anything else; always with one seed, and without a control.
+
+A student that learns without data is ``cannot tell`` too: its control has the data, and says what that is worth.
 """
 
 from math import ceil, log
@@ -36,6 +38,8 @@ def worse(difference: Difference | None, items: Bootstrap | None) -> bool:
 
 def outcome(evidence: Evidence) -> str:
     """The verdict in a word or two; harm is not hidden in ``did not help``."""
+    if evidence.arms.with_data is not None:
+        return "without data"
     harmed = evidence.verdict == "did not help" and worse(evidence.difference, evidence.item_bootstrap)
     return "made it worse" if harmed else evidence.verdict
 
@@ -89,6 +93,28 @@ def sentence(
         return f"{who.capitalize()} did not help: {shown}, so any gain is below the {matter}."
     short = _short_of(difference, items, smallest_effect)
     return f"Not settled: {shown}, so neither a gain nor its absence is shown; {short}."
+
+
+def without_data(
+    difference: Difference, items: Bootstrap, scores: tuple[float, float], measure: Measure = ACCURACY
+) -> str:
+    """What a student reaches that saw no training example, in place of `sentence`. ``scores``: of the control, which learnt from
+    the data's labels, and of the student. No verdict: without a teacher there would be nothing to learn from.
+    """
+    digits = measure.decimals(difference.mean, *(difference.ci95 or ()), *(items.ci95 if difference.ci95 else ()))
+    share = f", {100 * scores[1] / scores[0]:.1f}\N{NO-BREAK SPACE}% of" if scores[0] > 0 else ", beside"
+    seeds = "one pair of runs"
+    if difference.ci95 is not None:
+        seeds = (
+            f"95\N{NO-BREAK SPACE}% interval {measure.span(difference.ci95, digits)} over {difference.seeds} paired seeds, "
+            f"{measure.span(items.ci95, digits)} over test examples"
+        )
+    return (
+        f"Without a training example the student has a {measure.name} of {measure.value(scores[1])} on {items.examples:,} test "
+        f"examples{share} the {measure.value(scores[0])} that the same student has from the data's labels: "
+        f"{measure.points(difference.mean, digits=digits)}{measure.unit} ({seeds}). "
+        "Whether the teacher helped is no question: with neither there is nothing to learn from."
+    )
 
 
 def _short_of(difference: Difference, items: Bootstrap, smallest_effect: float) -> str:

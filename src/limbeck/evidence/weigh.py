@@ -31,7 +31,7 @@ from limbeck.evidence.records import Arm, Efficiency, Fidelity, GapClosed, Match
 from limbeck.evidence.resample import RESAMPLES
 from limbeck.evidence.schema import ARMS, Arms, Counts, Evidence, Provenance
 from limbeck.evidence.tasks import task_scores
-from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence, who
+from limbeck.evidence.verdict import SMALLEST_EFFECT, advice, decide, sentence, who, without_data
 
 LITTLE = 0.05  # of the way from the best constant answer to always being right
 UNTAUGHT = "More seeds or test examples would not settle it: try more steps, another learning rate or a larger student."
@@ -149,7 +149,7 @@ def weigh(
         for one, arm in given.items()
     }
     bounded = task.gives not in ("numbers", "tokens")
-    remarks = list(notes)
+    remarks, free = list(notes), "with_data" in scores
     gap = items = mean_pair = None
     tests: tuple[McNemar, ...] = ()
     closed: GapClosed | None = None
@@ -179,7 +179,7 @@ def weigh(
         mean_pair = (float(control.mean()), float(distilled.mean()))
         if exam.binary:
             tests = tuple(mcnemar(d == 1, c == 1, one) for d, c, one in zip(distilled, control, shared, strict=True))
-        if teacher is not None:
+        if teacher is not None and not free:
             closed = gap_closed(teacher, control, distilled, resamples, seed, bounded)
     elif why_no_control:
         remarks.append(f"There is no control: {why_no_control.rstrip('.')}.")
@@ -198,13 +198,17 @@ def weigh(
         names = ("student with all labels", "teacher")
         recovered = gap_closed(ceiling, teacher, distilled, resamples, seed, bounded, names)
     verdict, advised = decide(gap, items, smallest_effect), advice(gap, items, smallest_effect, exam.measure)
+    told = sentence(gap, items, mean_pair, smallest_effect, why_no_control, exam.measure, about)
+    if free and gap and items and mean_pair:
+        verdict, advised = "cannot tell", None
+        told = without_data(gap, items, mean_pair, exam.measure)
     if untaught := _untaught(exam, scores):
         remarks.append(untaught)
         advised = advised if verdict == "helped" else f"{untaught} {UNTAUGHT}"
     return Evidence(
         name=name,
         verdict=verdict,
-        sentence=sentence(gap, items, mean_pair, smallest_effect, why_no_control, exam.measure, about),
+        sentence=told,
         advice=advised,
         smallest_effect=smallest_effect,
         arms=Arms(**built),

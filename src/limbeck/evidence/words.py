@@ -36,6 +36,8 @@ def titled(name: str) -> str:
 
 def question(evidence: Evidence) -> str:
     """What the report answers."""
+    if evidence.arms.with_data:
+        return "How far does it come without data?"
     return f"Did {about(evidence)} help?"
 
 
@@ -46,6 +48,9 @@ def about(evidence: Evidence) -> str:
 
 def headline(evidence: Evidence) -> tuple[str, str]:
     """The verdict in large letters, and its tone."""
+    control = evidence.arms.control
+    if evidence.arms.with_data and control and control.mean.score > 0:
+        return f"{percent(evidence.arms.distilled.mean.score / control.mean.score)} of what the data gives.", "open"
     if evidence.verdict == "helped":
         return f"Yes, {about(evidence)} helped.", "helped"
     if evidence.verdict == "did not help":
