@@ -110,8 +110,8 @@ def without_data(
             f"{measure.span(items.ci95, digits)} over test examples"
         )
     return (
-        f"Without a training example the student has a {measure.name} of {measure.value(scores[1])} on {items.examples:,} test "
-        f"examples{share} the {measure.value(scores[0])} that the same student has from the data's labels: "
+        f"Without a training example the student's {measure.name} on {items.examples:,} test examples is "
+        f"{measure.value(scores[1])}{share} the {measure.value(scores[0])} that the same student has from the data's labels: "
         f"{measure.points(difference.mean, digits=digits)}{measure.unit} ({seeds}). "
         "Whether the teacher helped is no question: with neither there is nothing to learn from."
     )
