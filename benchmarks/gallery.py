@@ -158,7 +158,8 @@ def page() -> str:
         "standard deviation over seeds; the control is the same student without the teacher.\n\nThe recipes that are called "
         "after a way of teaching (`hinton`, `attention`, ...) train their teacher on the same 1,000 labels as the student, so "
         "that it is two points better than the control, and little is to be had from it: they show how a recipe is written. "
-        "What a method gives with a teacher that knows more is told [below](#methods-on-fashion-mnist).\n\n"
+        "What a method gives with a teacher that knows more is told [below](#methods-on-fashion-mnist), and what regimes were "
+        "meant to reach [with them](regimes.md#what-they-reached-here).\n\n"
         + "\n".join(path.read_text() for path in written if path.exists())
         + methods()
         + routes()
