@@ -64,7 +64,7 @@ scale: .venv/.ray ## accelerate launch with DDP and FSDP, labelling over Ray: tw
 federated: .venv-flower/.made ## a server and clients of Flower, each a process of its own (a few minutes)
 	OMP_NUM_THREADS=1 .venv-flower/bin/pytest -m federated tests/journeys/test_flower.py
 
-.venv/.peers: .venv/.dev # beside the environment, not in it
+.venv/.peers: .venv/.dev # in a folder of their own, so that no test sees them
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers trl==1.16.0
 	@touch $@
 

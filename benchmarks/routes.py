@@ -78,15 +78,15 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def main(names: Sequence[str]) -> None:
     """Runs those of these names, or all, and writes the table."""
     found: dict[str, dict[str, Any]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    asked = argparse.ArgumentParser(prog="python -m benchmarks.routes", description="The routes, each once.")
-    asked.add_argument("names", nargs="*", metavar="NAME")
-    asked.add_argument("--beside", type=int, default=0, metavar="N", help="other runs that go on meanwhile")
-    told_to = asked.parse_args(names)
-    for name in told_to.names or ROUTES:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.routes", description="The routes, each once.")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--beside", type=int, default=0, metavar="N", help="other runs that go on meanwhile")
+    asked = parser.parse_args(names)
+    for name in asked.names or ROUTES:
         recipe = read(name, ["seeds=1"])
         if found.get(name, {}).get("recipe") != recipe.hash[:16]:
             command = f"limbeck run {name} --set seeds=1"
-            found[name] = told(run(recipe, RUNS / name, command=command).evidence, told_to.beside)
+            found[name] = told(run(recipe, RUNS / name, command=command).evidence, asked.beside)
         write_json(KEPT, found)
         put(PAGE, "routes", table(found))
 
