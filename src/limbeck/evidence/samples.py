@@ -8,7 +8,17 @@ import numpy as np
 
 from limbeck.data.sifting import Filter
 from limbeck.evidence.besides import Written
-from limbeck.evidence.generations import distinct_n, ended_share, exact_match, lengths, longest_loop, repetition
+from limbeck.evidence.generations import (
+    distinct_n,
+    ended_share,
+    exact_match,
+    lengths,
+    longest_loop,
+    repetition,
+    rouge_l,
+)
+from limbeck.models.generation import Text
+from limbeck.models.marking import Marks
 
 
 @dataclass(frozen=True)
@@ -21,19 +31,23 @@ class Wrote:
     tokens: Sequence[Sequence[int]]
     texts: Sequence[str]
     ended: Sequence[bool]
+    marks: Marks | None = None
+    """What the teacher makes of it."""
 
 
 def told(
-    wrote: Wrote, references: Sequence[str | None] = (), watch: Mapping[str, Filter] = MappingProxyType({})
+    wrote: Wrote, right: Sequence[Text | None] = (), watch: Mapping[str, Filter] = MappingProxyType({})
 ) -> Written:
-    """The numbers of it. ``references``: the only right text after each prompt, None where there is no such; all if empty.
+    """The numbers of it. ``right``: the only right text after each prompt, None where there is no such; all if empty.
     ``watch``: what to look for, by name.
 
     Raises:
         LimbeckError: see `Filter.reasons`.
     """
     known = [
-        (said, right) for said, right in zip(wrote.texts, references, strict=bool(references)) if right is not None
+        (said, tokens, one)
+        for said, tokens, one in zip(wrote.texts, wrote.tokens, right, strict=bool(right))
+        if one is not None
     ]
     repeated = [share for one in wrote.tokens if (share := repetition(one)) is not None]
     size = lengths(wrote.tokens)
@@ -45,9 +59,12 @@ def told(
         looping=float(np.mean([longest_loop(one) > 0 for one in wrote.tokens])) if wrote.tokens else None,
         mean_length=size.mean if size else None,
         ended=ended_share([[flag] for flag in wrote.ended], [True]),
-        exact_match=float(exact_match([said for said, _ in known], [right for _, right in known], plain).mean())
+        exact_match=float(exact_match([said for said, *_ in known], [one.text for *_, one in known], plain).mean())
         if known
         else None,
+        rouge_l=float(np.mean([rouge_l(tokens, one.tokens) for _, tokens, one in known])) if known else None,
+        teacher_nll=wrote.marks.nll if wrote.marks else None,
+        teacher_kl=wrote.marks.kl if wrote.marks else None,
         watched={
             name: float(np.mean([reason is not None for reason in one.reasons(wrote.texts)]))
             for name, one in watch.items()

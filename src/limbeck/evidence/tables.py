@@ -177,6 +177,8 @@ def writing(evidence: Evidence) -> dict[str, Any] | None:
         "what stands there, cut at the same length. Higher is not better: compare with the reference. Different tokens become "
         "rarer, and repetitions more frequent, as texts grow longer."
     )
+    if found.reference.teacher_nll is not None:
+        note += " KL to the teacher there: from the writer's next tokens to its teacher's, along what it wrote itself."
     return {"names": names, "rows": rows, "note": " ".join([note, *reasons])}
 
 
@@ -188,4 +190,7 @@ _WRITTEN: tuple[tuple[str, Callable[[Written], str | None]], ...] = (
     ("Mean length, tokens", lambda one: None if one.mean_length is None else number(one.mean_length, 1)),
     ("Texts that end", lambda one: share(one.ended)),
     ("Exactly the reference", lambda one: share(one.exact_match)),
+    ("Tokens in common with it (ROUGE-L)", lambda one: share(one.rouge_l)),
+    ("NLL by the teacher, nats a token", lambda one: _score(one.teacher_nll)),
+    ("KL to the teacher there, nats a token", lambda one: _score(one.teacher_kl)),
 )

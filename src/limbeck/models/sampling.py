@@ -101,7 +101,7 @@ def continued(
     start = longest if ends.begin is None else 1
     lots, voice = None if draws is None else draws.to(device), _Voice(mixed, mask) if mixed else None
     hand = _Hand(ends, start, lots, temperature, voice)
-    with _plain(module), _plain(mixed.module) if mixed else quiet():
+    with plain(module), plain(mixed.module) if mixed else quiet():
         found = write(
             input_ids=ids,
             attention_mask=mask,
@@ -181,7 +181,7 @@ class _Voice:
 
 
 @contextmanager
-def _plain(module: nn.Module) -> Iterator[None]:
+def plain(module: nn.Module) -> Iterator[None]:
     """The model in evaluation mode and without generation settings of its own, both put back; and no chatter."""
     inner = named(bare(module))  # of an adapter's wrapper the model inside writes
     training, own = [part for part in module.modules() if part.training], getattr(inner, "generation_config", None)

@@ -1,7 +1,8 @@
 """What the teacher and every trained arm write after prompts of the test part."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -16,11 +17,14 @@ from limbeck.evidence.besides import Samples, Writing
 from limbeck.evidence.report import Sample
 from limbeck.evidence.samples import Wrote, told
 from limbeck.models.generation import Text
+from limbeck.models.marking import marked
 from limbeck.models.sampling import Ends, begin_of, continued, drawn
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.training.order import derived
 from limbeck.training.workshop import Trained
+
+log = logging.getLogger("limbeck.run")
 
 SHOWN: Final = 4  # prompts whose texts are in the report
 TEMPERATURE: Final = 1.0
@@ -59,6 +63,9 @@ def samples_of(
     if not prompts:
         return None, ()
     left, wrote = dict[str, str](), dict[str, tuple[Wrote, Wrote]]()
+    marking = None if texts.teacher is not None else modules.get("teacher")  # it must read the same tokens
+    if marking is not None:
+        marking.to(plan.device)
     if plan.teacher is not None and plan.teacher.module is None:
         left["teacher"] = "it is no model here"
     for name, module in modules.items():
@@ -73,16 +80,20 @@ def samples_of(
         except Exception as error:  # each model fails in its own way, and the other evidence is not to be lost for it
             left[name] = f"it failed ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
         else:
-            wrote[name] = both[0], both[1]
+            ends = Ends.of(own, begin)
+            wrote[name] = _marked(module, marking, heads, both[0], ends), _marked(module, marking, heads, both[1], ends)
     if texts.teacher is not None and "teacher" in wrote:
         likeliest, draws = wrote["teacher"]
         wrote["teacher"] = _recounted(known, likeliest), _recounted(known, draws)
     strange = known.tokenizer.unk_token_id  # which is no part of a text that is read back
     right = [
-        _decoded(known, one.following) if one.whole and strange not in one.following.tolist() else None
+        Text.of(one.following, known, Ends.of(known)) if one.whole and strange not in one.following.tolist() else None
         for one in prompts
     ]
     references, watch = reference(known, prompts, most), experiment.watch
+    if marking is not None:
+        ends = Ends.of(known, begin_of(marking, reader.tokenizer))
+        references = _marked(None, marking, [one.ids for one in prompts], references, ends)
     found = Samples(
         prompts=len(prompts),
         new_tokens=most,
@@ -177,6 +188,20 @@ def reference(known: Tokenizer, prompts: Sequence[Prompt], most: int) -> Wrote:
 
 def _wrote(texts: Sequence[Text]) -> Wrote:
     return Wrote([one.tokens for one in texts], [one.text for one in texts], [one.ended for one in texts])
+
+
+def _marked(
+    writer: nn.Module | None, teacher: nn.Module | None, heads: Sequence[Tensor], wrote: Wrote, ends: Ends
+) -> Wrote:
+    """With what the teacher makes of it."""
+    if teacher is None:
+        return wrote
+    whole = [(*own, *ends.end[:ended]) for own, ended in zip(wrote.tokens, wrote.ended, strict=True)]
+    try:
+        return replace(wrote, marks=marked(writer, teacher, heads, whole, ends))
+    except Exception as error:  # as above: the texts themselves are not to be lost for it
+        log.warning("What the teacher makes of the texts written is not told: %s: %s", type(error).__name__, error)
+        return wrote
 
 
 def _recounted(known: Tokenizer, wrote: Wrote) -> Wrote:
