@@ -103,7 +103,11 @@ our half, fine-tuned on the same 1,000 labels. It is 2.7 points below our contro
 teacher that was fine-tuned on all labels (what we hold against the control is the teacher's answers, not its weights), and 6.6
 points below our student with soft targets.
 """
-VARIANTS = {"digits": ("data.labelled=all",), "mutual": ("seeds=8",), "federated": ("regime.alpha=null",)}
+VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "digits": (("data.labelled=all",),),
+    "mutual": (("seeds=8",),),
+    "federated": (("seeds=8",), ("regime.alpha=null",), ("regime.alpha=null", "regime.rounds=30")),
+}
 """Recipes that are also run otherwise: where no teacher helps, clients who are alike, more seeds where three settle nothing."""
 
 
@@ -171,7 +175,7 @@ def entries() -> list[tuple[str, str, tuple[str, ...]]]:
     return [
         (name, " ".join([name, *settings]), settings)
         for name in bundled()
-        for settings in ((), *((one,) for one in VARIANTS.get(name, ())))
+        for settings in ((), *VARIANTS.get(name, ()))
     ]
 
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from limbeck.data.task import NEVER, Task
 from limbeck.data.tasks import Classes, MultiLabel, MultiTask, Numbers, Spans, Tags
+from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.schema import Counts, Evidence
-from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
+from limbeck.evidence.weigh import weigh
 
 NAMES = {
     "classes": ("cat", "dog", "owl", "fox"),

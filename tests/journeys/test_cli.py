@@ -17,8 +17,9 @@ from limbeck.cli import tell
 from limbeck.cli.main import app, main
 from limbeck.errors import Interrupted, LimbeckError
 from limbeck.evidence.records import Quality
+from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.schema import Counts, Provenance
-from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
+from limbeck.evidence.weigh import weigh
 from limbeck.objective import TERMS
 from limbeck.recipe import Recipe
 from limbeck.recipe.reading import bundled, parse

@@ -14,9 +14,10 @@ from limbeck.evidence.fidelity import fidelity
 from limbeck.evidence.quality import quality
 from limbeck.evidence.records import Bootstrap, Difference
 from limbeck.evidence.resample import percentile_interval, resample
+from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.schema import Provenance
 from limbeck.evidence.verdict import advice, decide, outcome, sentence
-from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
+from limbeck.evidence.weigh import weigh
 
 FINITE = st.floats(-50, 50, width=32)
 LOGITS = st.tuples(st.integers(1, 40), st.integers(2, 7)).flatmap(

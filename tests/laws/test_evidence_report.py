@@ -14,9 +14,10 @@ from limbeck.errors import LimbeckError
 from limbeck.evidence.charts import forest
 from limbeck.evidence.records import Efficiency, Latency
 from limbeck.evidence.report import Example, disagreements, image_uri, render, write_report
+from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.schema import Counts, Evidence, Provenance
 from limbeck.evidence.verdict import outcome
-from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
+from limbeck.evidence.weigh import weigh
 from limbeck.evidence.words import NAMES
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

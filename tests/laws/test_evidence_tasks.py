@@ -33,8 +33,8 @@ from limbeck.evidence.metrics import METRICS, check_names
 from limbeck.evidence.quality import quality
 from limbeck.evidence.report import disagreements, render, told_apart
 from limbeck.evidence.resample import MANY, resample
+from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.schema import Evidence
-from limbeck.evidence.weigh import ArmResult, ArmResults
 from limbeck.run.measure import ends, said
 
 EVERY = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

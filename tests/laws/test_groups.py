@@ -7,8 +7,9 @@ from limbeck.errors import DataError
 from limbeck.evidence.comparison import difference
 from limbeck.evidence.groups import group_scores, said_by_group, shown_groups
 from limbeck.evidence.report import write_report
+from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.schema import Evidence
-from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
+from limbeck.evidence.weigh import weigh
 from limbeck.recipe.reading import parse
 from limbeck.run import run
 

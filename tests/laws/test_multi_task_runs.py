@@ -22,8 +22,9 @@ from limbeck.data.tweets import _AIRLINE, _addressed
 from limbeck.errors import DataError, LimbeckError, PreflightError
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.report import render, told_apart
+from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.tasks import shown_tasks, task_scores
-from limbeck.evidence.weigh import ArmResult, ArmResults, weigh
+from limbeck.evidence.weigh import weigh
 from limbeck.evidence.words import compared
 from limbeck.files import home
 from limbeck.recipe.reading import parse

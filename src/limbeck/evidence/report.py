@@ -17,11 +17,11 @@ from limbeck.evidence import charts, figures, tables, words
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.groups import shown_groups
 from limbeck.evidence.metrics import softmax
+from limbeck.evidence.results import ArmResults, Curve
 from limbeck.evidence.retention import shown_retention
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.tasks import shown_tasks
 from limbeck.evidence.traffic import shown_traffic
-from limbeck.evidence.weigh import ArmResults, Curve
 from limbeck.files import write_text
 
 WIDEST = 256  # pixels of an embedded picture

@@ -181,6 +181,11 @@ class Evidence(Record):
         """What scores are called, and how they are written."""
         return self.arms.distilled.mean.measure
 
+    @property
+    def without_data(self) -> bool:
+        """Whether the student saw no training example, so that its control, which has them all, tells what data is worth."""
+        return self.arms.with_data is not None
+
     def plain(self) -> dict[str, Any]:
         """JSON types, as written to ``evidence.json``."""
         return self.model_dump(mode="json")

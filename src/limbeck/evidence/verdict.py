@@ -38,7 +38,7 @@ def worse(difference: Difference | None, items: Bootstrap | None) -> bool:
 
 def outcome(evidence: Evidence) -> str:
     """The verdict in a word or two; harm is not hidden in ``did not help``."""
-    if evidence.arms.with_data is not None:
+    if evidence.without_data:
         return "without data"
     harmed = evidence.verdict == "did not help" and worse(evidence.difference, evidence.item_bootstrap)
     return "made it worse" if harmed else evidence.verdict

@@ -36,7 +36,7 @@ def titled(name: str) -> str:
 
 def question(evidence: Evidence) -> str:
     """What the report answers."""
-    if evidence.arms.with_data:
+    if evidence.without_data:
         return "How far does it come without data?"
     return f"Did {about(evidence)} help?"
 
@@ -49,7 +49,7 @@ def about(evidence: Evidence) -> str:
 def headline(evidence: Evidence) -> tuple[str, str]:
     """The verdict in large letters, and its tone."""
     control = evidence.arms.control
-    if evidence.arms.with_data and control and control.mean.score > 0:
+    if evidence.without_data and control and control.mean.score > 0:
         return f"{percent(evidence.arms.distilled.mean.score / control.mean.score)} of what the data gives.", "open"
     if evidence.verdict == "helped":
         return f"Yes, {about(evidence)} helped.", "helped"
@@ -76,7 +76,7 @@ def compared(evidence: Evidence) -> str:
             learnt += " (all labelled)" if data.labelled == data.train else f" ({data.labelled:,} labelled)"
     asked = f"{len(evidence.tasks)} tasks" if evidence.tasks else data.outputs and f"{data.classes:,} {data.outputs}"
     judged = f"judged on the same {data.test:,} test examples{f' of {asked}' if asked else ''}."
-    if arms.with_data:
+    if evidence.without_data:
         return (
             f"A student that saw no training example against the same student trained{learnt}, each {times}, {judged}"
         )

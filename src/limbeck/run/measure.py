@@ -19,8 +19,8 @@ from limbeck.data.measure import Measure
 from limbeck.data.task import Answered, at_tokens
 from limbeck.evidence.efficiency import compare_efficiency
 from limbeck.evidence.records import Efficiency
+from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.schema import Counts, Evidence
-from limbeck.evidence.weigh import ArmResult, ArmResults
 from limbeck.losses.divergences import ForwardKl
 from limbeck.losses.storages import stored
 from limbeck.models.adapters import merged
