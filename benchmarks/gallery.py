@@ -14,6 +14,7 @@ from benchmarks.page import stage, texts
 from benchmarks.texts import STAGES as TEXT_STAGES
 from limbeck.evidence.retention import shown_retention
 from limbeck.evidence.schema import Evidence
+from limbeck.evidence.tables import writing
 from limbeck.evidence.verdict import outcome
 from limbeck.evidence.words import NAMES
 from limbeck.recipe.reading import bundled, read
@@ -127,6 +128,7 @@ def section(title: str, command: str, evidence: Evidence) -> str:
     kept = "".join(
         f"\n- {NAMES[one['name']]}: {one['note']}" for one in (shown_retention(evidence) or {"arms": []})["arms"]
     )
+    wrote = _written(evidence)
     origin = evidence.provenance
     teacher = f"teacher {origin.teacher_fingerprint[:16]}, " if origin.teacher_fingerprint else ""
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
@@ -136,10 +138,27 @@ def section(title: str, command: str, evidence: Evidence) -> str:
         + "\n".join(rows)
         + (f"\n\nWhat each ingredient added:\n{steps}\n" if steps else "\n")
         + (f"\nWhat was kept of earlier tasks:\n{kept}\n" if kept else "")
+        + wrote
         + f"\n<sub>recipe {origin.recipe_hash}, data {(origin.data_fingerprint or '')[:16]}, {teacher}"
         f"seeds {list(origin.seeds)}, {origin.date}, {origin.device}, "
         f"{origin.threads} torch thread(s); {versions}</sub>\n"
     )
+
+
+def _written(evidence: Evidence) -> str:
+    """What language models wrote, in numbers."""
+    told = writing(evidence)
+    if told is None:
+        return ""
+    arms = [NAMES[name] for name in told["names"]]
+    rows = [
+        f"| **{row['name']}** |" + " |" * (1 + len(arms))
+        if row["cells"] is None
+        else f"| {row['name']} | " + " | ".join(cell or "" for cell in row["cells"]) + " |"
+        for row in told["rows"]
+    ]
+    head = f"| | Reference | {' | '.join(arms)} |\n|---|" + "---|" * (1 + len(arms))
+    return f"\nWhat they write. {told['note']}\n\n{head}\n" + "\n".join(rows) + "\n"
 
 
 def methods() -> str:
