@@ -71,6 +71,29 @@ def test_scikit_learns_model_teaches_and_is_as_good_as_it_was(capsys):
     assert told["provenance"]["teacher_fingerprint"] != evidence()["provenance"]["teacher_fingerprint"]
 
 
+def test_teachers_see_images_otherwise_than_the_student(capsys):
+    few = {"steps": 80, "batch-size": 32, "optimizer": {"name": "adamw", "learning-rate": 3e-3}}
+    small = {"model": {"name": "small-cnn", "width": 4}, "training": few, "sees": {"size": 20}}
+    colour = {"name": "colour", "model": {"name": "small-resnet", "width": 4}, "training": few}
+    colour["sees"] = {"size": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    hints = {"student": "blocks.1", "teacher": "colour.stages.1", "weight": 0.1}
+    parts = {"student": {"name": "small-cnn", "width": 4}}
+    parts["objective"] = {"labels": 0.5, "soft-targets": 0.5, "hints": hints}
+    write({"ensemble": [small, colour]}, **parts)
+    assert not call("check", "recipe.yaml"), capsys.readouterr().err
+    assert not call("run", "recipe.yaml", "--out", "run"), capsys.readouterr().err
+    assert {one["name"] for one in evidence()["teachers"]["members"]} == {"small-cnn", "colour"}
+    write({"ensemble": [{**small, "sees": {"size": 24}}, colour]}, **parts)
+    assert not call("run", "recipe.yaml", "--out", "other"), capsys.readouterr().err
+    other = json.loads(Path("other/evidence.json").read_text())["provenance"]["teacher_fingerprint"]
+    assert other != evidence()["provenance"]["teacher_fingerprint"]
+    Path("rows.csv").write_text("\n".join(["text,label", *(f"{row} is it,{row % 2}" for row in range(60))]))
+    data = {"source": {"name": "table", "path": "rows.csv"}, "tokenizer": "words", "max-length": 8, "validation": 10}
+    write({"model": BERT, "training": {"steps": 3, "batch-size": 8}, "sees": {"size": 20}}, data, student=BERT)
+    assert call("check", "recipe.yaml")
+    assert "'size: 20' is for images" in " ".join(capsys.readouterr().err.split())
+
+
 def test_experts_of_domains_teach_their_own_rows(tmp_path, capsys):
     """A column of the user's table says whose expert is asked."""
     lines = [

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from limbeck.config import Config
+from limbeck.data.sight import Normalised
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.data.text import Reach
@@ -27,7 +28,8 @@ class BuildContext:
     ``class_names``: in the order of the classes. ``donor``: a trained model whose layers may be copied.
     ``vocabulary``: how many tokens the tokenizer has, if the data is text. ``donor_tokens``: of each of them the donor's
     token, int64 [vocabulary], -1 where it has none; None if both read the same columns. ``task``: what is asked of a row.
-    ``reach``: of texts, what else the model must be able to read.
+    ``reach``: of texts, what else the model must be able to read. ``normalised``: of images, mean and deviation of each channel
+    that they were normalised by.
     """
 
     classes: int
@@ -38,6 +40,7 @@ class BuildContext:
     donor_tokens: Tensor | None = field(default=None, repr=False)
     task: Task = CLASSES
     reach: Reach | None = None
+    normalised: Normalised | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,6 +77,11 @@ class Spec(Config):
     def tokenizer(self) -> str | None:
         """The folder or name of the tokenizer that the model was trained with; None if any will do."""
         return None
+
+    @property
+    def known(self) -> bool:
+        """Whether it says where its weights come from."""
+        return self.weights is not None or self.tokenizer is not None
 
     def widened(self, factor: float) -> Self | None:
         """The same architecture with widths ``factor`` times its own (1 or more), rounded up; None: they are not known."""

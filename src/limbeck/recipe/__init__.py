@@ -63,7 +63,7 @@ class EvidencePart(Config):
     from the teacher to it the distilled student has come is the performance gap recovered."""
     apart: bool = False
     """Of several tasks: whether there is also a student for each, taught alike, which tells whether sharing helps."""
-    samples: Annotated[int, Field(ge=0, le=512)] = 32
+    samples: Annotated[int, Field(ge=0, le=4096)] = 32
     """Of language models: after how many prompts of the test part the report tells what they write; 0 for none."""
     new_tokens: Annotated[int, Field(ge=1, le=1024)] = 48
     """Of language models: how many tokens they write after each at most."""

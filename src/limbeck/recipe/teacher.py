@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.config import Config
+from limbeck.data.sight import Sees
 from limbeck.losses.mixed import Combine
+from limbeck.models.seeing import Seeing
 from limbeck.models.spec import Tuple
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.teachers.onnx.settings import Onnx
@@ -42,6 +44,8 @@ class Member(Config):
     """Of a teacher that is trained here the only classes that it learns, by their names; null: all."""
     model: ModelChoice | None = None
     """A model, with its weights, or trained here if ``training`` is given."""
+    sees: Annotated[Sees | None, Field(exclude_if=lambda sees: sees is None)] = None
+    """Images as its model was trained on them, where that is not as the student reads them; null: as the student."""
     training: Training | None = None
     """How it is trained on the labelled rows; null if it knows the answers already. Members of one architecture differ by their
     initial weights and the order of their examples."""
@@ -76,6 +80,11 @@ class Member(Config):
         """Its name, or what it is."""
         kind = next(name for name in ("model", "onnx", "served", "stored") if getattr(self, name) is not None)
         return self.name or (self.model.plain()["name"] if self.model is not None else kind)
+
+    @property
+    def spec(self) -> Spec | None:
+        """The model, with what it sees."""
+        return Seeing(of=self.model, sees=self.sees) if self.model is not None and self.sees is not None else self.model
 
     @property
     def asking(self) -> Asking:
@@ -156,6 +165,8 @@ class TeacherPart(Config):
 
     model: ModelChoice | None = None
     """The teacher's model; its weights are as the model gives them, or trained here if ``training`` is given."""
+    sees: Annotated[Sees | None, Field(exclude_if=lambda sees: sees is None)] = None
+    """Images as the model was trained on them, where that is not as the student reads them; null: as the student."""
     training: Training | None = None
     """How the teacher is trained on the labelled rows; null if it knows the classes already."""
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -224,6 +235,11 @@ class TeacherPart(Config):
         return None if None in named else frozenset(one for one in named if one is not None)
 
     @property
+    def spec(self) -> Spec | None:
+        """The model, with what it sees."""
+        return Seeing(of=self.model, sees=self.sees) if self.model is not None and self.sees is not None else self.model
+
+    @property
     def asking(self) -> Asking:
         """How the model is run."""
         return Asking(precision=self.precision, compile=self.compile)
@@ -249,3 +265,5 @@ def _demand_one(part: Member | TeacherPart, names: tuple[str, ...]) -> None:
         raise ValueError(f"give {choices}" + (f", and one of them, not {' and '.join(given)}" if given else ""))
     if part.model is None and (part.precision is not None or part.compile):
         raise ValueError("precision and compile say how a model here is run: give a model, or leave them out")
+    if part.model is None and part.sees is not None:
+        raise ValueError("'sees' is of a model here; of an ONNX file write size, channels and scale beside its path")

@@ -24,7 +24,7 @@ from limbeck.recipe.teacher import TeacherPart
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Join, Plan
 from limbeck.regimes.regime import Teaching
-from limbeck.run.teachers import Learner, demand_tasks, learners_of, teacher_of
+from limbeck.run.teachers import Learner, demand_tasks, learners_of, normalised_by, teacher_of
 from limbeck.teachers.precision import Asking
 from limbeck.teachers.store.codecs import Coding
 from limbeck.teachers.teacher import Teacher
@@ -114,7 +114,10 @@ class Experiment:
         names, texts = self.splits.classes, self.splits.train.table.texts
         sample, task = self.sample(_SAMPLE).columns(side), self.splits.task
         most = texts.reach(side) if texts else None
-        plain = BuildContext(len(names), sample, names, vocabulary=self.vocabulary, task=task, reach=most)
+        scale = normalised_by(self.splits)
+        plain = BuildContext(
+            len(names), sample, names, vocabulary=self.vocabulary, task=task, reach=most, normalised=scale
+        )
         if side == "teacher":
             return replace(plain, vocabulary=texts.teacher.vocabulary) if texts and texts.teacher else plain
         donor = self.teacher.module if self.teacher else None
@@ -201,7 +204,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             student=recipe.student,
             terms=by_task(recipe.objective, splits.task, part.tasks),
             training=recipe.training,
-            teacher_spec=part.model,
+            teacher_spec=part.spec,
             asking=part.asking,
             store=bool(part.store) and not kept and (bool(codec) or splits.task.gives != "tokens"),
             codec=codec,

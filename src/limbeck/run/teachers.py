@@ -7,6 +7,7 @@ from pathlib import Path
 from limbeck.config import digest
 from limbeck.data.examples import Splits
 from limbeck.data.images import ImageReader
+from limbeck.data.sight import Normalised
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import DataError, LimbeckError, nearest
@@ -52,8 +53,8 @@ def learners_of(part: TeacherPart, splits: Splits) -> tuple[Learner, ...]:
 
     The first of an architecture has the seed of a teacher that is alone, so that it is that teacher; the others have their own.
     """
-    if part.model is not None and part.training is not None:
-        alone = Learner("teacher", part.model, part.training, part.smoothing)
+    if part.spec is not None and part.training is not None:
+        alone = Learner("teacher", part.spec, part.training, part.smoothing)
         if part.folds is None:
             return (alone,)
         folds = ByFold(splits.train, part.folds)
@@ -63,12 +64,10 @@ def learners_of(part: TeacherPart, splits: Splits) -> tuple[Learner, ...]:
         )
     found: list[Learner] = []
     for name, one in zip(part.ensemble.names, part.ensemble.members, strict=True) if part.ensemble else ():
-        if one.model is not None and one.training is not None:
+        if one.spec is not None and one.training is not None:
             alike = [(other.spec, other.task, other.classes) for other in found]
-            seed = TEACHER_SEED + alike.count((one.model, one.task, one.classes))
-            found.append(
-                Learner(f"teacher {name}", one.model, one.training, one.smoothing, seed, one.task, one.classes)
-            )
+            seed = TEACHER_SEED + alike.count((one.spec, one.task, one.classes))
+            found.append(Learner(f"teacher {name}", one.spec, one.training, one.smoothing, seed, one.task, one.classes))
     return tuple(found)
 
 
@@ -102,13 +101,19 @@ def _one(part: TeacherPart | Member, splits: Splits, context: BuildContext) -> T
         return _served(part.served, splits)
     if part.onnx is not None:
         return _onnx(part.onnx, splits)
-    assert part.model is not None
-    return _local(part.model.finished(splits.task), part.asking, context)
+    assert part.spec is not None
+    return _local(part.spec.finished(splits.task), part.asking, context)
 
 
 def _local(spec: Spec, asking: Asking, context: BuildContext) -> Teacher:
     module = build(spec, context, TEACHER_SEED)
     return LocalTeacher(module.requires_grad_(False), of_module(module), asking)
+
+
+def normalised_by(splits: Splits) -> Normalised | None:
+    """Mean and deviation of each channel that images were normalised by; None of other data."""
+    reader = splits.reader
+    return (reader.mean, reader.std) if isinstance(reader, ImageReader) else None
 
 
 def _onnx(file: Onnx, splits: Splits) -> Teacher:
@@ -117,9 +122,7 @@ def _onnx(file: Onnx, splits: Splits) -> Teacher:
             "In the task 'vectors' a model is run once for each text of a row, and an ONNX file is run once a row: load the "
             "teacher as a model."
         )
-    reader = splits.reader
-    normalised = (reader.mean, reader.std) if isinstance(reader, ImageReader) else None
-    return OnnxTeacher(file, splits.task, splits.classes, normalised)
+    return OnnxTeacher(file, splits.task, splits.classes, normalised_by(splits))
 
 
 def _served(served: Served, splits: Splits) -> Teacher:
@@ -144,8 +147,8 @@ def _several(ensemble: Ensemble, splits: Splits, context: BuildContext) -> Join:
             continue
         own = splits.only(member.task) if member.task else splits
         theirs = context.about(own.task, own.classes)
-        if member.model is not None:
-            _demand_trained(member.model.finished(own.task), theirs, place + 1)
+        if member.spec is not None:
+            _demand_trained(member.spec.finished(own.task), theirs, place + 1)
         known[place] = _one(member, own, theirs)
     weighing = None if ensemble.by_task else _weighing(ensemble, splits)
 
@@ -212,7 +215,7 @@ def _weighing(ensemble: Ensemble, splits: Splits) -> Weighing:
 
 def _demand_trained(spec: Spec, context: BuildContext, number: int) -> None:
     """A mean hides a teacher that knows nothing."""
-    if spec.weights is not None or spec.tokenizer is not None:
+    if spec.known:
         return
     if len({of_module(build(spec, context, seed)) for seed in (TEACHER_SEED, TEACHER_SEED + 1)}) > 1:
         raise LimbeckError(

@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limbeck.config import Config
+from limbeck.data.sight import Sees
 
 Meaning = Literal["auto", "logits", "probabilities", "log-probabilities"]
 
 
-class Onnx(Config):
-    """A model in an ONNX file: of scikit-learn, Keras, or any other that writes one."""
+class Onnx(Sees):
+    """A model in an ONNX file: of scikit-learn, Keras, or any other that writes one. Images as it was trained on them."""
 
     path: str
     """The file. Weights that it keeps outside must lie in its folder."""
@@ -25,5 +25,3 @@ class Onnx(Config):
     Log-probabilities are logits too."""
     floor: Annotated[float, Field(gt=0, lt=0.1)] = 1e-6
     """Probabilities below this count as this: trees give zeros, which have no logarithm, and a temperature above 1 lifts it."""
-    pixels: Literal["as-read", "0-1", "0-255"] = "as-read"
-    """Images as the model was trained on them: normalised as the student reads them, or with black at 0 and white at 1 or 255."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from limbeck.config import digest
 from limbeck.data.batch import REAL, Batch
 from limbeck.data.images import PIXELS
+from limbeck.data.sight import Normalised
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError, SignalError
@@ -34,7 +35,7 @@ class OnnxTeacher:
         onnx: the file, and how it is read.
         task: what is asked of a row.
         names: of the classes, in order; where the file names its own, these are compared with them.
-        normalised: mean and deviation of each channel of images, as the student's reader has them; for ``pixels``.
+        normalised: mean and deviation of each channel of images, as the student's reader has them.
 
     Raises:
         LimbeckError: the file is not there, is no model, or does not say which of its outputs answers.
@@ -45,13 +46,11 @@ class OnnxTeacher:
         onnx: Onnx,
         task: Task = CLASSES,
         names: Sequence[str] = (),
-        normalised: tuple[Sequence[float], Sequence[float]] | None = None,
+        normalised: Normalised | None = None,
     ) -> None:
         self.onnx, self.task, self.names = onnx, task, tuple(names)
         path, content = checked(onnx.path)
-        if onnx.pixels != "as-read" and normalised is None:
-            raise LimbeckError(f"'pixels: {onnx.pixels}' is for images, and this data holds none: leave it out.")
-        self._normalised = normalised
+        self._sight = onnx.sight(normalised) if onnx.otherwise else None
         self._fingerprint = digest(["onnx", content, onnx.plain() | {"path": None, "tokenizer": None}])
         self._session = Session(path, onnx.inputs)
         self._answering = self._outputs()
@@ -117,12 +116,10 @@ class OnnxTeacher:
     def _columns(self, batch: Batch) -> dict[str, Tensor]:
         """The teacher's columns, images as the model was trained on them."""
         columns = batch.columns("teacher")
-        if self.onnx.pixels == "as-read" or self._normalised is None or PIXELS not in columns:
+        if self._sight is None or PIXELS not in columns:
             return columns
-        images = columns[PIXELS].cpu()
-        mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in self._normalised)
-        images = images * std + mean
-        return {**columns, PIXELS: images if self.onnx.pixels == "0-1" else (255 * images).round()}
+        images: Tensor = self._sight(columns[PIXELS].detach().cpu())
+        return {**columns, PIXELS: images.round() if self.onnx.pixels == "0-255" else images}
 
     def _matrix(self, found: Any) -> Tensor:
         """An output as a tensor [B, ...]; of a map of each row's classes, in the order of the data's.
