@@ -106,6 +106,7 @@ points below our student with soft targets.
 """
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "digits": (("data.labelled=all",),),
+    "born-again": (("seeds=6",),),
     "ensemble": (("seeds=8",),),
     "mutual": (("seeds=8",),),
     "federated": (("seeds=8",), ("regime.alpha=null",), ("regime.alpha=null", "regime.rounds=30")),

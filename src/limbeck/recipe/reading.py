@@ -45,7 +45,7 @@ def parse(text: str, file_name: str = "recipe", overrides: Sequence[str] = ()) -
 def bundled() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     folder = Path(str(resources.files("limbeck") / "bundled"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def description(path: Path) -> str:
