@@ -5,6 +5,7 @@ has all that were run.
 """
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -105,8 +106,17 @@ teacher that was fine-tuned on all labels (what we hold against the control is t
 points below our student with soft targets.
 """
 _FEW = "data.limit=12000", "regime.server=null"  # fewer public rows, and few plain steps on the server
+_PLAIN = "labels: 1, soft-targets: {weight: 1, temperature: 1}"
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "digits": (("data.labelled=all",),),
+    "adaptation-digits": (
+        (f"objective={{{_PLAIN}}}",),
+        (f'objective={{{_PLAIN}, domain-adversarial: {{student: "head:in", weight: 0.3}}}}',),
+    ),
+    "digits": (
+        ("data.labelled=all",),
+        ("objective={labels: 0.1, soft-targets: 0.9, gradient-penalty: 0.01}",),
+        ("objective={labels: 0.1, soft-targets: 0.9, gradient-penalty: 0.1}",),
+    ),
     "born-again": (("seeds=6",),),
     "ensemble": (("seeds=8",),),
     "mutual": (("seeds=8",),),
@@ -118,7 +128,8 @@ VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
         (*_FEW, "regime.alpha=null", "regime.rounds=30"),
     ),
 }
-"""Recipes that are also run otherwise: where no teacher helps, clients who are alike, more seeds where three settle nothing."""
+"""Recipes that are also run otherwise: where no teacher helps, clients who are alike, without a term or with one more, and with
+more seeds where three settle nothing."""
 
 
 def section(title: str, command: str, evidence: Evidence) -> str:
@@ -217,7 +228,7 @@ def main(names: list[str]) -> None:
     for name, title, settings in entries():
         kept = RECIPES / f"{_file(title)}.md"
         if {name, title} & set(names) or not (names or kept.exists()):
-            command = " ".join(["limbeck run", name, *(f"--set {one}" for one in settings)])
+            command = " ".join(["limbeck run", name, *(f"--set {shlex.quote(one)}" for one in settings)])
             found = run(read(name, settings), Path("runs") / "gallery" / _file(title), command=command).evidence
             kept.write_text(section(title, command, found))
     GALLERY.write_text(page())
