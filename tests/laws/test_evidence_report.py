@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pytest
 
 import limbeck.evidence.schema as schema
 from limbeck.errors import LimbeckError
-from limbeck.evidence.charts import forest
-from limbeck.evidence.records import Efficiency, Latency
+from limbeck.evidence.charts import forest, over_time, timeline
+from limbeck.evidence.records import Efficiency, Latency, Training
 from limbeck.evidence.report import Example, disagreements, image_uri, render, write_report
 from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.schema import Counts, Evidence, Provenance
@@ -238,6 +239,51 @@ def test_a_student_without_data_is_held_against_what_data_gives_and_not_judged(s
     assert "How far does it come without data?" in text
     assert "made it worse" not in text
     assert "made the student worse" not in text
+
+
+def in_turn(arms, several):
+    """The world's arms, the distilled student after so many trainings before; a curve's 2,000 steps are all of them together."""
+    each = 2000 // several
+    own = [Training(name=f"stage {place}, seed 0", steps=each, seconds=30.0 * place) for place in range(1, several + 1)]
+    alone = [Training(name="control, seed 0", steps=2000, seconds=45.0)]
+    return replace(
+        arms, distilled=replace(arms.distilled, trainings=own), control=replace(arms.control, trainings=alone)
+    )
+
+
+def test_trainings_stand_one_after_another_on_one_scale_of_time():
+    arms, labels = worlds(rows=240)
+    assert timeline(weigh(arms, labels, CLASSES, resamples=200)) is None, "nothing is known of them"
+    assert timeline(weigh(in_turn(arms, 1), labels, CLASSES, resamples=200)) is None, "each has one"
+    evidence = weigh(in_turn(arms, 2), labels, CLASSES, resamples=200)
+    control, distilled = timeline(evidence)
+    assert (control["arm"], distilled["arm"]) == ("control", "distilled")
+    assert [one["width"] for one in distilled["parts"]] == pytest.approx([100 / 3, 200 / 3], abs=1e-3)
+    assert [one["width"] for one in control["parts"]] == [50.0]
+    assert distilled["told"] == "stage 1, 1,000 steps; stage 2, 1,000 steps"
+    many = timeline(weigh(in_turn(arms, 20), labels, CLASSES, resamples=200))[1]
+    assert [one["width"] for one in many["parts"]] == [100.0]
+    assert many["told"] == "20 trainings, stage 1, 100 steps to stage 20, 100 steps"
+    text = render(evidence, {}, [], "")
+    assert "What was trained, one after another" in text
+    assert "stage 2, 1,000 steps" in text
+    assert schema.Evidence.model_validate_json(json.dumps(evidence.plain())) == evidence
+
+
+def test_without_data_the_curve_is_over_time_too():
+    arms, labels = worlds(rows=240)
+    arms = in_turn(arms, 2)
+    curves = {name: getattr(arms, name).curves for name in ("control", "distilled")}
+    assert over_time(curves, weigh(arms, labels, CLASSES, resamples=200)) is None, "it has the data"
+    beside = ArmResults(teacher=arms.teacher, control=arms.control, with_data=arms.control, distilled=arms.distilled)
+    evidence = weigh(beside, labels, CLASSES, resamples=200)
+    drawn = over_time(curves, evidence)
+    assert [one["arm"] for one in drawn["arms"]] == ["control", "distilled"]
+    ends = {one["arm"]: float(one["thick"].split()[-1].split(",")[0]) for one in drawn["arms"]}
+    assert ends == pytest.approx({"control": 50.0, "distilled": 100.0}), "45 and 90 seconds"
+    middle = [float(point.split(",")[0]) for point in drawn["arms"][1]["thick"].split()][19]
+    assert middle == pytest.approx(100 / 3, abs=0.01), "half of the steps, a third of the time"
+    assert "How good after how long" in render(evidence, curves, [], "")
 
 
 def test_no_strange_numbers_on_the_page(tmp_path):

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from limbeck.data.measure import Measure
-from limbeck.evidence.records import Bin, Range
+from limbeck.evidence.records import Bin, Range, Training
+from limbeck.evidence.results import Curve
 from limbeck.evidence.schema import ARMS, Evidence
 
 DOT = 2.0  # percent of the plotting area: dots that are nearer cover each other
 LEAST = -0.5  # of a learning curve without a lower bound: what lies below is drawn there
 PAIR = 2  # classes: log-centred predictions of two are opposite or equal, so a picture of their cosines says nothing
+MOST_PARTS = 12  # trainings of one arm that are told one by one
 MOST_POINTS = 160  # of one line; more cannot be seen
 
 
@@ -133,7 +135,7 @@ def ladder(evidence: Evidence) -> dict[str, Any] | None:
     }
 
 
-def learning(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], measure: Measure) -> dict[str, Any] | None:
+def learning(curves: Mapping[str, Sequence[Curve]], measure: Measure) -> dict[str, Any] | None:
     """The score on validation over steps: a thin line a seed, a thick one their mean."""
     lines: dict[str, list[list[tuple[float, float]]]] = {}
     for name in [one for one in ARMS if one in curves]:
@@ -160,9 +162,54 @@ def learning(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], measur
             arms.append({"arm": name, "thin": paths, "thick": _path(mean, x, y), "last": measure.value(mean[-1][1])})
     return {
         "arms": arms,
-        "x": [(x.at(one), f"{one:,.0f}") for one in x.ticks(4)],
+        "x": [(x.at(one), f"{one:,g}" if x.high < 10 else f"{one:,.0f}") for one in x.ticks(4)],
         "y": [(y.at(one), measure.tick(one)) for one in y.ticks(4)],
     }
+
+
+def timeline(evidence: Evidence) -> list[dict[str, Any]] | None:
+    """The trainings of each arm's first seed one after another, on one scale of time; None where no arm has several."""
+    arms = {name: arm.trainings for name, arm in evidence.arms.present().items() if arm.trainings}
+    if not any(len(own) > 1 for own in arms.values()):
+        return None
+    longest = max(sum(one.seconds for one in own) for own in arms.values()) or 1.0
+    rows = []
+    for name, own in arms.items():
+        widths, told = [round(100 * one.seconds / longest, 3) for one in own], [_told(one) for one in own]
+        whole = sum(one.seconds for one in own)
+        if len(own) > MOST_PARTS:
+            widths, told = [round(100 * whole / longest, 3)], [f"{len(own):,} trainings, {told[0]} to {told[-1]}"]
+        rows.append(
+            {
+                "arm": name,
+                "parts": [{"width": width, "told": one} for width, one in zip(widths, told, strict=True)],
+                "told": "; ".join(told),
+                "seconds": whole,
+            }
+        )
+    return rows
+
+
+def _told(one: Training) -> str:
+    return f"{one.name.partition(', seed ')[0]}, {one.steps:,} steps"
+
+
+def over_time(curves: Mapping[str, Sequence[Curve]], evidence: Evidence) -> dict[str, Any] | None:
+    """Of a student without data the score on validation of the first seed over the minutes of its trainings; else None.
+
+    Within a training all steps count as equally long. Pictures that were made before a training are not counted.
+    """
+    if not evidence.without_data:
+        return None
+    found: dict[str, list[Curve]] = {}
+    for name, arm in evidence.arms.present().items():
+        if name != "teacher" and curves.get(name) and arm.trainings:
+            steps = np.cumsum([0, *(one.steps for one in arm.trainings)])
+            minutes = np.cumsum([0, *(one.seconds / 60 for one in arm.trainings)])
+            found[name] = [
+                [{**point, "step": float(np.interp(point["step"], steps, minutes))} for point in curves[name][0]]
+            ]
+    return learning(found, evidence.measure)
 
 
 def _mean_line(several: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:

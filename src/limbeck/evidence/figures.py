@@ -28,6 +28,11 @@ def share(value: float | None) -> str | None:
     return None if value is None else percent(value)
 
 
+def lasting(seconds: float) -> str:
+    """A time: ``41.3 s``, ``2.5 min``."""
+    return f"{seconds / 60:.1f}\N{NO-BREAK SPACE}min" if seconds >= 120 else f"{seconds:.1f}\N{NO-BREAK SPACE}s"
+
+
 def size(count: int) -> str:
     """Bytes in decimal units."""
     for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):

@@ -98,6 +98,14 @@ class Efficiency(Record):
     threads: int | None = None
 
 
+class Training(Record):
+    """One training of an arm."""
+
+    name: str
+    steps: int
+    seconds: float
+
+
 class Arm(Record):
     """One way of getting a student (or the teacher itself), trained once a seed, judged on the same test examples."""
 
@@ -113,6 +121,8 @@ class Arm(Record):
     """Wall-clock time of training, a number a seed."""
     steps: tuple[int, ...] | None = None
     """Optimiser steps taken, a number a seed."""
+    trainings: tuple[Training, ...] = ()
+    """All trainings of the first seed, in their order; the delivered one is the last. Empty in older files."""
     flops: float | None = None
     """Floating-point operations of one seed's training, counted on its first steps: the student's and the teacher's passes, and
     not the teacher's own training. Null where they were not counted, and in older files."""

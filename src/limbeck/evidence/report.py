@@ -195,6 +195,7 @@ def render(
     environment.filters.update(
         day=_day,
         number=figures.number,
+        lasting=figures.lasting,
         percent=lambda value, digits=1: f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%",
     )
     css = (here / "report.css").read_text(encoding="utf-8")
@@ -223,6 +224,8 @@ def render(
         forest=charts.forest(evidence),
         ladder=charts.ladder(evidence),
         learning=charts.learning(curves, evidence.measure),
+        timeline=charts.timeline(evidence),
+        over_time=charts.over_time(curves, evidence),
         reliability=charts.reliability(evidence),
         relations={"teacher": charts.heat(relations.teacher), "student": charts.heat(relations.student)}
         if pictured and relations and relations.teacher and relations.student

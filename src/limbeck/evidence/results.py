@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.errors import LimbeckError
-from limbeck.evidence.records import Efficiency
+from limbeck.evidence.records import Efficiency, Training
 
 Logits = np.ndarray[Any, np.dtype[Any]]
 Curve = Sequence[
@@ -22,8 +22,8 @@ class ArmResult:
     ``logits``: one array [M, C] a seed over the same answers in the same order (the teacher: just one); see `Exam`.
     ``seeds``: the seeds; arms are paired by them. Empty for the teacher.
     ``curves``: one curve a seed, for the report and the number of steps. ``seconds``: training time, one a seed.
-    ``flops``: of one seed's training. ``truth``: labels and whose they are, of a teacher whose answers are at other places than
-    the students', as with a tokenizer of its own; None: as theirs.
+    ``flops``: of one seed's training. ``trainings``: all of the first seed's, in their order. ``truth``: labels and whose they
+    are, of a teacher whose answers are at other places than the students', as with a tokenizer of its own; None: as theirs.
     """
 
     logits: Sequence[Logits]
@@ -32,6 +32,7 @@ class ArmResult:
     seconds: Sequence[float] = ()
     efficiency: Efficiency | None = None
     flops: float | None = None
+    trainings: Sequence[Training] = ()
     truth: tuple[Logits, Logits] | None = None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from limbeck.data.measure import ACCURACY
 from limbeck.evidence.besides import Written
-from limbeck.evidence.figures import compute, number, percent, share, short, size
+from limbeck.evidence.figures import compute, lasting, number, percent, share, short, size
 from limbeck.evidence.records import Arm
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.words import NAMES, several, titled
@@ -82,7 +82,7 @@ def _training(arm: Arm) -> Cell:
     if not times:
         return None
     mean = sum(times) / len(times)
-    return (f"{mean / 60:.1f}\N{NO-BREAK SPACE}min" if mean >= 120 else f"{mean:.1f}\N{NO-BREAK SPACE}s", None)
+    return lasting(mean), None
 
 
 def _steps(arm: Arm) -> Cell:

@@ -205,6 +205,7 @@ def _arm(name: str, arm: ArmResult, exam: Exam, metrics: Sequence[str]) -> Arm:
         training_seconds=tuple(arm.seconds) or None,
         flops=arm.flops,
         steps=tuple(steps) if steps and len(steps) == len(arm.logits) else None,
+        trainings=tuple(arm.trainings),
     )
 
 

@@ -18,7 +18,7 @@ from limbeck.data.examples import Examples
 from limbeck.data.measure import Measure
 from limbeck.data.task import Answered, at_tokens
 from limbeck.evidence.efficiency import compare_efficiency
-from limbeck.evidence.records import Efficiency
+from limbeck.evidence.records import Efficiency, Training
 from limbeck.evidence.results import ArmResult, ArmResults
 from limbeck.evidence.schema import Counts, Evidence
 from limbeck.losses.divergences import ForwardKl
@@ -111,6 +111,7 @@ def measure(
             seconds=[one.whole_seconds for one in arms],
             efficiency=costs.get(name),
             flops=spent.get(name),
+            trainings=_trainings(arms[0]),
         )
         for name, arms in trained.items()
     }
@@ -121,6 +122,7 @@ def measure(
             truth=(theirs.labels.numpy(), theirs.example.numpy()) if apart_read else None,
             curves=[curve(teacher)] if teacher else (),
             seconds=[teacher.whole_seconds] if teacher else (),
+            trainings=_trainings(teacher) if teacher else (),
             efficiency=costs.get("teacher"),
         )
     truth = given["distilled"][0]
@@ -176,6 +178,15 @@ def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -
         models["teacher"] = placed(plan.teacher.module, "teacher")
     costs = compare_efficiency(models, device=plan.device)
     return costs | {name: costs[like] for name, like in kinds.items()}  # what is built alike costs the same
+
+
+def _trainings(trained: Trained) -> list[Training]:
+    """All trainings of an arm, in their order."""
+    return [
+        Training(name=one.name, steps=int(one.points[-1]["step"]) if one.points else 0, seconds=one.seconds)
+        for one in (*trained.before, *trained.of, trained)
+        if one.seconds or one.points  # what was only put together was not trained
+    ]
 
 
 def curve(trained: Trained) -> list[dict[str, Any]]:
