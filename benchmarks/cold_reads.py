@@ -10,15 +10,12 @@ import os
 import shutil
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.page import put
-from benchmarks.stored_logits import LENGTH, PAGE, ROWS, made_up, rows_of
-from limbeck.run.folder import versions
+from benchmarks.stored_logits import LENGTH, ROWS, keep, made_up, rows_of
 from limbeck.signals.logits import Dense
 from limbeck.teachers.store.frame import column
 from limbeck.teachers.store.sampled import SampledCodec
@@ -99,10 +96,7 @@ def main() -> None:
             f"{came / size:.0%} | {tokens / warm:,.0f} |"
         )
         print(lines[-1], flush=True)
-    known = ", ".join(
-        [datetime.now(UTC).date().isoformat(), *(f"{name} {version}" for name, version in versions().items())]
-    )
-    put(PAGE, "cold", "\n".join(lines) + f"\n\n<sub>{known}</sub>\n")
+    keep("cold", lines)
 
 
 if __name__ == "__main__":

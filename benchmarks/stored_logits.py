@@ -8,7 +8,7 @@ turns. Both tables are kept in benchmarks/results/stored-logits.md.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,14 @@ def _drawn(logits: Tensor, count: int) -> object:
     return torch.multinomial(torch.softmax(logits, -1), count, replacement=True)
 
 
+def keep(name: str, lines: Sequence[str]) -> None:
+    """Puts a table into the page, with the day and the versions."""
+    known = ", ".join(
+        [datetime.now(UTC).date().isoformat(), *(f"{library} {version}" for library, version in versions().items())]
+    )
+    put(PAGE, name, "\n".join(lines) + f"\n\n<sub>{known}</sub>\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, default=151936)
@@ -138,10 +146,7 @@ def main() -> None:
             f"{plainly / encoding:.1f} | {32 * count / decoding:,.0f} | {value:.1%} | {slope:.1%} |"
         )
         print(lines[-1], flush=True)
-    known = ", ".join(
-        [datetime.now(UTC).date().isoformat(), *(f"{name} {version}" for name, version in versions().items())]
-    )
-    put(PAGE, "model" if asked.model else "made-up", "\n".join(lines) + f"\n\n<sub>{known}</sub>\n")
+    keep("model" if asked.model else "made-up", lines)
 
 
 if __name__ == "__main__":

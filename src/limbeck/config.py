@@ -11,6 +11,8 @@ from limbeck.errors import SettingError, nearest
 
 TAGS: Final = ("name", "schedule")  # the fields by which a choice is made
 _EXTRA: Final = "extra_forbidden"
+# YAML knows lists only, and strict types do not take a list for a tuple.
+Tuple: Final = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 
 
 def _tuples(value: Any) -> Any:

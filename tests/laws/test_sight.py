@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from tests.fakes.onnx import identity
-from torch import nn
 
 from limbeck.data.batch import Batch
 from limbeck.data.images import PIXELS, ImageReader
@@ -153,4 +152,3 @@ def test_who_sees_must_be_told_and_see_images():
         build(Seeing(of=SmallCnn(), sees=Sees(size=8)), BuildContext(2, {"x": torch.zeros(2, 3)}), 0)
     with pytest.raises(LimbeckError, match="sees grey and the data is in colour"):
         Sees(channels=1).sight((COLOUR.mean, COLOUR.std))
-    assert isinstance(Sees(channels=1, pixels="0-1").sight((COLOUR.mean, COLOUR.std)), nn.Module)

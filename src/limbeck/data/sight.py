@@ -3,19 +3,18 @@
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.config import Config
+from limbeck.config import Config, Tuple
 from limbeck.errors import LimbeckError
 
 Normalised = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation of each channel, where black is 0 and white is 1."""
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
-_Tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # YAML knows lists only
-_Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], _Tuple]
-_Sides = Annotated[tuple[int, int], _Tuple]
+_Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Tuple]
+_Sides = Annotated[tuple[int, int], Tuple]
 
 
 def _absent(value: object) -> bool:

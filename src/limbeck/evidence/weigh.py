@@ -9,7 +9,7 @@ import numpy as np
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.errors import LimbeckError
-from limbeck.evidence.beside import Comparing
+from limbeck.evidence.against import Comparing
 from limbeck.evidence.besides import Retention, Samples, Teachers, Traffic
 from limbeck.evidence.comparison import (
     Scores,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import Field
 from torch import nn
 
-from limbeck.config import choice
+from limbeck.config import Tuple, choice
 from limbeck.data.task import Task
 from limbeck.data.tokenizers import quiet
 from limbeck.errors import LimbeckError, nearest
@@ -20,7 +20,7 @@ from limbeck.models.from_config import FromConfig
 from limbeck.models.huggingface import HuggingFace
 from limbeck.models.shared import Shared
 from limbeck.models.shrink import Shrunk
-from limbeck.models.spec import BuildContext, Spec, Tuple
+from limbeck.models.spec import BuildContext, Spec
 
 if TYPE_CHECKING:
     Adaptable = HuggingFace | Shrunk | FromConfig | Shared

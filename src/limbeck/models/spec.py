@@ -5,18 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from limbeck.config import Config
+from limbeck.config import Config, Tuple
 from limbeck.data.sight import Normalised
 from limbeck.data.task import Task
 from limbeck.data.tasks import CLASSES
 from limbeck.data.text import Reach
 from limbeck.errors import LimbeckError
 
-# YAML knows lists only, and strict types do not take a list for a tuple.
-Tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Integers = Annotated[tuple[int, ...], Tuple]
 
 

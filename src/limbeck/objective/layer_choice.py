@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from limbeck import losses
+from limbeck.config import Tuple
 from limbeck.data.batch import REAL, Batch
 from limbeck.data.task import Gives
-from limbeck.models.spec import Tuple
 from limbeck.objective.hints import Hints
 from limbeck.objective.pairs import tokens_that_count
 from limbeck.objective.parts.chooser import Chooser

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from limbeck import losses
+from limbeck.config import Tuple
 from limbeck.data.batch import CLASS, REAL, SUPERVISED, Batch
-from limbeck.models.spec import Tuple
 from limbeck.objective.hints import Hints
 from limbeck.objective.pairs import same_classes
 from limbeck.objective.parts.router import Router, Routes

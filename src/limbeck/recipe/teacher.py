@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from limbeck.config import Config
+from limbeck.config import Config, Tuple
 from limbeck.data.sight import Sees
 from limbeck.losses.mixed import Combine
 from limbeck.models.seeing import Seeing
-from limbeck.models.spec import Tuple
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.teachers.onnx.settings import Onnx
 from limbeck.teachers.precision import Asking, Precision
@@ -84,7 +83,7 @@ class Member(Config):
     @property
     def spec(self) -> Spec | None:
         """The model, with what it sees."""
-        return Seeing(of=self.model, sees=self.sees) if self.model is not None and self.sees is not None else self.model
+        return _seeing(self)
 
     @property
     def asking(self) -> Asking:
@@ -237,7 +236,7 @@ class TeacherPart(Config):
     @property
     def spec(self) -> Spec | None:
         """The model, with what it sees."""
-        return Seeing(of=self.model, sees=self.sees) if self.model is not None and self.sees is not None else self.model
+        return _seeing(self)
 
     @property
     def asking(self) -> Asking:
@@ -256,6 +255,10 @@ def tokenizer_of(one: Member | TeacherPart) -> str | None:
     if one.model is not None:
         return one.model.tokenizer
     return one.onnx.tokenizer if one.onnx is not None else None
+
+
+def _seeing(part: Member | TeacherPart) -> Spec | None:
+    return part.model if part.model is None or part.sees is None else Seeing(of=part.model, sees=part.sees)
 
 
 def _demand_one(part: Member | TeacherPart, names: tuple[str, ...]) -> None:

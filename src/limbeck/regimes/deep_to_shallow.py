@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from torch import nn
 
-from limbeck.config import digest
+from limbeck.config import Tuple, digest
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
 from limbeck.models.depth import longest
 from limbeck.models.exits import exits_for
 from limbeck.models.seeded import seeded
-from limbeck.models.spec import BuildContext, Tuple
+from limbeck.models.spec import BuildContext
 from limbeck.objective import Term
 from limbeck.objective.within import Within
 from limbeck.regimes.offline import Offline

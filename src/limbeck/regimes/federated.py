@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from limbeck.config import Tuple
 from limbeck.data.draw import uniforms
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
@@ -16,7 +17,6 @@ from limbeck.federation.averaging import Counting
 from limbeck.federation.consensus import Consensus
 from limbeck.federation.letters import LOGITS, SERVER, Kind, Letter, decoded, public_like
 from limbeck.federation.parts import divided
-from limbeck.models.spec import Tuple
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.regimes.averages import Ledger, average
 from limbeck.regimes.budget import Arm

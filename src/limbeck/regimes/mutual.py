@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from limbeck.config import Tuple
 from limbeck.data.examples import Examples
 from limbeck.data.task import rank
-from limbeck.models.spec import Tuple
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.objective import Term
 from limbeck.objective.within import Within
