@@ -283,7 +283,9 @@ def test_without_data_the_curve_is_over_time_too():
     assert ends == pytest.approx({"control": 50.0, "distilled": 100.0}), "45 and 90 seconds"
     middle = [float(point.split(",")[0]) for point in drawn["arms"][1]["thick"].split()][19]
     assert middle == pytest.approx(100 / 3, abs=0.01), "half of the steps, a third of the time"
-    assert "How good after how long" in render(evidence, curves, [], "")
+    text = render(evidence, curves, [], "")
+    assert "How good after how long" in text
+    assert text.count("over training steps; at the end") == text.count("over minutes of training; at the end") == 1
 
 
 def test_no_strange_numbers_on_the_page(tmp_path):
