@@ -65,6 +65,9 @@ def test_the_report_shows_what_was_learnt_from(regime, tmp_path, monkeypatch, ca
     ]
     assert "saw no training example" in evidence["notes"][0]
     assert not any("Every student saw" in note for note in evidence["notes"])
+    (own,) = evidence["arms"]["distilled"]["trainings"]
+    assert (own["making"] > 0) is (regime is None), "a generator makes them while the student learns"
+    assert evidence["arms"]["distilled"]["training_seconds"] == [own["making"] + own["seconds"]]
     page = (tmp_path / "out" / "report.html").read_text()
     pictures = 16 if regime else 20  # a step has no more
     assert page.count('alt="Made picture') == pictures

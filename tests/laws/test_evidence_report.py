@@ -263,9 +263,9 @@ def test_trainings_stand_one_after_another_on_one_scale_of_time():
     assert distilled["told"] == "stage 1, 1,000 steps; stage 2, 1,000 steps"
     many = timeline(weigh(in_turn(arms, 20), labels, CLASSES, resamples=200))[1]
     assert [one["width"] for one in many["parts"]] == [100.0]
-    assert many["told"] == "20 trainings, stage 1, 100 steps to stage 20, 100 steps"
+    assert many["told"] == "20 parts, stage 1, 100 steps to stage 20, 100 steps"
     text = render(evidence, {}, [], "")
-    assert "What was trained, one after another" in text
+    assert "What was made and trained, one after another" in text
     assert "stage 2, 1,000 steps" in text
     assert schema.Evidence.model_validate_json(json.dumps(evidence.plain())) == evidence
 
@@ -285,7 +285,30 @@ def test_without_data_the_curve_is_over_time_too():
     assert middle == pytest.approx(100 / 3, abs=0.01), "half of the steps, a third of the time"
     text = render(evidence, curves, [], "")
     assert "How good after how long" in text
-    assert text.count("over training steps; at the end") == text.count("over minutes of training; at the end") == 1
+    assert text.count("over training steps; at the end") == text.count("over minutes; at the end") == 1
+
+
+def test_making_pictures_takes_its_time_on_the_page():
+    arms, labels = worlds(rows=240)
+    arms = in_turn(arms, 2)
+    making = [one.model_copy(update={"making": 45.0}) for one in arms.distilled.trainings]  # of 30 and 60 seconds
+    arms = replace(arms, distilled=replace(arms.distilled, trainings=making))
+    beside = ArmResults(teacher=arms.teacher, control=arms.control, with_data=arms.control, distilled=arms.distilled)
+    evidence = weigh(beside, labels, CLASSES, resamples=200)
+    rows = {row["arm"]: row for row in timeline(evidence)}
+    assert [one["width"] for one in rows["distilled"]["parts"]] == pytest.approx(
+        [100 * one / 180 for one in (45, 30, 45, 60)], abs=1e-3
+    )
+    assert rows["distilled"]["told"].startswith(
+        "making what stage 1 learns from; stage 1, 1,000 steps; making what stage 2"
+    )
+    curve = [{"step": step, "validation": {evidence.measure.name: 0.5}} for step in (1, 1000, 1001, 2000)]
+    (drawn,) = (one for one in over_time({"distilled": [curve]}, evidence)["arms"] if one["arm"] == "distilled")
+    places = [float(point.split(",")[0]) / 100 for point in drawn["thick"].split()]
+    assert places == pytest.approx([45.03 / 180, 75 / 180, 120.06 / 180, 1.0], abs=1e-4)
+    alone = replace(arms.distilled, trainings=making[:1])
+    evidence = weigh(replace(beside, distilled=alone), labels, CLASSES, resamples=200)
+    assert timeline(evidence), "one training, and what was made for it"
 
 
 def test_no_strange_numbers_on_the_page(tmp_path):

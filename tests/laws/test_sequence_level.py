@@ -15,13 +15,19 @@ from limbeck.data.tasks import CLASSES
 from limbeck.data.tokenizers import loaded
 from limbeck.errors import LimbeckError
 from limbeck.models.generation import generated
-from limbeck.regimes.sequence_level import SequenceLevel, _wrote, written
+from limbeck.regimes.sequence_level import SequenceLevel, _wrote
+from limbeck.regimes.sequence_level import written as timed
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Provides
 
 assert folders
 PROMPTS = [(f"what did the {one} do", "it sat") for one in ("cat", "dog", "bird", "mat", "roof", "tree")]
 SOME = SequenceLevel(max_new_tokens=40, temperature=1.0, samples=2)
+
+
+def written(*given, **more):
+    """What was written, without the time."""
+    return timed(*given, **more)[0]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from limbeck.synthesis import kept
 from limbeck.synthesis.games import Adversarial, Dafl
 from limbeck.synthesis.generator import Generator, Playing
 from limbeck.synthesis.inversion import Pictures, invert
-from limbeck.synthesis.kept import made
 from limbeck.synthesis.norms import norms_of
 from limbeck.synthesis.space import InputSpace
 from limbeck.teachers.local import LocalTeacher
@@ -146,6 +145,11 @@ def test_every_setting_is_used(field):
 # --- on the disk
 
 
+def made(*given, **more):
+    """The pictures, without the time."""
+    return kept.made(*given, **more)[0]
+
+
 def test_a_teacher_that_was_left_in_training_mode_learns_nothing(tmp_path):
     own = teacher()
     one = made(own, SPACE, CLASSES, FEW, tmp_path / "one")
@@ -183,6 +187,14 @@ def test_what_was_made_is_read_and_what_was_cut_off_goes_on(tmp_path, monkeypatc
     assert torch.equal(all_of(tmp_path / "cut", on_progress=lambda *seen: heard.append(seen)), whole)
     assert done == 4
     assert heard == [(7, 20), (14, 20), (20, 20)]
+
+
+def test_the_time_of_making_is_told_whenever_it_was(tmp_path, monkeypatch):
+    clock = iter([0.0, 2.0, 10.0, 15.0])  # a batch began and ended, and another
+    monkeypatch.setattr(kept.time, "perf_counter", lambda: next(clock))
+    settings = Pictures(count=8, batch_size=4, steps=1)
+    for _ in range(2):
+        assert kept.made(teacher(), SPACE, CLASSES, settings, tmp_path)[1] == 7.0
 
 
 @pytest.mark.parametrize("harm", ["flipped", "short", "empty"])

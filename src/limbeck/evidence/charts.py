@@ -168,21 +168,31 @@ def learning(curves: Mapping[str, Sequence[Curve]], measure: Measure) -> dict[st
 
 
 def timeline(evidence: Evidence) -> list[dict[str, Any]] | None:
-    """The trainings of each arm's first seed one after another, on one scale of time; None where no arm has several."""
+    """What was made and trained for each arm's first seed, one after another, on one scale of time; None if all have one part."""
     arms = {name: arm.trainings for name, arm in evidence.arms.present().items() if arm.trainings}
-    if not any(len(own) > 1 for own in arms.values()):
+    if not any(len(own) > 1 or own[0].making for own in arms.values()):
         return None
-    longest = max(sum(one.seconds for one in own) for own in arms.values()) or 1.0
+    spent = {name: sum(one.making + one.seconds for one in own) for name, own in arms.items()}
+    longest = max(spent.values()) or 1.0
     rows = []
     for name, own in arms.items():
-        widths, told = [round(100 * one.seconds / longest, 3) for one in own], [_told(one) for one in own]
-        whole = sum(one.seconds for one in own)
-        if len(own) > MOST_PARTS:
-            widths, told = [round(100 * whole / longest, 3)], [f"{len(own):,} trainings, {told[0]} to {told[-1]}"]
+        widths, told = list[float](), list[str]()
+        for one in own:
+            if one.making:
+                widths.append(one.making)
+                told.append(f"making what {_title(one)} learns from")
+            widths.append(one.seconds)
+            told.append(f"{_title(one)}, {one.steps:,} steps")
+        whole = spent[name]
+        if len(told) > MOST_PARTS:
+            widths, told = [whole], [f"{len(told):,} parts, {told[0]} to {told[-1]}"]
         rows.append(
             {
                 "arm": name,
-                "parts": [{"width": width, "told": one} for width, one in zip(widths, told, strict=True)],
+                "parts": [
+                    {"width": round(100 * width / longest, 3), "told": one}
+                    for width, one in zip(widths, told, strict=True)
+                ],
                 "told": "; ".join(told),
                 "seconds": whole,
             }
@@ -190,26 +200,35 @@ def timeline(evidence: Evidence) -> list[dict[str, Any]] | None:
     return rows
 
 
-def _told(one: Training) -> str:
-    return f"{one.name.partition(', seed ')[0]}, {one.steps:,} steps"
+def _title(one: Training) -> str:
+    return one.name.partition(", seed ")[0]
 
 
 def over_time(curves: Mapping[str, Sequence[Curve]], evidence: Evidence) -> dict[str, Any] | None:
     """Of a student without data the score on validation of the first seed over the minutes of its trainings; else None.
 
-    Within a training all steps count as equally long. Pictures that were made before a training are not counted.
+    Pictures that are made before a training count; within a training all steps are equally long.
     """
     if not evidence.without_data:
         return None
     found: dict[str, list[Curve]] = {}
     for name, arm in evidence.arms.present().items():
         if name != "teacher" and curves.get(name) and arm.trainings:
-            steps = np.cumsum([0, *(one.steps for one in arm.trainings)])
-            minutes = np.cumsum([0, *(one.seconds / 60 for one in arm.trainings)])
-            found[name] = [
-                [{**point, "step": float(np.interp(point["step"], steps, minutes))} for point in curves[name][0]]
-            ]
+            found[name] = [_by_minutes(curves[name][0], arm.trainings)]
     return learning(found, evidence.measure)
+
+
+def _by_minutes(curve: Curve, trainings: Sequence[Training]) -> Curve:
+    """The curve with minutes in place of steps; a step between two trainings is the last of the first one."""
+    ends = np.cumsum([one.steps for one in trainings])
+    begins = np.cumsum([0.0, *(one.making + one.seconds for one in trainings)])
+    found = []
+    for point in curve:
+        place = min(int(np.searchsorted(ends, point["step"])), len(trainings) - 1)
+        own = trainings[place]
+        share = 1 - (ends[place] - point["step"]) / max(1, own.steps)
+        found.append({**point, "step": float(begins[place] + own.making + share * own.seconds) / 60})
+    return found
 
 
 def _mean_line(several: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:

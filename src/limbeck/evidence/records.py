@@ -104,6 +104,8 @@ class Training(Record):
     name: str
     steps: int
     seconds: float
+    making: float = 0.0
+    """Seconds in which what it learnt from was made before it began, such as pictures or a teacher's texts."""
 
 
 class Arm(Record):
@@ -118,7 +120,7 @@ class Arm(Record):
     """Sample standard deviation over seeds of score, accuracy, nll, ece, brier, mse and named metrics; null with one seed."""
     efficiency: Efficiency | None = None
     training_seconds: tuple[float, ...] | None = None
-    """Wall-clock time of training, a number a seed."""
+    """Wall-clock time of training, and of making what is learnt from (see `Training.making`), a number a seed."""
     steps: tuple[int, ...] | None = None
     """Optimiser steps taken, a number a seed."""
     trainings: tuple[Training, ...] = ()

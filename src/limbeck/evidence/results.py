@@ -21,9 +21,10 @@ class ArmResult:
 
     ``logits``: one array [M, C] a seed over the same answers in the same order (the teacher: just one); see `Exam`.
     ``seeds``: the seeds; arms are paired by them. Empty for the teacher.
-    ``curves``: one curve a seed, for the report and the number of steps. ``seconds``: training time, one a seed.
-    ``flops``: of one seed's training. ``trainings``: all of the first seed's, in their order. ``truth``: labels and whose they
-    are, of a teacher whose answers are at other places than the students', as with a tokenizer of its own; None: as theirs.
+    ``curves``: one curve a seed, for the report and the number of steps. ``seconds``: a number a seed, of training and of making
+    what is learnt from. ``flops``: of one seed's training. ``trainings``: all of the first seed's, in their order. ``truth``:
+    labels and whose they are, of a teacher whose answers are at other places than the students', as with a tokenizer of its own;
+    None: as theirs.
     """
 
     logits: Sequence[Logits]

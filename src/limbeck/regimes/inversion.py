@@ -11,7 +11,7 @@ from limbeck.files import home
 from limbeck.regimes.budget import Arm
 from limbeck.regimes.imagined import arms_beside, demand, on, unmade
 from limbeck.regimes.plan import Plan, hard_labels
-from limbeck.regimes.regime import Common, Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make, make_timed, train
 from limbeck.synthesis.inversion import Pictures, invert
 from limbeck.synthesis.kept import made
 from limbeck.synthesis.norms import demand_norms
@@ -80,7 +80,7 @@ class Inversion(Common):
         trained: Trained | None = None
         levels = torch.empty(0, *space.shape, dtype=torch.uint8)
         for turn in range(1, self.rounds + 1):
-            new = yield from make(
+            new = yield from make_timed(
                 f"pictures of round {turn}",
                 made,
                 teacher=plan.teacher,

@@ -20,12 +20,14 @@ T = TypeVar("T")
 class Make:
     """Anything but a training that must be made and may be resumed: labelling, averaging, filtering.
 
-    ``function`` is called with ``arguments`` and must find what an earlier call of itself left, and go on from there.
+    ``function`` is called with ``arguments`` and must find what an earlier call of itself left, and go on from there. If it is
+    ``timed``, it also gives the seconds that it took, whenever that was: they belong to the next training.
     """
 
     name: str
     function: Callable[..., Any]
     arguments: Mapping[str, Any]
+    timed: bool = False
 
 
 Regime: TypeAlias = Generator[Stage | Make, Any, T]
@@ -42,6 +44,12 @@ def make(name: str, function: Callable[..., T], **arguments: Any) -> Regime[T]:
     """Makes one thing."""
     made: T = yield Make(name, function, arguments)
     return made
+
+
+def make_timed(name: str, function: Callable[..., tuple[T, float]], **arguments: Any) -> Regime[T]:
+    """Makes one thing that tells how many seconds it took."""
+    made: tuple[T, float] = yield Make(name, function, arguments, timed=True)
+    return made[0]
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from limbeck.models.generation import Text
 from limbeck.models.sampling import Ends, continued, drawn
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Common, Regime, make, train
+from limbeck.regimes.regime import Common, Regime, make_timed, train
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
 from limbeck.training.stage import Stage
@@ -71,7 +72,7 @@ class SequenceLevel(Common):
     def distilled(self, plan: Plan) -> Regime[Trained]:
         """The student that the recipe is about."""
         plan = yield from plan.taught()
-        examples = yield from make(
+        examples = yield from make_timed(
             "write",
             written,
             examples=plan.splits.train,
@@ -125,8 +126,10 @@ def written(
     root: Path,
     device: str = "cpu",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Examples:
-    """The examples with what the teacher wrote after each prompt, every one supervised. What was written before is read.
+) -> tuple[Examples, float]:
+    """The examples with what the teacher wrote after each prompt, every one supervised; and the seconds of writing, whenever.
+
+    What was written before is read.
 
     Texts are kept under ``root`` by the teacher's fingerprint, the prompts and the settings, some at a time.
 
@@ -145,14 +148,18 @@ def written(
     folder = root / key[:2] / key
     rows: list[tuple[str, str]] = []
     origins: list[int] = []
+    seconds = 0.0
     for start in range(0, len(prompts), _BATCH):
         some = prompts[start : start + _BATCH]
-        said = _kept(folder / f"{start}.json", len(some) * settings.samples)
-        if said is None:
+        batch = _kept(folder / f"{start}.json", len(some) * settings.samples)
+        if batch is None:
+            began = time.perf_counter()
             said = _wrote(module.to(device), tokenizer, some, settings, start)
+            batch = said, time.perf_counter() - began
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / f"{start}.json", said)
-        for place, (text, ended) in enumerate(said):
+            write_json(folder / f"{start}.json", {"texts": said, "seconds": batch[1]})
+        seconds += batch[1]
+        for place, (text, ended) in enumerate(batch[0]):
             if text.strip() and ended:
                 rows.append((some[place % len(some)], text))
                 origins.append(start + place % len(some))
@@ -182,7 +189,7 @@ def written(
         )
     table, count = texts.over(rows), len(rows)
     domains = examples.domains
-    return replace(
+    new = replace(
         examples,
         table=table,
         rows=torch.arange(count),
@@ -190,15 +197,17 @@ def written(
         supervised=torch.ones(count, dtype=torch.bool),
         domains=None if domains is None else replace(domains, rows=domains.rows[examples.rows[torch.tensor(origins)]]),
     )
+    return new, seconds
 
 
-def _kept(path: Path, count: int) -> list[tuple[str, bool]] | None:
-    """What an earlier call wrote there, if it is whole."""
+def _kept(path: Path, count: int) -> tuple[list[tuple[str, bool]], float] | None:
+    """What an earlier call wrote there and how long it took, if it is whole."""
     try:
-        found = [(str(text), bool(ended)) for text, ended in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        found = [(str(text), bool(ended)) for text, ended in kept["texts"]]
+        return (found, float(kept["seconds"])) if len(found) == count else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return found if len(found) == count else None
 
 
 def _wrote(

@@ -19,7 +19,7 @@ from limbeck.regimes.budget import (
     earlier,
 )
 from limbeck.regimes.plan import Plan
-from limbeck.regimes.regime import Regime
+from limbeck.regimes.regime import Make, Regime
 from limbeck.run.experiment import Experiment
 from limbeck.teachers.coded import CodedTeacher
 from limbeck.training.stage import Stage
@@ -65,8 +65,8 @@ def _demand_hidden(experiment: Experiment) -> None:
 
 
 def remembered(arm: Regime[Trained]) -> Regime[Trained]:
-    """The arm's regime; what it gives remembers the trainings before it."""
-    before, answer = list[Trained](), None
+    """The arm's regime; what it gives remembers the trainings before it, each the time of making what it learnt from."""
+    before, answer, making = list[Trained](), None, 0.0
     while True:
         try:
             step = arm.send(answer)
@@ -75,7 +75,10 @@ def remembered(arm: Regime[Trained]) -> Regime[Trained]:
             others = {last.weights, *(one.weights for one in last.of)}  # it may be a part of one, or made of several
             return replace(last, before=tuple(one for one in before if one.weights not in others))
         answer = yield step
-        if isinstance(answer, Trained):
+        if isinstance(step, Make):
+            making += answer[1] if step.timed else 0.0
+        else:
+            answer, making = replace(answer, making=making), 0.0
             before.append(answer)
 
 

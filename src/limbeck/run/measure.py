@@ -183,7 +183,12 @@ def _costs(experiment: Experiment, plan: Plan, students: dict[str, nn.Module]) -
 def _trainings(trained: Trained) -> list[Training]:
     """All trainings of an arm, in their order."""
     return [
-        Training(name=one.name, steps=int(one.points[-1]["step"]) if one.points else 0, seconds=one.seconds)
+        Training(
+            name=one.name,
+            steps=int(one.points[-1]["step"]) if one.points else 0,
+            seconds=one.seconds,
+            making=one.making,
+        )
         for one in (*trained.before, *trained.of, trained)
         if one.seconds or one.points  # what was only put together was not trained
     ]

@@ -1,5 +1,6 @@
 """Made pictures on the disk: batch by batch, each whole or absent, so that what was made is never made again."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from limbeck.teachers.teacher import Teacher
 
 FORMAT = 1
 """Raised whenever the same settings would make other pictures than before."""
-_NAME = "pictures"
+_NAME, _SECONDS = "pictures", "seconds"
 
 
 def made(
@@ -30,8 +31,10 @@ def made(
     student: Teacher | None = None,
     device: str = "cpu",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Tensor:
-    """Pictures by inversion, uint8 [count, C, H, W], of all classes in turn. What an earlier call made is read.
+) -> tuple[Tensor, float]:
+    """Pictures by inversion, uint8 [count, C, H, W], of all classes in turn; and the seconds of making them, whenever that was.
+
+    What an earlier call made is read.
 
     Args:
         teacher: whom they are made of, a model that is here.
@@ -45,28 +48,32 @@ def made(
         on_progress: hears (done, all) pictures.
     """
     key = digest([FORMAT, teacher.fingerprint, student and student.fingerprint, space.reader, classes, settings])
-    folder, found = root / key[:2] / key, list[Tensor]()
+    folder, found, seconds = root / key[:2] / key, list[Tensor](), 0.0
     ids = torch.arange(first, first + settings.count)
     for own in ids.chunk(-(-settings.count // settings.batch_size)):
         path = folder / f"{int(own[0])}-{len(own)}.safetensors"
-        levels = _kept(path, (len(own), *space.shape))
-        if levels is None:
+        batch = _kept(path, (len(own), *space.shape))
+        if batch is None:
+            began = time.perf_counter()
             module, other = (one.module.to(device).eval() if one and one.module else None for one in (teacher, student))
             assert module is not None
             levels = space.levels(invert(module, space, own % classes, own, settings, other))
-            told = {_NAME: fingerprint.tensors({_NAME: levels})}
+            batch = levels, time.perf_counter() - began
+            told = {_NAME: fingerprint.tensors({_NAME: levels}), _SECONDS: repr(batch[1])}
             write_bytes(path, safetensors.torch.save({_NAME: levels}, told))
-        found.append(levels)
+        found.append(batch[0])
+        seconds += batch[1]
         on_progress(int(own[-1]) + 1 - first, settings.count)
-    return torch.cat(found)
+    return torch.cat(found), seconds
 
 
-def _kept(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """What an earlier call kept there, if it is whole and undamaged."""
+def _kept(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, float] | None:
+    """What an earlier call kept there and how long it took, if it is whole and undamaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            levels, told = file.get_tensor(_NAME), (file.metadata() or {}).get(_NAME)
-    except (OSError, SafetensorError):
+            levels, told = file.get_tensor(_NAME), file.metadata() or {}
+        seconds = float(told[_SECONDS])
+    except (OSError, SafetensorError, KeyError, ValueError):
         return None
     sound = levels.shape == shape and levels.dtype == torch.uint8
-    return levels if sound and fingerprint.tensors({_NAME: levels}) == told else None
+    return (levels, seconds) if sound and fingerprint.tensors({_NAME: levels}) == told[_NAME] else None

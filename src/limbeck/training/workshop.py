@@ -35,7 +35,8 @@ class Trained:
     before, by this run or another. ``examples``: what it learnt from. ``kept``: a file of what was made anew in it, to be shown,
     if anything was. ``before``: the trainings of the same arm that came before it, in order. ``path``: of the module that is
     meant, where that is a part of what was trained. ``beside``: other models that answer with it, as one. ``of``: trainings that
-    it was put together from, one beside the other, and ``turns``: what crossed between them and it, round by round.
+    it was put together from, one beside the other, and ``turns``: what crossed between them and it, round by round. ``making``:
+    the seconds in which what it learnt from was made before it began, such as pictures or a teacher's texts.
     """
 
     key: str
@@ -54,11 +55,12 @@ class Trained:
     beside: Together | None = field(default=None, repr=False)
     of: "tuple[Trained, ...]" = field(default=(), repr=False)
     turns: tuple[Turn, ...] = ()
+    making: float = 0.0
 
     @property
     def whole_seconds(self) -> float:
-        """The time of all trainings of its arm."""
-        return self.seconds + sum(one.seconds for one in (*self.before, *self.of))
+        """The time of all trainings of its arm, and of making what they learnt from."""
+        return sum(one.making + one.seconds for one in (*self.before, *self.of, self))
 
     def module(self) -> nn.Module:
         """The trained model, in evaluation mode."""
