@@ -4,7 +4,7 @@ BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: install demo test check coverage bench faults mutants scale federated gallery docs lint clean
+.PHONY: install demo test check coverage bench faults mutants scale federated kernels gallery docs lint clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -63,6 +63,14 @@ scale: .venv/.ray ## accelerate launch with DDP and FSDP, labelling over Ray: tw
 
 federated: .venv-flower/.made ## a server and clients of Flower, each a process of its own (a few minutes)
 	OMP_NUM_THREADS=1 .venv-flower/bin/pytest -m federated tests/journeys/test_flower.py
+
+# Torch for a processor comes without Triton; both lie in a folder of their own, so that no other test sees them.
+.venv/.kernels: .venv/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/kernels liger-kernel==0.8.5 triton==3.9.0
+	@touch $@
+
+kernels: .venv/.kernels ## Liger's kernels against float64, by Triton's interpreter: no GPU is needed (a minute)
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 PYTHONPATH=.venv/kernels $(BIN)/pytest -m kernels tests/oracles/test_liger.py
 
 .venv/.peers: .venv/.dev # in a folder of their own, so that no test sees them
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers trl==1.16.0

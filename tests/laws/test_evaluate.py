@@ -88,6 +88,17 @@ def test_chunked_is_dense(divergence, head, temperature):
 
 
 @names
+@pytest.mark.parametrize("head", HEADS)
+def test_one_temperature_alone_softens_both_sides(divergence, head):
+    student, teacher = sides(head=head)
+    counts = torch.rand(ROWS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    loss, _ = streamed(student, [Asked(divergence, teacher, counts, 0.7, 2.5)])
+    dense = 0.7 * (counts * d.dense(divergence, whole(student) / 2.5, whole(teacher) / 2.5)).sum()
+    torch.testing.assert_close(loss, dense, **CLOSE)
+    agree(grads(loss, student), grads(dense, student), **CLOSE)
+
+
+@names
 def test_chunked_is_dense_in_float32(divergence):
     student, teacher = sides(torch.float32)
     counts = torch.full((ROWS,), 1 / ROWS)

@@ -12,6 +12,7 @@ from typing import ClassVar, Final, Protocol
 import torch
 from torch import Tensor
 
+from limbeck.losses.kernels import jensen_shannon
 from limbeck.losses.offer import Offer
 
 FLOOR: Final = -1e4
@@ -67,7 +68,7 @@ class ForwardKl:
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
         """See `Divergence.parts`."""
-        return (log_p - log_q).mul_(p), -p
+        return jensen_shannon(0, log_q, log_p) or ((log_p - log_q).mul_(p), -p)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class ReverseKl:
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
         """See `Divergence.parts`."""
+        if (found := jensen_shannon(1, log_q, log_p)) is not None:
+            return found
         value = (log_q - log_p).mul_(q)
         return value, value + q
 
@@ -98,6 +101,8 @@ class JensenShannon:
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
         """See `Divergence.parts`."""
+        if (found := jensen_shannon(self.beta, log_q, log_p)) is not None:
+            return found
         _, log_m = mixed(p, q, self.beta)
         ours = (log_q - log_m).mul_(q).mul_(1 - self.beta)
         return (log_p - log_m).mul_(p).mul_(self.beta).add_(ours), ours

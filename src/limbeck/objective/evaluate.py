@@ -164,7 +164,8 @@ def _descend(logits: Tensor, asked: Sequence[Asked], totals: Tensor) -> None:
     for start in range(0, len(logits), rows):
         block = logits[start : start + rows]
         if len(temperatures) == 1:
-            _soften(block, alike[temperatures[0]], totals, start, temperatures[0])
+            only = temperatures[0]
+            _soften(block if only == 1 else block.div_(only), alike[only], totals, start, only)
             continue
         softened = block.new_zeros(block.shape)
         for temperature in temperatures:

@@ -21,7 +21,7 @@ from limbeck.training.checkpoint import flatten, unflatten
 RECIPE, EVIDENCE, REPORT, STUDENT = "recipe.json", "evidence.json", "report.html", "student"
 REJECTED = "rejected.jsonl"  # rows that filters left out
 SHOWN, INPUTS = "shown", "inputs"  # what the report shows; real inputs that exports are proven on
-_PACKAGES = ("limbeck", "torch", "accelerate", "numpy", "transformers", "datasets")
+_PACKAGES = ("limbeck", "torch", "accelerate", "numpy", "transformers", "datasets", "liger-kernel")
 
 
 _DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR}

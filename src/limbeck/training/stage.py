@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limbeck.data.batch import Batch
 from limbeck.data.examples import Examples
 from limbeck.errors import LimbeckError
+from limbeck.losses import kernels
 from limbeck.models.identity import of_module
 from limbeck.models.peers import Peers
 from limbeck.models.specs import BuildContext, Spec, build
@@ -23,7 +24,7 @@ from limbeck.training.launch import asked
 from limbeck.training.order import Order, derived
 from limbeck.training.settings import Training
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever the same stage would train other weights than before."""
 
 
@@ -202,7 +203,7 @@ class Stage:
                 "threads": torch.get_num_threads(),
                 "processes": int(os.environ.get("WORLD_SIZE", "1")),
                 **({"divided": True} if asked() else {}),
-                "versions": {"torch": torch.__version__, "python": platform.python_version()},
+                "versions": {"torch": torch.__version__, "python": platform.python_version(), **kernels.versions()},
             }
         )
 
