@@ -4,7 +4,7 @@ BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: install demo test check coverage bench faults mutants scale federated kernels gallery docs lint clean
+.PHONY: install demo test check coverage bench faults mutants scale federated kernels vllm gallery docs lint clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -72,6 +72,17 @@ federated: .venv-flower/.made ## a server and clients of Flower, each a process 
 kernels: .venv/.kernels ## Liger's kernels against float64, by Triton's interpreter: no GPU is needed (a minute)
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 PYTHONPATH=.venv/kernels $(BIN)/pytest -m kernels tests/oracles/test_liger.py
 
+# vLLM holds other versions of transformers and more, so it has an environment of its own. Its build for a processor needs no GPU.
+.venv-vllm/.made: pyproject.toml requirements-vllm.txt
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.txt
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+vllm: .venv-vllm/.made ## vLLM itself as a writer and as a server (some ten minutes)
+	VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m vllm tests/contracts/test_writer_contract.py \
+		tests/journeys/test_vllm.py tests/journeys/test_vllm_server.py
+
 .venv/.peers: .venv/.dev # in a folder of their own, so that no test sees them
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/peers trl==1.16.0
 	@touch $@
@@ -90,4 +101,4 @@ docs: .venv/.dev ## run what the documents say
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/journeys/test_documents.py
 
 clean: ## remove the environment and caches, never runs
-	rm -rf .venv .venv-flower .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info
+	rm -rf .venv .venv-flower .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info

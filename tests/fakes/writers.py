@@ -52,11 +52,11 @@ def examples(rows=40, supervised=None):
     return Examples(texts, torch.arange(rows), labels, seen, (), task=NextToken())
 
 
-def model(layers=1, seed=0, spread=0.3, kind="Llama", **more):
+def model(layers=1, seed=0, spread=0.3, kind="Llama", width=16, **more):
     """Random, with enough weight that it neither says one thing nor everything; without dropout."""
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": layers}
+    sizes = {"hidden_size": width, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": layers}
     if kind == "GPT2":
         sizes = {"n_embd": 16, "n_head": 2, "n_layer": layers, "n_positions": 64}
     with quiet():

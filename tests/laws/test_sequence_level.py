@@ -15,7 +15,7 @@ from limbeck.data.tasks import CLASSES
 from limbeck.data.tokenizers import loaded
 from limbeck.errors import LimbeckError
 from limbeck.models.generation import generated
-from limbeck.regimes.sequence_level import SequenceLevel, _wrote
+from limbeck.regimes.sequence_level import SequenceLevel, _writer, _wrote
 from limbeck.regimes.sequence_level import written as timed
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Provides
@@ -23,6 +23,7 @@ from limbeck.teachers.teacher import Provides
 assert folders
 PROMPTS = [(f"what did the {one} do", "it sat") for one in ("cat", "dog", "bird", "mat", "roof", "tree")]
 SOME = SequenceLevel(max_new_tokens=40, temperature=1.0, samples=2)
+FEW = SequenceLevel(max_new_tokens=8)
 
 
 def written(*given, **more):
@@ -54,7 +55,9 @@ def test_labels_are_what_the_teacher_writes_and_nothing_of_the_data(sides, tmp_p
     assert torch.equal(torch.random.get_rng_state(), before)
     rows = texts_of(new)
     prompts = [prompt for prompt, _ in PROMPTS]
-    said = _wrote(module, tokenizer, prompts, SOME, 0)  # by the teacher's own tokens
+    said = _wrote(
+        _writer(module, tokenizer, prompts, SOME), module, tokenizer, prompts, SOME, 0
+    )  # by the teacher's own tokens
     expected = [(prompt, text) for prompt, (text, ended) in zip(prompts * 2, said, strict=True) if ended]
     assert rows == expected
     assert 4 < len(rows) <= 12
@@ -96,7 +99,7 @@ def test_what_was_written_is_kept_and_read_again(sides, tmp_path, monkeypatch):
 def test_the_likeliest_text_is_the_models_own(sides):
     _, _, tokenizer = sides
     module, prompts = causal.made("llama", vocab_size=len(loaded(tokenizer).tokenizer)), [one for one, _ in PROMPTS]
-    said = _wrote(module, tokenizer, prompts, SequenceLevel(max_new_tokens=8), 0)
+    said = _wrote(_writer(module, tokenizer, prompts, FEW), module, tokenizer, prompts, FEW, 0)
     assert [text for text, _ in said] == generated(module, tokenizer, prompts, 8)
     assert len({text for text, _ in said}) > 1
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from limbeck.data.batch import WRITTEN
 from limbeck.errors import LimbeckError
+from limbeck.models.writers import Transformers, Writer
 from limbeck.objective.schedules import Fixed
 from limbeck.objective.temperatures import Share
 from limbeck.objective.term import Term
@@ -46,10 +47,17 @@ class OnPolicy(Common):
     """The share of the teacher's distribution in what the student's tokens are drawn from, against texts that run away; 0.2 in
     MiniLLM (Gu et al. 2024, arXiv:2306.08543). The teacher runs at every token."""
 
+    writer: Writer = Transformers()
+    """Who writes for the student: ``transformers``, or ``vllm`` (see `limbeck.models.writers.Vllm`)."""
+
     @model_validator(mode="after")
     def _shares_of_one(self) -> Self:
         if max(self.share.turns) + max(self.teacher_share.turns) > 1:
             raise ValueError("share and teacher-share are shares of one whole: together they are at most 1")
+        if self.mixed and self.writer.name != "transformers":
+            raise ValueError(
+                "with 'mixed' two models write each token together, which only transformers does: leave 'writer' out"
+            )
         return self
 
     def pen(self, stage: Stage, student: nn.Module) -> TextPen:

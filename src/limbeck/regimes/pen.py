@@ -14,7 +14,8 @@ from limbeck.data.packed import padded_length
 from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import loaded
 from limbeck.errors import LimbeckError, SignalError
-from limbeck.models.sampling import Ends, Mixed, continued, drawn, writes
+from limbeck.models.sampling import Ends, Mixed, drawn
+from limbeck.models.writers import Transformers
 from limbeck.objective.schedules import Place
 from limbeck.training.order import derived
 from limbeck.training.stage import Stage
@@ -70,12 +71,12 @@ class TextPen:
                 "In the regime 'on-policy' the teacher is asked about texts that the student has just written, and stored "
                 "outputs say nothing of them: give teacher.model or teacher.served in place of teacher.stored."
             )
-        models = {"the student": student}
+        room = _longest(settings, stage) + settings.max_new_tokens
+        self._writers = {STUDENT: settings.writer.of(student, "the student", self._ends, room)}
+        _demand_room(student, "the student", settings, room)
         if settings.teacher_share.turns != (0.0,) or settings.mixed:
-            models["the teacher"] = _module(stage)
-        for who, module in models.items():
-            writes(module, who)
-            _demand_room(module, who, settings, stage)
+            self._writers[TEACHER] = Transformers().of(_module(stage), "the teacher", self._ends, room)
+            _demand_room(_module(stage), "the teacher", settings, room)
         self._tally = Tally()
 
     def written(self, student: nn.Module, micros: Sequence[Batch], place: Place) -> list[Batch]:
@@ -90,12 +91,11 @@ class TextPen:
             own = author == STUDENT
             module = student if own else cast(nn.Module, cast(Any, self._teacher).module).to(micros[0].ids.device)
             seeds = [derived(self._seed, "writing", place.step, *_name(micros[at], row)) for at, row in rows]
-            found = continued(
+            found = self._writers[author](
                 module,
                 [self._prompt(micros[at], row) for at, row in rows],
-                self._ends,
+                seeds,
                 settings.max_new_tokens,
-                drawn(seeds, settings.max_new_tokens),
                 settings.temperature,
                 self._mixed(micros[0]) if own else None,
             )
@@ -215,15 +215,20 @@ def _demand_texts(stage: Stage) -> None:
         )
 
 
-def _demand_room(module: nn.Module, who: str, settings: "OnPolicy", stage: Stage) -> None:
+def _longest(settings: "OnPolicy", stage: Stage) -> int:
+    """Tokens of the longest prompt."""
+    following = stage.examples.labels[stage.examples.rows][..., 0]
+    known = int((following != NO_LABEL).byte().argmax(1).max()) + 1
+    return max(known, settings.opening)
+
+
+def _demand_room(module: nn.Module, who: str, settings: "OnPolicy", room: int) -> None:
     """Raises a `LimbeckError` where the longest prompt and all that may be written are more than the model can read."""
     config: Any = getattr(module, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     most = getattr(config, "max_position_embeddings", None) or inf
-    following = stage.examples.labels[stage.examples.rows][..., 0]
-    known = int((following != NO_LABEL).byte().argmax(1).max()) + 1
-    longest = max(known, settings.opening)
-    if longest + settings.max_new_tokens > most:
+    longest = room - settings.max_new_tokens
+    if room > most:
         raise LimbeckError(
             f"The longest prompt has {longest} tokens and 'max-new-tokens' is {settings.max_new_tokens}, but {who} reads "
             f"{most} at most: set 'max-new-tokens' to {int(most) - longest} or less, or leave out long prompts."

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.config import digest
 from limbeck.data.examples import Examples
@@ -20,7 +20,8 @@ from limbeck.data.tokenizers import loaded, quiet
 from limbeck.errors import LimbeckError
 from limbeck.files import home, write_json
 from limbeck.models.generation import Text
-from limbeck.models.sampling import Ends, continued, drawn
+from limbeck.models.sampling import Ends
+from limbeck.models.writers import Transformers, Writer, Writes
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Common, Regime, make_timed, train
@@ -48,6 +49,8 @@ class SequenceLevel(Common):
     """Of drawing from the whole distribution; 0 takes the likeliest token each time."""
     samples: Annotated[int, Field(ge=1)] = 1
     """Texts for each prompt; more than one are drawn, at a temperature above 0."""
+    writer: Writer = Transformers()
+    """Who writes for the teacher: ``transformers``, or ``vllm`` (see `limbeck.models.writers.Vllm`)."""
     filter: Filters = ()
     """Which of the teacher's texts are not learnt from, see ``data.filter``. ``rejected.jsonl``, beside what was written, lists
     them."""
@@ -148,13 +151,14 @@ def written(
     folder = root / key[:2] / key
     rows: list[tuple[str, str]] = []
     origins: list[int] = []
-    seconds = 0.0
+    seconds, write = 0.0, None
     for start in range(0, len(prompts), _BATCH):
         some = prompts[start : start + _BATCH]
         batch = _kept(folder / f"{start}.json", len(some) * settings.samples)
         if batch is None:
             began = time.perf_counter()
-            said = _wrote(module.to(device), tokenizer, some, settings, start)
+            write = write or _writer(module, tokenizer, prompts, settings)
+            said = _wrote(write, module.to(device), tokenizer, some, settings, start)
             batch = said, time.perf_counter() - began
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / f"{start}.json", {"texts": said, "seconds": batch[1]})
@@ -210,19 +214,29 @@ def _kept(path: Path, count: int) -> tuple[list[tuple[str, bool]], float] | None
         return None
 
 
+def _writer(module: nn.Module, tokenizer: str, prompts: Sequence[str], settings: SequenceLevel) -> Writes:
+    """Who writes after all of these prompts."""
+    longest = max(map(len, _heads(tokenizer, prompts)), default=0)
+    return settings.writer.of(module, "the teacher", Ends.of(loaded(tokenizer)), longest + settings.max_new_tokens)
+
+
+def _heads(tokenizer: str, prompts: Sequence[str]) -> list[Tensor]:
+    """The prompts' tokens."""
+    known = loaded(tokenizer)
+    with quiet():
+        return [torch.tensor(prompted(known.tokenizer, one)) for one in prompts]
+
+
 def _wrote(
-    module: nn.Module, tokenizer: str, prompts: Sequence[str], settings: SequenceLevel, start: int
+    write: Writes, module: nn.Module, tokenizer: str, prompts: Sequence[str], settings: SequenceLevel, start: int
 ) -> list[tuple[str, bool]]:
     """What the model writes after each prompt, as often as the settings say, and whether it ended by itself."""
-    known = loaded(tokenizer)
-    ends = Ends.of(known)
-    with quiet():
-        heads = [torch.tensor(prompted(known.tokenizer, one)) for one in prompts]
-    found = []
+    known, heads = loaded(tokenizer), _heads(tokenizer, prompts)
+    ends, found = Ends.of(known), []
     for sample in range(settings.samples):
         seeds = [derived(sample, "sequence-level", start + place) for place in range(len(heads))]
-        draws = drawn(seeds, settings.max_new_tokens) if settings.temperature else None
-        for tokens, _ in continued(module, heads, ends, settings.max_new_tokens, draws, settings.temperature or 1.0):
+        given = (seeds if settings.temperature else None, settings.max_new_tokens, settings.temperature or 1.0)
+        for tokens, _ in write(module, heads, *given):
             wrote = Text.of(tokens, known, ends)
             found.append((wrote.text, wrote.ended))
     return found
