@@ -51,12 +51,25 @@ UNSOUND = {
     "a text": (altered(2, first("-1.0")), "no number"),
     "true": (altered(2, first(True)), "no number"),
     "beyond any float": (altered(2, first(10**400)), "above zero"),
+    "logits above zero": (altered(2, first(3.7)), "--logprobs-mode"),
+    "logits below zero": (
+        altered(2, lambda e: {k: {**v, "logprob": v["logprob"] - 30} for k, v in e.items()}),
+        "too small for the likeliest",
+    ),
     "positive": (altered(2, first(0.5)), "above zero"),
     "probabilities": (altered(2, lambda e: {k: {"logprob": -math.exp(v["logprob"])} for k, v in e.items()}), "sum to"),
     "a missing position": (altered(3, lambda entries: None), "nothing at position 3"),
     "an empty position": (altered(3, lambda entries: {}), "nothing at position 3"),
     "texts for ids": (altered(2, lambda e: {f" t{k}": v for k, v in e.items()}), "by their text"),
     "a token outside": (altered(2, lambda e: {**e, "40": {"logprob": -9.0, "rank": 2}}), "another model"),
+    "a token outside with a text": (
+        altered(2, lambda e: {**e, "40": {"logprob": -9.0, "rank": 2, "decoded_token": "x"}}),
+        "another model",
+    ),
+    "a token far outside": (
+        altered(2, lambda e: {**e, "9000": {"logprob": -9.0, "rank": 2, "decoded_token": ""}}),
+        "another model",
+    ),
     "a token twice": (altered(2, lambda e: {**e, **{f"token_id:{k}": v for k, v in e.items()}}), "twice"),
     "one position less": (
         lambda n, a: within({"prompt_logprobs": a["choices"][0]["prompt_logprobs"][:-1]})(n, a),
@@ -101,6 +114,26 @@ def test_what_cannot_be_is_no_class(fake, never):
     assert (ids[:, 1] >= 0).sum(1).max() <= 5
     assert (ids[:, 1, -1] == -1).any()
     assert (ids[:, 0] >= 0).all()
+
+
+def test_what_pads_a_vocabulary_belongs_to_the_rest(fake, caplog):
+    """Models have rows for tokens that no text has, and a server lists them as it does others, without a text."""
+    with made(fake) as teacher:
+        plain = teacher.observe(BATCH, LOGITS)["logits"]
+
+    def padded(entries):
+        second = next(name for name, one in entries.items() if one["rank"] == 2)
+        return {("41" if name == second else name): one | {"decoded_token": ""} for name, one in entries.items()}
+
+    fake.quirk = lambda number, answer: [altered(place, padded)(number, answer) for place in (1, 2)][-1]
+    with caplog.at_level(logging.WARNING), made(fake, least=5) as teacher:
+        shown = teacher.observe(BATCH, LOGITS)["logits"]
+    assert (shown.ids[:, :2, 1] == -1).all()
+    kept = [0, 2, 3]
+    assert torch.equal(shown.ids[:, :2, kept], plain.ids[:, :2, kept])
+    assert "asked for" not in caplog.text, "none was missing"
+    outcomes = shown.at(torch.tensor([0])).outcomes(0, 1)
+    torch.testing.assert_close(outcomes.p.sum(), torch.tensor(1.0))
 
 
 def test_ids_with_a_prefix_and_plain_numbers_are_read(fake):

@@ -150,7 +150,7 @@ class Client:
                 trouble, asked_to_wait = f"status {reply.status}: {words}", refusals.wait(reply)
             except Broken as error:
                 used = worst if error.sent else Tokens()
-                trouble = self._said(str(error))
+                trouble = self._said(str(error)) + ". Is it running, and is 'url' right?" * (not error.sent)
             except Endless as error:
                 raise LimbeckError(
                     f"{self.served.url}{path} gave {error}, where a sound one has at most {most}: it was not read. Is this an "
@@ -163,8 +163,8 @@ class Client:
             if attempt < self.served.retries:
                 self._wait(attempt, asked_to_wait, trouble)
         raise LimbeckError(
-            f"The server at {self.served.url} gave no answer in {self.served.retries + 1} tries; the last time: {trouble}. What "
-            "it did answer is kept, and the same command goes on from there."
+            f"The server at {self.served.url} gave no answer in {self.served.retries + 1} tries; the last time: "
+            f"{refusals.sentence(trouble)} What it did answer is kept, and the same command goes on from there."
         )
 
     def _exchange(self, path: str, content: bytes | None, most: int) -> Reply:

@@ -13,7 +13,11 @@ from limbeck.losses.divergences import FLOOR
 from limbeck.teachers.served.client import Unanswered
 
 NO_CLASS: Final = -1
+PADDING: Final = -2
+"""What stands for a token that pads a vocabulary, as no text has it: its probability belongs to the rest."""
+_PADDED: Final = 1024  # models pad to a multiple of at most this
 _NEVER: Final = -9999.0  # how vLLM writes minus infinity, which JSON lacks
+_RAW: Final = "Is the server started with --logprobs-mode for logits? Leave that out."
 _SLACK: Final = 1e-2  # a sum above 1 that rounding in half precision may explain
 
 
@@ -50,7 +54,7 @@ class Row:
     @property
     def fewest(self) -> int:
         """How many tokens the position has that has fewest, of those that are about a token."""
-        return int((self.ids[:-1] >= 0).sum(1).min()) if len(self.ids) > 1 else 0
+        return int((self.ids[:-1] != NO_CLASS).sum(1).min()) if len(self.ids) > 1 else 0
 
 
 def read(answer: Mapping[str, Any], prompt: Sequence[int], top: int, classes: int) -> Row:
@@ -85,13 +89,22 @@ def read(answer: Mapping[str, Any], prompt: Sequence[int], top: int, classes: in
                 f"The served model's answer for position {place} does not have the token that was sent ({prompt[place]}): it "
                 "reads other tokens, or leaves out those beside the likeliest, and then nothing shows what it read."
             )
-        ids, logs = _likeliest(entries, top, prompt[place])
+        ids, logs = _likeliest(entries, top)
+        mass = sum(map(math.exp, logs))
+        if (
+            mass < 0.5 * len(ids) / classes
+        ):  # so many of the likeliest tokens have their share at least; some are padding
+            raise SignalError(
+                f"The served model's {len(ids)} largest numbers at position {place} are too small for the likeliest tokens of "
+                f"{classes}: these are no log-probabilities. {_RAW}"
+            )
+        _with_own(ids, logs, entries, top, prompt[place])
         if sum(map(math.exp, logs)) > 1 + _SLACK:
             raise SignalError(
                 f"The served model's probabilities at position {place} sum to {sum(map(math.exp, logs)):.4g}: these are no "
                 "log-probabilities in nats."
             )
-        row.ids[place - 1, : len(ids)] = ids
+        row.ids[place - 1, : len(ids)] = [one if one < classes else PADDING for one in ids]
         row.logs[place - 1, : len(ids)] = np.minimum(logs, 0)
     return row
 
@@ -119,8 +132,9 @@ def _entries(given: Any, place: int, classes: int) -> dict[int, tuple[float, int
                 f"The served model's log-probability of token {token} at position {place} is "
                 + ("no number" if number != number else "above zero")
                 + ": the model has overflowed, or the server is broken. It is not used."
+                + f" {_RAW}" * (number > _SLACK)
             )
-        if token >= classes or token in found:
+        if (token >= classes and not _pads(token, entry, classes)) or token in found:
             raise SignalError(
                 f"The served model's answer has the token {token} at position {place} "
                 + (
@@ -133,8 +147,14 @@ def _entries(given: Any, place: int, classes: int) -> dict[int, tuple[float, int
     return found
 
 
-def _likeliest(entries: Mapping[int, tuple[float, int]], top: int, own: int) -> tuple[list[int], list[float]]:
-    """The ``top`` likeliest, without what cannot be; the text's ``own`` token, if it is none of them, in the last one's place."""
+def _pads(token: int, entry: Any, classes: int) -> bool:
+    """Whether it may pad a vocabulary of so many tokens: it has no text, and is not far beyond them."""
+    text = entry.get("decoded_token", "unknown") if isinstance(entry, Mapping) else "unknown"
+    return not text and token < -(-classes // _PADDED) * _PADDED + _PADDED
+
+
+def _likeliest(entries: Mapping[int, tuple[float, int]], top: int) -> tuple[list[int], list[float]]:
+    """The ``top`` likeliest, in order, without what cannot be."""
     kept = [
         (-value, token)
         for token, (value, rank) in entries.items()
@@ -142,7 +162,11 @@ def _likeliest(entries: Mapping[int, tuple[float, int]], top: int, own: int) -> 
         and value > _NEVER  # one that stands beside the likeliest m - 1 of m has a rank of m or more
     ]
     kept = sorted(kept)[:top]
-    value, _ = entries.get(own, (_NEVER, 0))
-    if own not in (token for _, token in kept) and value > _NEVER:
-        kept[top - 1 :] = [(-value, own)]
     return [token for _, token in kept], [-value for value, _ in kept]
+
+
+def _with_own(ids: list[int], logs: list[float], entries: Mapping[int, tuple[float, int]], top: int, own: int) -> None:
+    """Puts the text's ``own`` token, if it can be and is none of them, in the last one's place."""
+    value, _ = entries.get(own, (_NEVER, 0))
+    if own not in ids and value > _NEVER:
+        ids[top - 1 :], logs[top - 1 :] = [own], [value]

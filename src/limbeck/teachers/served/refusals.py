@@ -21,6 +21,7 @@ _LONG: Final = (
     "maximum model length",
     "too long",
     "context window",
+    "max_tokens must be at least 1",  # of a text that fills it
 )
 
 
@@ -52,9 +53,18 @@ def words(reply: Reply) -> str:
         return reply.body[:2000].decode(errors="replace")
     error = found.get("error", found)
     if isinstance(error, Mapping):
-        said = [error.get(name) for name in ("message", "code", "type", "detail")]
-        return " ".join(str(one) for one in said if one) or str(found)
-    return str(error)
+        code = error.get("code")
+        said = [
+            error.get("message") or error.get("detail") or error.get("type"),
+            code if isinstance(code, str) else None,
+        ]
+        return sentence(" ".join(str(one) for one in said if one) or str(found))
+    return sentence(str(error))
+
+
+def sentence(said: str) -> str:
+    """With a full stop, if it has no end."""
+    return said if said.rstrip()[-1:] in (".", "!", "?") else f"{said.rstrip()}."
 
 
 def passing(reply: Reply, said: str) -> bool:
@@ -105,6 +115,13 @@ def of(served: Served, reply: Reply, said: str) -> str:
         )
     if "chat template" in low or "chat_template" in low:
         return f"The model {served.model!r} at {at} has no chat template: {said} Use completions, or give the server a template."
+    if "out of vocabulary" in low:
+        return (
+            f"The model {served.model!r} at {at} does not know a token that it was sent: {said} The texts were read by another "
+            "tokenizer: name the model's own in 'data.tokenizer'."
+        )
+    if "max_tokens" in low and "output tokens" in low:
+        return f"The model {served.model!r} at {at} cannot write so long a text: {said} Lower 'max-tokens'."
     if _any(_LONG, said):
         return f"A text is longer than the model {served.model!r} at {at} reads: {said} Lower 'max-length'."
     return f"The server at {at} refuses a request (status {status}): {said}"

@@ -18,7 +18,7 @@ from limbeck.signals.logits import Offer, TopK
 from limbeck.teachers.served.answers import Answers
 from limbeck.teachers.served.client import Client, Json
 from limbeck.teachers.served.ledger import Ledger, Tokens
-from limbeck.teachers.served.reading import Row, read
+from limbeck.teachers.served.reading import NO_CLASS, Row, read
 from limbeck.teachers.served.settings import Served
 from limbeck.teachers.teacher import Provides
 
@@ -122,7 +122,8 @@ class ServedTeacher:
         for place, prompt in enumerate(prompts):
             if prompt in rows:
                 where = np.flatnonzero(mask[place].numpy())
-                shown[0][place, where], shown[1][place, where] = rows[prompt].ids, rows[prompt].logs
+                shown[0][place, where] = np.maximum(rows[prompt].ids, NO_CLASS)
+                shown[1][place, where] = rows[prompt].logs
         device = batch.ids.device
         storage = TopK(torch.from_numpy(shown[0]).to(device), torch.from_numpy(shown[1]).to(device), self.classes)
         return cast(Signals, {"logits": storage})

@@ -36,7 +36,7 @@ class Sampling(Config):
     """0 takes the likeliest token each time."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Tokens are drawn from the likeliest that have this much probability."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Given to the server, which may or may not honour it."""
 
 
@@ -71,6 +71,10 @@ class ServedWriter:
     ) -> None:
         if sampling.by == "completions" and sampling.system is not None:
             raise LimbeckError("'system' is said in a chat, and these texts are written by completions: leave it out.")
+        if sampling.samples > 1 and sampling.temperature == 0:
+            raise LimbeckError(
+                "At temperature 0 all samples are the same: raise 'temperature', or leave 'samples' out."
+            )
         self._owned = Ledger(folder, served.limit, served.prices) if client is None else None
         try:
             self.client = client or Client(served, cast(Ledger, self._owned))
