@@ -22,9 +22,10 @@ from limbeck.signals.capture import bare, named
 
 _SHARED: Final = Path("/dev/shm")  # noqa: S108 - memory that looks like a disk
 _WEIGHTS: Final = "model.safetensors"
-_APART: Final = 0.1
-"""Nats by which vLLM's log-probabilities may differ from the model's own, on average over a text: rounding to bfloat16 gives some
-0.02, weights of another model whole nats."""
+_APART: Final = {torch.float32: 0.01, torch.float64: 0.01}
+_APART_HALF: Final = 0.5
+"""Nats by which the log-probabilities of vLLM may differ from those of the model, on average over a text. SmolLM2 in bfloat16 is
+0.04 from itself in float32, 0.12 in the worst of 64 texts."""
 _running: "list[Engine]" = []
 """One at most: it is long in starting, and holds memory of the GPU."""
 
@@ -134,7 +135,8 @@ class Engine:
             tokens = list(own.token_ids)
             logs = [one[token].logprob for one, token in zip(own.logprobs, tokens, strict=True)]
             found.append((torch.tensor(tokens, device=device), torch.tensor(logs, device=device)))
-        _demand_same(module, prompts[0], found[0], ends, temperature if seeds is not None else 1.0)
+        longest = max(range(len(found)), key=lambda place: len(found[place][0]))
+        _demand_same(module, prompts[longest], found[longest], ends, temperature if seeds is not None else 1.0)
         return found
 
     def close(self) -> None:
@@ -195,8 +197,9 @@ def _demand_same(
         logits = logits_of(module(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None]))[0]
     logs = (logits[len(prompt) - 1 : -1, : ends.vocabulary].float() / temperature).log_softmax(-1)
     apart = float((logs.gather(1, tokens[:, None])[:, 0] - told).abs().mean())
-    if not apart <= _APART:
+    most = _APART.get(_dtype(module), _APART_HALF)
+    if not apart <= most:
         raise LimbeckError(
             f"vLLM does not write as this model does: the log-probabilities of a text's tokens are {apart:.2f} nats apart on "
-            f"average, and at most {_APART} are rounding. Leave 'writer' out, and tell us of the model."
+            f"average, and at most {most} are rounding. Leave 'writer' out, and tell us of the model."
         )
