@@ -75,9 +75,9 @@ def remembered(arm: Regime[Trained]) -> Regime[Trained]:
             others = {last.weights, *(one.weights for one in last.of)}  # it may be a part of one, or made of several
             return replace(last, before=tuple(one for one in before if one.weights not in others))
         answer = yield step
-        if isinstance(step, Make):
-            making += answer[1] if step.timed else 0.0
-        else:
+        if isinstance(step, Make) and step.timed:
+            making += answer[1]
+        elif isinstance(answer, Trained):  # or put together of some
             answer, making = replace(answer, making=making), 0.0
             before.append(answer)
 
