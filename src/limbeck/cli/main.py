@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -104,14 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         tell.note(str(error), "error", "bold red")
-        sys.exit(2)
+        _fail(2)
     except Exception as error:
         if hasattr(error, "format_message"):  # of click, which typer keeps under changing names: the line is mistyped
             known = [one.name for one in app.registered_commands] + [one.name for one in app.registered_groups]
             about = f"limbeck {typed[0]} --help" if typed[0] in known else "limbeck --help"
             said = error.format_message().replace("Value error, ", "").rstrip(".?")  # pydantic's, under typer's
             tell.note(f"{said}. See: {about}", "error", "bold red")
-            sys.exit(2)
+            _fail(2)
         if debug:
             raise
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "error",
                 "bold red",
             )
-            sys.exit(2)
+            _fail(2)
         if isinstance(error, OSError) and error.strerror:
             place = f"{error.filename}: " if error.filename else ""
             tell.note(
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "error",
                 "bold red",
             )
-            sys.exit(2)
+            _fail(2)
         reason = " ".join(str(error).split())[:600]
         what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         tell.note(
@@ -139,7 +139,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "error",
             "bold red",
         )
-        sys.exit(1)
+        _fail(1)
+
+
+def _fail(code: int) -> NoReturn:
+    """Ends with this code. One of several processes ends at once: where another is gone, what they talk by (Gloo) may abort when
+    Python takes it down, and a run that had said its cause would end by a signal.
+    """
+    talk = sys.modules.get("torch.distributed")
+    if talk is not None and talk.is_available() and talk.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _flush() -> None:
