@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from limbeck.losses import divergences as d
 from limbeck.losses import kernels
-from limbeck.losses.storages import Chunked, Head, whole
+from limbeck.losses.sparse import TopK
+from limbeck.losses.storages import Chunked, Dense, Head, whole
 from limbeck.objective.evaluate import Asked, streamed
 
 pytestmark = [
@@ -91,14 +92,10 @@ def test_a_training_by_it_has_the_gradient_of_the_whole(divergence, temperature,
 
 
 def test_a_stored_teacher_and_labels_stand_beside_it():
-    from limbeck.losses.sparse import TopK
-
     rows, classes = 5, 300
     student = draws(rows, classes).float().requires_grad_()
     values, ids = draws(rows, classes, seed=1).float().log_softmax(-1).topk(20)
     known = TopK(ids, values, classes)
-    from limbeck.losses.storages import Dense
-
     asked = [Asked(d.JensenShannon(), known, torch.ones(rows)), Asked(d.ForwardKl(), known, torch.ones(rows))]
     loss, _ = streamed(Dense(student), asked)
     (found,) = torch.autograd.grad(loss, student)

@@ -99,7 +99,7 @@ class Engine:
     def continued(
         self,
         module: nn.Module,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Tensor],
         seeds: Sequence[int] | None,
         ends: Ends,
         most: int,
@@ -128,7 +128,7 @@ class Engine:
             )
             for seed in (seeds if seeds is not None else [None] * len(prompts))
         ]
-        asked = [{"prompt_token_ids": one} for one in prompts]
+        asked = [{"prompt_token_ids": one.tolist()} for one in prompts]
         device, found = next(module.parameters()).device, []
         for answer in self._llm.generate(asked, settings, use_tqdm=False):
             (own,) = answer.outputs
@@ -188,11 +188,11 @@ def _demand(module: nn.Module) -> None:
 
 @torch.no_grad()
 def _demand_same(
-    module: nn.Module, prompt: list[int], found: tuple[Tensor, Tensor], ends: Ends, temperature: float
+    module: nn.Module, prompt: Tensor, found: tuple[Tensor, Tensor], ends: Ends, temperature: float
 ) -> None:
     """Raises a `LimbeckError` where another model than this one wrote: one text is read again."""
     tokens, told = found
-    ids = torch.cat([torch.tensor(prompt, device=tokens.device), tokens])
+    ids = torch.cat([prompt.to(tokens.device), tokens])
     with plain(module):
         logits = logits_of(module(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None]))[0]
     logs = (logits[len(prompt) - 1 : -1, : ends.vocabulary].float() / temperature).log_softmax(-1)

@@ -1,7 +1,7 @@
 """Who writes a model's texts: transformers token by token, or vLLM, which takes over its weights."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class Writes(Protocol):
 class Transformers(Config):
     """The model itself writes, by transformers."""
 
+    mixes: ClassVar[bool] = True
+    """Whether another model may have a say in each token."""
     name: Literal["transformers"] = "transformers"
 
     def of(self, module: nn.Module, who: str, ends: Ends, room: int) -> Writes:
@@ -50,19 +52,9 @@ class Transformers(Config):
             LimbeckError: it cannot write.
         """
         writes(module, who)
-
-        def write(
-            module: nn.Module,
-            prompts: Sequence[Tensor],
-            seeds: Sequence[int] | None,
-            most: int,
-            temperature: float = 1.0,
-            mixed: Mixed | None = None,
-        ) -> Written:
-            draws = None if seeds is None else drawn(seeds, most)
-            return continued(module, prompts, ends, most, draws, temperature, mixed)
-
-        return write
+        return lambda module, prompts, seeds, most, temperature=1.0, mixed=None: continued(
+            module, prompts, ends, most, None if seeds is None else drawn(seeds, most), temperature, mixed
+        )
 
 
 class Vllm(Config):
@@ -72,6 +64,7 @@ class Vllm(Config):
     little otherwise than one that was not cut off.
     """
 
+    mixes: ClassVar[bool] = False
     name: Literal["vllm"] = "vllm"
     memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """The share of the GPU's memory that vLLM takes, weights included."""
@@ -85,22 +78,11 @@ class Vllm(Config):
             raise LimbeckError(
                 f"{who} is an encoder with a decoder, which vLLM does not write with here: leave 'writer' out."
             )
-
-        def write(
-            module: nn.Module,
-            prompts: Sequence[Tensor],
-            seeds: Sequence[int] | None,
-            most: int,
-            temperature: float = 1.0,
-            mixed: Mixed | None = None,
-        ) -> Written:
-            assert mixed is None, "two models write each token together: refused where settings are read"
-            if not prompts:
-                return []
-            found = engine(module, room, self.memory, self.eager)
-            return found.continued(module, [one.tolist() for one in prompts], seeds, ends, most, temperature)
-
-        return write
+        return lambda module, prompts, seeds, most, temperature=1.0, mixed=None: (
+            engine(module, room, self.memory, self.eager).continued(module, prompts, seeds, ends, most, temperature)
+            if prompts
+            else []
+        )
 
 
 if TYPE_CHECKING:

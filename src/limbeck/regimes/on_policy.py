@@ -54,7 +54,7 @@ class OnPolicy(Common):
     def _shares_of_one(self) -> Self:
         if max(self.share.turns) + max(self.teacher_share.turns) > 1:
             raise ValueError("share and teacher-share are shares of one whole: together they are at most 1")
-        if self.mixed and self.writer.name != "transformers":
+        if self.mixed and not self.writer.mixes:
             raise ValueError(
                 "with 'mixed' two models write each token together, which only transformers does: leave 'writer' out"
             )

@@ -15,7 +15,7 @@ from limbeck.teachers.served.client import Unanswered
 NO_CLASS: Final = -1
 PADDING: Final = -2
 """What stands for a token that pads a vocabulary, as no text has it: its probability belongs to the rest."""
-_PADDED: Final = 1024  # models pad to a multiple of at most this
+_PADDED: Final = 1024  # tokens beyond its next multiple are no padding
 _NEVER: Final = -9999.0  # how vLLM writes minus infinity, which JSON lacks
 _RAW: Final = "Is the server started with --logprobs-mode for logits? Leave that out."
 _SLACK: Final = 1e-2  # a sum above 1 that rounding in half precision may explain
@@ -91,9 +91,8 @@ def read(answer: Mapping[str, Any], prompt: Sequence[int], top: int, classes: in
             )
         ids, logs = _likeliest(entries, top)
         mass = sum(map(math.exp, logs))
-        if (
-            mass < 0.5 * len(ids) / classes
-        ):  # so many of the likeliest tokens have their share at least; some are padding
+        # so many of the likeliest tokens have their share of all at least; half of it, as some may be padding
+        if mass < 0.5 * len(ids) / classes:
             raise SignalError(
                 f"The served model's {len(ids)} largest numbers at position {place} are too small for the likeliest tokens of "
                 f"{classes}: these are no log-probabilities. {_RAW}"
