@@ -4,13 +4,16 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 import torch
-from tests.fakes import causal
+from tests.fakes import causal, two
 from tests.journeys.test_language_recipe import made, recipe  # noqa: F401
 from torch import nn
 from transformers import AutoTokenizer
 
 from limbeck.advice.memory import kept_bytes
+from limbeck.data.examples import Examples
+from limbeck.data.language import NextToken
 from limbeck.data.text import TextTable
 from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import loaded
@@ -18,7 +21,7 @@ from limbeck.data.vocabularies import compared
 from limbeck.recipe import Recipe
 from limbeck.run.deeds import check
 from limbeck.run.experiment import from_recipe
-from limbeck.run.language import _differences, exact_bytes, expense, tokens
+from limbeck.run.language import _differences, _endless, exact_bytes, expense, tokens
 from limbeck.teachers.served.ledger import Ledger
 from limbeck.teachers.served.settings import Limit, Prices
 from limbeck.teachers.served.teacher import ServedTeacher
@@ -127,6 +130,28 @@ def test_templates_that_differ_are_told(made, tmp_path, monkeypatch):  # noqa: F
     told = tokens(replace(experiment, teacher_spec=spec), replace(plan, teacher=None), False)
     (warning,) = told.warnings
     assert "student's tokenizer has no chat template" in warning
+
+
+@pytest.mark.parametrize(
+    ("after", "warned"),
+    [("<end>", False), ("<end>\n", False), ("<stop>\n", True), ("", True)],
+)
+def test_a_template_that_ends_answers_otherwise_than_texts_end_is_told(tmp_path, after, warned):
+    special = ("<end>", "<stop>", "<user>", "<assistant>")
+    asks = two.byte_level(300, special=special, chat=CHAT.replace("{% endfor %}", after + "{% endfor %}"))
+    reader = TextReader(tokenizer=two.saved(tmp_path, asks), max_length=32, reads="sequences")
+    for items, told in (
+        ([("who sat", "a cat"), ("who ran", "a dog")], warned),
+        (["a cat sat", "a dog ran"], False),  # no chat: closed by the reader
+        ([("who sat", "a cat sat on the mat " * 20)], False),  # cut before its end, which is no fault of the template
+    ):
+        table = TextTable(items, reader)
+        ids, task = torch.arange(len(items)), NextToken()
+        seen = torch.ones(len(items), dtype=torch.bool)
+        found = _endless(Examples(table, ids, table.placed(0 * ids, task), seen, (), task=task), asks)
+        assert bool(found) is told, items
+        if told:
+            assert f"writes {after!r} after an answer, and a text ends with 0 '<end>'" in found[0]
 
 
 def test_ends_that_differ_are_told(made):  # noqa: F811

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.fakes import causal
+from tests.fakes import causal, two
 from torch import nn
 from torch.nn import functional as F
 
@@ -106,6 +106,19 @@ def test_of_a_prompt_and_its_continuation_only_the_second_is():
         first = int(known.nonzero()[0])
         assert labels[row, first, 0] == ids[first + 1]
         assert int(labels[row, :, 1].sum()) == len(["it sat", "a dog ran and slept"][row])
+
+
+def test_an_answer_in_a_chat_ends_at_its_end_and_not_where_the_template_does(tmp_path):
+    asks = two.byte_level(300, special=("<end>", "<|user|>", "<|assistant|>"), chat=two.CHAT)
+    end = asks.convert_tokens_to_ids("<end>")
+    assert asks.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).endswith("<end>\n")
+    reader = TextReader(tokenizer=two.saved(tmp_path, asks), max_length=64, reads="sequences")
+    for answer in ("it sat", "say <end> twice"):
+        texts = TextTable([("what did the cat do", answer)], reader)
+        labels = texts.placed(torch.zeros(1, dtype=torch.int64), TASK)[0, :, 0]
+        foreseen = labels[labels != NO_LABEL].tolist()
+        assert foreseen[-1] == end
+        assert asks.decode(foreseen) == f"{answer}<end>"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ class Sequences:
     """Texts, or prompts with their continuations, each closed by the tokenizer's end-of-text token.
 
     Of a text every token but the first is to be foreseen, of a prompt and its continuation those of the continuation. With a
-    tokenizer that has a chat template, a prompt and its continuation are a question and an answer of a chat.
+    tokenizer that has a chat template, a prompt and its continuation are a question and an answer of a chat, up to the token that
+    ends a text.
 
     Raises:
         DataError: a row is of another kind, or has nothing to be foreseen within the reader's length.
@@ -127,7 +128,13 @@ def _read(tokenizer: Any, item: Item, row: int) -> tuple[int, list[int]]:
             f"row {row}: the chat template of the tokenizer {tokenizer.name_or_path!r} writes a question otherwise when an "
             "answer follows, so where the answer begins is not known. Give the whole as one text."
         )
-    return len(first), found
+    return len(first), _to_end(found, len(first), end)
+
+
+def _to_end(tokens: list[int], begin: int, end: list[int]) -> list[int]:
+    """Without what a template writes after the end of an answer that begins at ``begin``: no model gets to write it."""
+    ends = [place for place in range(begin, len(tokens)) if tokens[place] in end]
+    return tokens[: ends[-1] + 1] if ends else tokens
 
 
 def bytes_of(tokenizer: Any, ids: list[int]) -> int:

@@ -39,7 +39,7 @@ class TextSettings(Config):
         if self.reads == "sequences":
             end, chat = known.tokenizer.eos_token_id, known.tokenizer.chat_template
             reads += [] if end in (None, known.pad) else [end]  # else it is named by the content
-            reads += [] if chat is None else [json.dumps(chat)]  # there may be several, by name
+            reads += [] if chat is None else [json.dumps(chat), "to its end"]  # there may be several, by name
         return digest(["text", known.content, self.max_length, *reads])
 
     @property

@@ -10,6 +10,7 @@ from limbeck.advice.preflight import answers_by
 from limbeck.data.asked import asked
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.examples import Examples
+from limbeck.data.sequences import end_of
 from limbeck.data.task import Answered
 from limbeck.data.tokenizers import TASK, loaded
 from limbeck.data.vocabularies import Likeness, compared
@@ -53,6 +54,7 @@ def tokens(experiment: Experiment, plan: Plan, trained_here: bool) -> Told:
     told.found.append(("tokenizer", _tokenizer(size, own.tokenizer, like)))
     if like is not None and like.alike:
         told.warnings += _differences(like)
+    told.warnings += _endless(experiment.splits.train, own.tokenizer)
     teacher = plan.teacher
     if trained_here or teacher is None or not teacher.provides.unseen:
         return told
@@ -193,6 +195,27 @@ def _differences(like: Likeness) -> list[str]:
             f"{like.renamed:,} ids stand for other tokens in the two tokenizers, though none of the probes has any of them."
         )
     return found
+
+
+def _endless(examples: Examples, tokenizer: Any) -> list[str]:
+    """Whether the chat template closes answers by another token than the one at which writing stops."""
+    table, end = examples.table.texts, end_of(tokenizer)
+    if table is None or tokenizer.chat_template is None or not end or examples.task.reads != "sequences":
+        return []
+    reader: Any = examples.table.reader
+    whole = table.lengths("student")[examples.rows] < reader.max_length
+    rows = [row for row in examples.rows[whole][:ROWS].tolist() if not isinstance(table.raw(row), str)]
+    last = [int(row[row != NO_LABEL][-1]) for row in examples.labels[rows][..., 0]]
+    if not last or set(last) & set(end):
+        return []
+    said = "what was said"
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+    closed = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(said)[2]
+    return [
+        f"The chat template writes {closed!r} after an answer, and a text ends with {_named(tokenizer, end[0])}: no answer that "
+        "is learnt holds the token at which writing stops, so what the student writes goes on to the limit. Name the template's "
+        "own as 'eos_token' in tokenizer_config.json."
+    ]
 
 
 def _named(tokenizer: Any, token: int | None) -> str:

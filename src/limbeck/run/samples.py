@@ -60,7 +60,7 @@ def samples_of(
     known = loaded(reader.tokenizer)
     most = min([experiment.new_tokens, *(room // 2 for room in _rooms(modules.values()))])
     room = min(_rooms(modules.values()), default=None)
-    prompts = prompts_of(test, experiment.samples, most, room, tuple(end_of(known.tokenizer)))
+    prompts = prompts_of(test, experiment.samples, most, room)
     if not prompts:
         return None, ()
     left, wrote = dict[str, str](), dict[str, tuple[Wrote, Wrote]]()
@@ -124,13 +124,8 @@ def writing_passes(experiment: Experiment) -> int:
     return 2 * -(-experiment.samples // _BATCH) * experiment.new_tokens
 
 
-def prompts_of(
-    test: Examples, count: int, most: int, room: int | None = None, end: tuple[int, ...] = ()
-) -> list[Prompt]:
-    """The first ``count`` test rows that can be gone on with by ``most`` tokens, within ``room`` positions.
-
-    ``end``: what ends a continuation; a chat's template writes a new line after it.
-    """
+def prompts_of(test: Examples, count: int, most: int, room: int | None = None) -> list[Prompt]:
+    """The first ``count`` test rows that can be gone on with by ``most`` tokens, within ``room`` positions."""
     found: list[Prompt] = []
     for row in test.rows.tolist():
         ids = torch.tensor([row])
@@ -151,17 +146,10 @@ def prompts_of(
             begin = min(begin, room - most) if room else begin
         if begin >= len(own) or begin < 1 or (room is not None and begin + most > room):
             continue
-        following = own[begin:] if single else _to_end(own[begin:], end)
-        found.append(Prompt(row, own[:begin], following, not single and len(following) <= most))
+        found.append(Prompt(row, own[:begin], own[begin:], not single and len(own) - begin <= most))
         if len(found) == count:
             break
     return found
-
-
-def _to_end(tokens: Tensor, end: tuple[int, ...]) -> Tensor:
-    """Without what stands after the first end."""
-    places = torch.isin(tokens, torch.tensor(end, dtype=tokens.dtype)).nonzero()
-    return tokens[: int(places[0]) + 1] if len(places) else tokens
 
 
 def writings(
