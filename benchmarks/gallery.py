@@ -120,6 +120,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "born-again": (("seeds=6",),),
     "ensemble": (("seeds=8",),),
     "mutual": (("seeds=8",),),
+    "distilbart": (("student.layers.decoder=1",),),
     "federated": (
         ("seeds=8",),
         _FEW,
