@@ -29,7 +29,7 @@ from limbeck.evidence.compare import compare
 from limbeck.evidence.comparison import difference, gap_closed, item_bootstrap, keeps
 from limbeck.evidence.exam import Exam
 from limbeck.evidence.fidelity import fidelity
-from limbeck.evidence.metrics import METRICS, check_names
+from limbeck.evidence.metrics import METRICS, TITLES, check_names
 from limbeck.evidence.quality import quality
 from limbeck.evidence.report import disagreements, render, told_apart
 from limbeck.evidence.resample import MANY, resample
@@ -272,6 +272,7 @@ def test_files_of_before_are_read(tmp_path):
 
 def test_metrics_belong_to_tasks():
     assert {name for task in (*TASKS, Vectors(), NextToken()) for name in task.metrics} == set(METRICS)
+    assert set(TITLES) == set(METRICS)
     with pytest.raises(LimbeckError, match=r"'mae' is no metric of classes\. There are auroc"):
         check_names(["mae"], CLASSES, ())
     with pytest.raises(LimbeckError, match="did you mean 'spearman'"):

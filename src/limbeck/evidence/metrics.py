@@ -170,6 +170,27 @@ METRICS: dict[str, Metric] = {
     "bits-per-byte": _bits_per_byte,
     "perplexity": _perplexity,
 }
+TITLES: dict[str, str] = {
+    "f1-macro": "F1, macro",
+    "f1-micro": "F1, micro",
+    "f1-weighted": "F1, weighted",
+    "balanced-accuracy": "Balanced accuracy",
+    "mcc": "Matthews correlation",
+    "auroc": "AUROC",
+    "top-5": "Top-5 accuracy",
+    "subset-accuracy": "Subset accuracy",
+    "exact-match": "Exact match",
+    "entity-f1": "F1 of entities",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "mae": "Mean absolute error",
+    "rmse": "Root mean squared error",
+    "recall-1": "Recall at 1",
+    "recall-10": "Recall at 10",
+    "bits-per-byte": "Bits per byte",
+    "perplexity": "Perplexity",
+}
+"""For a person."""
 
 
 def check_names(names: Sequence[str], task: Task, classes: Sequence[str]) -> None:

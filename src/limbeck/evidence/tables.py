@@ -6,6 +6,7 @@ from typing import Any
 from limbeck.data.measure import ACCURACY
 from limbeck.evidence.besides import Written
 from limbeck.evidence.figures import compute, lasting, number, percent, share, short, size
+from limbeck.evidence.metrics import TITLES
 from limbeck.evidence.records import Arm
 from limbeck.evidence.schema import Evidence
 from limbeck.evidence.words import NAMES, several, titled
@@ -49,7 +50,7 @@ def quality_and_cost(evidence: Evidence) -> list[dict[str, Any]]:
             value = arm.mean.metrics.get(name)
             return None if value is None else (number(value), spread(arm, name, 3))
 
-        add(name, metric)
+        add(TITLES.get(name, name), metric)
     rows.append({"name": "Cost", "cells": None})
     add("Parameters", lambda arm: (short(arm.efficiency.parameters), None) if arm.efficiency else None)
     add("On disk", lambda arm: (size(arm.efficiency.bytes_on_disk), None) if arm.efficiency else None)
