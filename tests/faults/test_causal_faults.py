@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.fakes import causal
 from tests.fakes.causal import TEXT, made, written
 from torch import nn
 
 from limbeck.data import gguf as files
+from limbeck.data.text import Reach
 from limbeck.data.tokenizers import quiet, tokenizer_of
 from limbeck.errors import DataError, LimbeckError, SettingError
 from limbeck.models.depth import take_layers
+from limbeck.models.reach import demand_reach
 from limbeck.models.specs import BuildContext, FromConfig, HuggingFace, Shrunk, build
 
 transformers = pytest.importorskip("transformers")
@@ -146,3 +149,25 @@ def test_a_list_of_layers_that_the_config_does_not_count():
     donor.more = nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])
     with pytest.raises(LimbeckError, match="no setting for the number of its layers at 'more'"):
         take_layers(donor, (0, 1), "more")
+
+
+@pytest.mark.parametrize(
+    ("kind", "room", "more", "fits"),
+    [
+        ("llama", 8, {}, False),
+        ("llama", 16, {}, True),
+        ("llama", 8, {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}, True),
+    ],
+)
+def test_rotary_positions_beyond_those_that_a_model_was_made_for_are_refused(kind, room, more, fits):
+    module = causal.made(kind, max_position_embeddings=room, **more)
+    columns = {"input_ids": causal.IDS, "attention_mask": causal.MASK}
+    reach = Reach(largest=int(causal.IDS.max()), longest=16, limit=64)
+    causal.logits(
+        module, {key: value.repeat(1, 4)[:, :16] for key, value in columns.items()}
+    )  # itself it does not fail
+    if fits:
+        demand_reach(module, reach, columns, "it")
+        return
+    with pytest.raises(LimbeckError, match=r"made for 8 tokens, and a text has 16.* data.max-length to 8 or less"):
+        demand_reach(module, reach, columns, "it")

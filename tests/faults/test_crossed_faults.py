@@ -136,7 +136,7 @@ def test_a_shared_vocabulary_is_not_guessed(folders):
 
 @pytest.mark.parametrize("term", [Uld(), SharedVocabulary(), Alm()])
 def test_what_a_store_does_not_hold_is_refused(term):
-    with pytest.raises(SignalError, match=f"'{term.name}' reads .* stored as expectations"):
+    with pytest.raises(SignalError, match=f"'{term.name}' reads .* stored as samples"):
         Objective([term], TASK).check(Provides(offers=Offer.EXPECTATIONS))
 
 

@@ -128,12 +128,15 @@ class Paid(Fake):
             threading.Lock(),
         )
         self.failures = 0
+        self.crowded = threading.Event()
         self.quirk = self._fails
 
     def _fails(self, number, answer):
         with self._sum:
             self.under_way += 1
             self.most = max(self.most, self.under_way)
+            if self.most >= MANY // 2:
+                self.crowded.set()
             fate, free = self.draw.random(), False
             if fate < 0.15:
                 sent, free = (500, {}, {"error": "busy"}), True
@@ -150,7 +153,8 @@ class Paid(Fake):
                 read, written = answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]
                 self.tokens += read + written
                 self.money += (read * PRICES.input + written * PRICES.output) / 1e6
-        time.sleep(0.3)  # long enough that 64 are under way, however slow the disk counts
+        self.crowded.wait(60)  # the first ones until many are under way, however slow the machine
+        time.sleep(0.1)
         with self._sum:
             self.under_way -= 1
         return sent

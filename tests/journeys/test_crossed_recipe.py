@@ -62,7 +62,7 @@ def test_what_two_tokenizers_cannot_do_is_told_before_anything_is_trained(made, 
     assert not (out / "evidence.json").exists()
     code, _ = run(crossed(made, {"alm": 1.0}, store="sampled"), tmp_path, monkeypatch, "other")
     assert code
-    assert "'alm' reads outcomes" in capsys.readouterr().err
+    assert "'alm' reads the probability of given tokens" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("untrained_is_enough")

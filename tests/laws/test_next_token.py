@@ -121,6 +121,14 @@ def test_an_answer_in_a_chat_ends_at_its_end_and_not_where_the_template_does(tmp
         assert asks.decode(foreseen) == f"{answer}<end>"
 
 
+def test_a_template_that_refuses_a_chat_is_named(tmp_path):
+    template = "{{ raise_exception('roles must alternate') }}"
+    asks = two.byte_level(300, special=("<end>", "<|user|>", "<|assistant|>"), chat=template)
+    reader = TextReader(tokenizer=two.saved(tmp_path, asks), max_length=64, reads="sequences")
+    with pytest.raises(DataError, match=r"chat template of the tokenizer .* refuses .*roles must alternate"):
+        TextTable([("what did the cat do", "it sat")], reader)
+
+
 @pytest.mark.parametrize(
     ("items", "longest", "why"),
     [

@@ -273,7 +273,7 @@ class TestCheck:
         if offer == Offer.MATRIX:
             objective.check(provides)
         else:
-            with pytest.raises(SignalError, match=f"reads matrix .* stored as {offer.name.lower()}"):
+            with pytest.raises(SignalError, match=r"every token, of all rows at once, .* 'teacher.store: false'"):
                 objective.check(provides)
 
     def test_coarse_logits_do_not_matter_to_who_does_not_read_them(self):

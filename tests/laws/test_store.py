@@ -365,6 +365,19 @@ def test_shards_of_another_writer_are_noticed(tmp_path):
     second.close()
 
 
+def test_a_folder_of_another_store_is_refused(tmp_path):
+    batch = batch_of(DATA, [1, 2])
+    with CachedTeacher(Named(), tmp_path, "inputs") as first:
+        first.observe(batch, LOGITS)
+    with CachedTeacher(Named(), tmp_path, "other") as second:
+        second.observe(batch, LOGITS)
+    second.store.folder.rename(tmp_path / "away")
+    first.store.folder.rename(second.store.folder)
+    moved = CachedTeacher(Named(), tmp_path, "other")
+    with pytest.raises(LimbeckError, match="holds the outputs for another inputs, so its folder was moved"):
+        moved.observe(batch, LOGITS)
+
+
 def _label_half(root, start):
     torch.set_num_threads(1)
     with CachedTeacher(Named(), root, "inputs", shard_rows=40) as teacher:

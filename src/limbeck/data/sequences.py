@@ -143,7 +143,13 @@ def bytes_of(tokenizer: Any, ids: list[int]) -> int:
 
 
 def _chat(tokenizer: Any, messages: list[dict[str, str]], ask: bool) -> list[int]:
-    told = tokenizer.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False)
+    try:
+        told = tokenizer.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False)
+    except Exception as error:  # a template is a program of its own
+        raise DataError(
+            f"The chat template of the tokenizer {tokenizer.name_or_path!r} refuses a question and an answer: {error}. Mend the "
+            "template, or leave it out of the tokenizer's folder: then an answer follows its question as it stands."
+        ) from error
     return list(tokenizer(told, add_special_tokens=False)["input_ids"])
 
 

@@ -47,6 +47,23 @@ def demand_reach(module: nn.Module, reach: Reach, columns: Mapping[str, Tensor],
             f"Set data.max-length to {positions or columns[_IDS].shape[1]} or less (some models keep two positions to "
             f"themselves), or choose one for longer texts. ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
         ) from error
+    room = _made_for(config, positions)
+    if room is not None and reach.longest > room:
+        raise LimbeckError(
+            f"The model {name!r} was made for {room} tokens, and a text has {reach.longest}: with rotary positions it would read "
+            f"on without an error, and make little of what follows. Set data.max-length to {room} or less, or choose one for "
+            "longer texts."
+        )
+
+
+def _made_for(config: Any, positions: int | None) -> int | None:
+    """The longest text of a model; what stretches rotary positions (YaRN and its like) counts."""
+    told = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    if positions is None or not isinstance(told, Mapping):
+        return None
+    factor, first = told.get("factor"), told.get("original_max_position_embeddings", positions)
+    stretched = int(factor * first) if isinstance(factor, int | float) and isinstance(first, int) else 0
+    return max(positions, stretched)
 
 
 def _stretched(column: Tensor, length: int) -> Tensor:

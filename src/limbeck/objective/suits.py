@@ -88,6 +88,26 @@ def demand_suited(name: str, term: Term, task: Task) -> None:
         )
 
 
+_READ: Final = {
+    Offer.EXPECTATIONS: "means",
+    Offer.OUTCOMES: "the probability of given tokens",
+    Offer.ROWS: "the probability of every token",
+    Offer.MATRIX: "the probability of every token, of all rows at once,",
+}
+_KEPT: Final = {
+    Offer.EXPECTATIONS: "samples, which give means alone (forward-kl at temperature 1)",
+    Offer.OUTCOMES: "the likeliest tokens and what the rest have together",
+    Offer.ROWS: "blocks of rows",
+    Offer.MATRIX: "they are",
+}
+_STORE: Final = {
+    Offer.EXPECTATIONS: "sampled",
+    Offer.OUTCOMES: "top-k",
+    Offer.ROWS: "hidden",
+    Offer.MATRIX: "false",
+}
+
+
 def demand_taught(name: str, term: Term, provides: Provides | None) -> None:
     """The teacher gives what term and gate read.
 
@@ -113,6 +133,6 @@ def demand_taught(name: str, term: Term, provides: Provides | None) -> None:
     for one in sorted(wanted & sources.keys()):
         if reads > (offers := sources[one].offers):
             raise SignalError(
-                f"The term {name!r} reads {reads.name.lower()} of the teacher's {one}, "
-                f"but they are stored as {offers.name.lower()}."
+                f"The term {name!r} reads {_READ[reads]} of the teacher's {one}, and they are stored as {_KEPT[offers]}. Write "
+                f"'teacher.store: {_STORE[reads]}', or take another divergence or temperature."
             )

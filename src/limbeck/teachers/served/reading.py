@@ -71,8 +71,8 @@ def read(answer: Mapping[str, Any], prompt: Sequence[int], top: int, classes: in
     given = choice.get("prompt_logprobs", answer.get("prompt_logprobs"))
     if not isinstance(given, list):
         raise SignalError(
-            "The served model's answer has no prompt log-probabilities, so it cannot teach by logits: serve it with vLLM, or "
-            "learn from the texts that it writes."
+            "The served model's answer has no prompt log-probabilities, so it cannot teach by logits: serve it with vLLM, "
+            "which gives them."
         )
     echoed = choice.get("prompt_token_ids")
     if (echoed is not None and echoed != list(prompt)) or len(given) != len(prompt):

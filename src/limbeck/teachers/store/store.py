@@ -1,5 +1,6 @@
 """`Store`: rows of teacher outputs under one key. Many may read and write at once; nothing is ever half there."""
 
+import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.config import digest
+from limbeck.errors import LimbeckError
 from limbeck.teachers.store import codec, frame
 from limbeck.teachers.store.codec import Column, Ints
 from limbeck.teachers.store.index import Index, Places, either
@@ -77,7 +79,12 @@ class Store:
         return frozenset(name for name in self._index.names | self._pending_index.names if not name.startswith(OWN))
 
     def refresh(self) -> bool:
-        """Takes in the shards that others committed meanwhile; whether there were any."""
+        """Takes in the shards that others committed meanwhile; whether there were any.
+
+        Raises:
+            LimbeckError: the folder holds another store's.
+        """
+        self._demand_own()
         self._listed = True
         own = str(self._writer.folder) if self._writer else ""
         found: list[Path] = []
@@ -88,6 +95,19 @@ class Store:
                 found += (Path(entry.path) for entry in _entries(Path(folder.path), "") if _is_shard(entry.name))
         new = sorted(set(found) - self._known)
         return sum(self._take_in(path) for path in new) > 0
+
+    def _demand_own(self) -> None:
+        """A folder that was moved here is not this store."""
+        try:
+            found = read_key(self.folder / KEY)
+        except LimbeckError:
+            return  # nothing there, or damaged: whatever shards there are have checksums of their own
+        if found != json.loads(json.dumps(self.key)):
+            apart = ", ".join(sorted(name for name in {*found, *self.key} if found.get(name) != self.key.get(name)))
+            raise LimbeckError(
+                f"The store in {self.folder} holds the outputs for another {apart}, so its folder was moved or renamed: move it "
+                "back or delete it."
+            )
 
     def _take_in(self, path: Path, verified: bool = False) -> bool:
         self._known.add(path)
