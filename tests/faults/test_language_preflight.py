@@ -18,10 +18,12 @@ from limbeck.data.text import TextTable
 from limbeck.data.text_reader import TextReader
 from limbeck.data.tokenizers import loaded
 from limbeck.data.vocabularies import compared
+from limbeck.errors import LimbeckError, PreflightError
 from limbeck.recipe import Recipe
 from limbeck.run.deeds import check
 from limbeck.run.experiment import from_recipe
-from limbeck.run.language import _differences, _endless, exact_bytes, expense, tokens
+from limbeck.run.language import _differences, _endless, _joined, exact_bytes, expense, tokens
+from limbeck.run.ready import _check_teacher
 from limbeck.teachers.served.ledger import Ledger
 from limbeck.teachers.served.settings import Limit, Prices
 from limbeck.teachers.served.teacher import ServedTeacher
@@ -114,6 +116,33 @@ def test_a_teacher_no_better_than_the_student_is_named_with_both_numbers(made, t
     assert not tokens(experiment, plan, True).warnings, "a teacher that is trained here knows nothing yet"
     same = replace(plan, teacher=replace_module(plan, plan.start.module()))
     assert not tokens(experiment, same, False).warnings, "a student that starts as the teacher"
+
+
+def test_a_teacher_that_gives_no_numbers_is_named(made, tmp_path, monkeypatch):  # noqa: F811
+    experiment, plan = planned(made, monkeypatch, tmp_path)
+    with torch.no_grad():
+        plan.teacher.module.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(PreflightError, match="The teacher gives NaN"):
+        tokens(experiment, plan, False)
+    with pytest.raises(LimbeckError, match="the teacher gives NaN"):
+        _check_teacher(experiment, plan)
+
+
+def test_a_prompt_that_runs_into_its_continuation_is_told(tmp_path):
+    plain = two.byte_level(300)
+    reader = TextReader(tokenizer=two.saved(tmp_path, plain), max_length=32, reads="sequences")
+    for items, told in (
+        ([("who sat", "a cat"), ("who ran", "a dog")], True),
+        ([("who sat ", "a cat"), ("who ran?", "a dog"), ("who", "\nran")], False),
+        ([("who sat", "a cat"), ("who ran? ", "a dog")], False),
+        (["a cat sat"], False),
+    ):
+        table = TextTable(items, reader)
+        ids, task = torch.arange(len(items)), NextToken()
+        seen = torch.ones(len(items), dtype=torch.bool)
+        found = _joined(Examples(table, ids, table.placed(0 * ids, task), seen, (), task=task), plain)
+        assert bool(found) is told, items
+    assert not found
 
 
 def replace_module(plan, module):

@@ -55,14 +55,18 @@ def tokens(experiment: Experiment, plan: Plan, trained_here: bool) -> Told:
     if like is not None and like.alike:
         told.warnings += _differences(like)
     told.warnings += _endless(experiment.splits.train, own.tokenizer)
+    told.warnings += _joined(experiment.splits.train, own.tokenizer)
     teacher = plan.teacher
     if trained_here or teacher is None or not teacher.provides.unseen:
         return told
     validation = experiment.splits.validation
     few_rows = _few(validation)
     module = plan.start.module().to(plan.device)
-    ours = _bits(asked(lambda batch: show(module, batch.columns("student"))["logits"], few_rows, plan.device))
-    theirs = _bits(answers_by(teacher, few_rows, plan.device))
+    ours = _bits(
+        asked(lambda batch: show(module, batch.columns("student"))["logits"], few_rows, plan.device),
+        "untrained student",
+    )
+    theirs = _bits(answers_by(teacher, few_rows, plan.device), "teacher")
     text = f"{len(few_rows)} validation texts"
     told.found.append(
         ("bits per byte", f"{theirs:.3f} for the teacher and {ours:.3f} for the untrained student, on {text}")
@@ -145,8 +149,13 @@ def _few(examples: Examples) -> Examples:
     return replace(examples, rows=examples.rows[:ROWS])
 
 
-def _bits(answered: Answered) -> float:
+def _bits(answered: Answered, who: str) -> float:
     nats, sizes = -answered.logits[:, 0].double(), answered.logits[:, 4].double()
+    if not bool(torch.isfinite(nats).all()):
+        raise PreflightError(
+            f"The {who} gives NaN, or no probability at all, to some token of the validation part: look at its weights, and at "
+            "the precision in which it runs."
+        )
     return bits_per_byte([float(nats.sum())], [float(sizes.sum())])
 
 
@@ -215,6 +224,22 @@ def _endless(examples: Examples, tokenizer: Any) -> list[str]:
         f"The chat template writes {closed!r} after an answer, and a text ends with {_named(tokenizer, end[0])}: no answer that "
         "is learnt holds the token at which writing stops, so what the student writes goes on to the limit. Name the template's "
         "own as 'eos_token' in tokenizer_config.json."
+    ]
+
+
+def _joined(examples: Examples, tokenizer: Any) -> list[str]:
+    """Whether prompts run into their continuations: no chat template says where the one ends."""
+    table = examples.table.texts
+    if table is None or tokenizer.chat_template is not None or examples.task.reads != "sequences":
+        return []
+    pairs = [raw for row in examples.rows[:ROWS].tolist() if not isinstance(raw := table.raw(row), str)]
+    joined = [pair for pair in pairs if pair[0][-1:].isalnum() and pair[1][:1].isalnum()]
+    if not joined or len(joined) < len(pairs):  # one that goes on in the middle of a word may be meant
+        return []
+    shown = joined[0][0][-12:] + joined[0][1][:12]
+    return [
+        f"The tokenizer has no chat template, so a prompt runs on into its continuation: {shown!r}. "
+        "End prompts with a space, a new line or a mark of your own, or give the tokenizer a template."
     ]
 
 

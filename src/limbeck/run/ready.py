@@ -1,5 +1,6 @@
 """A plan's teacher made ready, and refused if it knows nothing: by itself, in one of several tasks, or as one of several."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -66,6 +67,11 @@ def _check_teacher(experiment: Experiment, plan: Plan) -> None:
     for where, teacher, validation in _exams(plan.teacher, experiment.splits.validation):
         stages, task, measure = plan.teacher_stages, validation.task, Measure.of(validation.task)
         score, floor = score_of(teacher, validation, plan.device), floor_of(validation)
+        if math.isnan(score):
+            raise PreflightError(
+                f"On the validation part the teacher's {measure.name}{where} is no number: the teacher gives NaN. Look at its "
+                "weights, and at the precision in which it runs."
+            )
         if score > floor:
             continue
         raise PreflightError(
