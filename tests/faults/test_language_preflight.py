@@ -1,6 +1,7 @@
 """What a preflight of language models warns of or refuses before anything is trained or paid for."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,8 +23,9 @@ from limbeck.errors import LimbeckError, PreflightError
 from limbeck.recipe import Recipe
 from limbeck.run.deeds import check
 from limbeck.run.experiment import from_recipe
-from limbeck.run.language import _differences, _endless, _joined, exact_bytes, expense, tokens
+from limbeck.run.language import exact_bytes, expense, tokens
 from limbeck.run.ready import _check_teacher
+from limbeck.run.tokenizers import differences, endless, joined
 from limbeck.teachers.served.ledger import Ledger
 from limbeck.teachers.served.settings import Limit, Prices
 from limbeck.teachers.served.teacher import ServedTeacher
@@ -128,6 +130,22 @@ def test_a_teacher_that_gives_no_numbers_is_named(made, tmp_path, monkeypatch): 
         _check_teacher(experiment, plan)
 
 
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_texts_longer_than_a_rotary_model_was_made_for_are_refused(who, made, tmp_path, monkeypatch):  # noqa: F811
+    place = tmp_path / "short"
+    shutil.copytree(made / "model", place)
+    told = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(told | {"max_position_embeddings": 4}))
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    given = recipe(made)
+    (given["teacher"] if who == "teacher" else given)["model" if who == "teacher" else "student"] = {
+        "name": "huggingface",
+        "path": str(place),
+    }
+    with pytest.raises(LimbeckError, match="made for 4 tokens, and a text has"):
+        check(Recipe.model_validate_json(json.dumps(given)))
+
+
 def test_a_prompt_that_runs_into_its_continuation_is_told(tmp_path):
     plain = two.byte_level(300)
     reader = TextReader(tokenizer=two.saved(tmp_path, plain), max_length=32, reads="sequences")
@@ -140,9 +158,8 @@ def test_a_prompt_that_runs_into_its_continuation_is_told(tmp_path):
         table = TextTable(items, reader)
         ids, task = torch.arange(len(items)), NextToken()
         seen = torch.ones(len(items), dtype=torch.bool)
-        found = _joined(Examples(table, ids, table.placed(0 * ids, task), seen, (), task=task), plain)
+        found = joined(Examples(table, ids, table.placed(0 * ids, task), seen, (), task=task), plain)
         assert bool(found) is told, items
-    assert not found
 
 
 def replace_module(plan, module):
@@ -177,7 +194,7 @@ def test_a_template_that_ends_answers_otherwise_than_texts_end_is_told(tmp_path,
         table = TextTable(items, reader)
         ids, task = torch.arange(len(items)), NextToken()
         seen = torch.ones(len(items), dtype=torch.bool)
-        found = _endless(Examples(table, ids, table.placed(0 * ids, task), seen, (), task=task), asks)
+        found = endless(Examples(table, ids, table.placed(0 * ids, task), seen, (), task=task), asks)
         assert bool(found) is told, items
         if told:
             assert f"writes {after!r} after an answer, and a text ends with 0 '<end>'" in found[0]
@@ -191,7 +208,7 @@ def test_ends_that_differ_are_told(made):  # noqa: F811
     found = compared(plain, ending)
     assert found.alike
     assert found.ends == (0, 300)
-    (warning,) = _differences(found)
+    (warning,) = differences(found)
     assert "a text ends with token 0, to the teacher's ends with 300" in warning
 
 

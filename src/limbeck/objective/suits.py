@@ -97,8 +97,7 @@ _READ: Final = {
 _KEPT: Final = {
     Offer.EXPECTATIONS: "samples, which give means alone (forward-kl at temperature 1)",
     Offer.OUTCOMES: "the likeliest tokens and what the rest have together",
-    Offer.ROWS: "blocks of rows",
-    Offer.MATRIX: "they are",
+    Offer.ROWS: "hidden states, which give a block of rows at a time",
 }
 _STORE: Final = {
     Offer.EXPECTATIONS: "sampled",
@@ -133,6 +132,6 @@ def demand_taught(name: str, term: Term, provides: Provides | None) -> None:
     for one in sorted(wanted & sources.keys()):
         if reads > (offers := sources[one].offers):
             raise SignalError(
-                f"The term {name!r} reads {_READ[reads]} of the teacher's {one}, and they are stored as {_KEPT[offers]}. Write "
-                f"'teacher.store: {_STORE[reads]}', or take another divergence or temperature."
+                f"The term {name!r} reads {_READ[reads]} of the teacher's {one}, and they are stored as {_KEPT[offers]}. Of a "
+                f"model that is here 'teacher.store: {_STORE[reads]}' gives them; else take another divergence or temperature."
             )

@@ -10,18 +10,17 @@ from limbeck.advice.preflight import answers_by
 from limbeck.data.asked import asked
 from limbeck.data.batch import NO_LABEL
 from limbeck.data.examples import Examples
-from limbeck.data.sequences import end_of
 from limbeck.data.task import Answered
 from limbeck.data.tokenizers import TASK, loaded
-from limbeck.data.vocabularies import Likeness, compared
+from limbeck.data.vocabularies import compared
 from limbeck.errors import PreflightError
 from limbeck.evidence.language import bits_per_byte
 from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
+from limbeck.run.tokenizers import ROWS, described, differences, endless, joined, texts_of
 from limbeck.signals.capture import show
 from limbeck.teachers.served.teacher import Outstanding
 
-ROWS: Final = 16  # texts that both are tried on
 _SAME: Final = 1e-4  # bits per byte: of the same model, in another arrangement
 _FLOAT: Final = 4  # bytes
 _CHUNK: Final = 2**22  # logits that are made at a time, of any vocabulary
@@ -49,13 +48,13 @@ def tokens(experiment: Experiment, plan: Plan, trained_here: bool) -> Told:
     name = experiment.teacher_spec.tokenizer if experiment.teacher_spec is not None else None
     like = None
     if name is not None and name != TASK:
-        few = [text for row in experiment.splits.train.rows[:ROWS].tolist() for text in _texts(table.raw(row))]
+        few = [text for row in experiment.splits.train.rows[:ROWS].tolist() for text in texts_of(table.raw(row))]
         like = compared(own.tokenizer, loaded(name).tokenizer, few)
-    told.found.append(("tokenizer", _tokenizer(size, own.tokenizer, like)))
+    told.found.append(("tokenizer", described(size, own.tokenizer, like)))
     if like is not None and like.alike:
-        told.warnings += _differences(like)
-    told.warnings += _endless(experiment.splits.train, own.tokenizer)
-    told.warnings += _joined(experiment.splits.train, own.tokenizer)
+        told.warnings += differences(like)
+    told.warnings += endless(experiment.splits.train, own.tokenizer)
+    told.warnings += joined(experiment.splits.train, own.tokenizer)
     teacher = plan.teacher
     if trained_here or teacher is None or not teacher.provides.unseen:
         return told
@@ -157,95 +156,3 @@ def _bits(answered: Answered, who: str) -> float:
             "the precision in which it runs."
         )
     return bits_per_byte([float(nats.sum())], [float(sizes.sum())])
-
-
-def _texts(raw: Any) -> tuple[str, ...]:
-    return (raw,) if isinstance(raw, str) else tuple(raw)
-
-
-def _tokenizer(size: int, own: Any, like: Likeness | None) -> str:
-    """The row of the table."""
-    end, pad = own.eos_token_id if own.eos_token_id is not None else own.sep_token_id, own.pad_token_id
-    ends = f"a text ends with {_named(own, end)}, padding is {_named(own, pad if pad is not None else end)}"
-    if like is None:
-        return f"{size:,} tokens; {ends}"
-    if like.apart is not None:
-        text, ours, theirs = like.apart
-        shown = text if len(text) <= 24 else text[:24] + " …"
-        return (
-            f"two: {like.sizes[0]:,} tokens for the student and {like.sizes[1]:,} for the teacher; {shown!r} begins with "
-            f"{_some(ours)} and with {_some(theirs)}"
-        )
-    sizes = f"{size:,} tokens" if len(set(like.sizes)) == 1 else f"{like.sizes[0]:,} tokens and {like.sizes[1]:,}"
-    return f"the same ids for student and teacher on {like.asked:,} probes ({sizes}); {ends}"
-
-
-def _differences(like: Likeness) -> list[str]:
-    """Where two tokenizers that read a text alike do not agree."""
-    found = []
-    if like.chats is False:
-        lacking = [who for who, there in zip(("student's", "teacher's"), like.templates, strict=True) if not there]
-        found.append(
-            (
-                f"The {lacking[0]} tokenizer has no chat template and the other one has"
-                if lacking
-                else "Student and teacher write a chat by different templates"
-            )
-            + ": prompts and continuations are written as the student's tokenizer does, which the teacher may not be used to."
-        )
-    for what, (ours, theirs) in (("ends with", like.ends), ("begins with", like.begins)):
-        if ours != theirs:
-            found.append(
-                f"To the student's tokenizer a text {what} token {ours}, to the teacher's {what} {theirs}: the student's is used "
-                "for both, and the teacher may not know it there."
-            )
-    if like.renamed:
-        found.append(
-            f"{like.renamed:,} ids stand for other tokens in the two tokenizers, though none of the probes has any of them."
-        )
-    return found
-
-
-def _endless(examples: Examples, tokenizer: Any) -> list[str]:
-    """Whether the chat template closes answers by another token than the one at which writing stops."""
-    table, end = examples.table.texts, end_of(tokenizer)
-    if table is None or tokenizer.chat_template is None or not end or examples.task.reads != "sequences":
-        return []
-    reader: Any = examples.table.reader
-    whole = table.lengths("student")[examples.rows] < reader.max_length
-    rows = [row for row in examples.rows[whole][:ROWS].tolist() if not isinstance(table.raw(row), str)]
-    last = [int(row[row != NO_LABEL][-1]) for row in examples.labels[rows][..., 0]]
-    if not last or set(last) & set(end):
-        return []
-    said = "what was said"
-    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
-    closed = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(said)[2]
-    return [
-        f"The chat template writes {closed!r} after an answer, and a text ends with {_named(tokenizer, end[0])}: no answer that "
-        "is learnt holds the token at which writing stops, so what the student writes goes on to the limit. Name the template's "
-        "own as 'eos_token' in tokenizer_config.json."
-    ]
-
-
-def _joined(examples: Examples, tokenizer: Any) -> list[str]:
-    """Whether prompts run into their continuations: no chat template says where the one ends."""
-    table = examples.table.texts
-    if table is None or tokenizer.chat_template is not None or examples.task.reads != "sequences":
-        return []
-    pairs = [raw for row in examples.rows[:ROWS].tolist() if not isinstance(raw := table.raw(row), str)]
-    joined = [pair for pair in pairs if pair[0][-1:].isalnum() and pair[1][:1].isalnum()]
-    if not joined or len(joined) < len(pairs):  # one that goes on in the middle of a word may be meant
-        return []
-    shown = joined[0][0][-12:] + joined[0][1][:12]
-    return [
-        f"The tokenizer has no chat template, so a prompt runs on into its continuation: {shown!r}. "
-        "End prompts with a space, a new line or a mark of your own, or give the tokenizer a template."
-    ]
-
-
-def _named(tokenizer: Any, token: int | None) -> str:
-    return "none" if token is None else f"{token} {tokenizer.convert_ids_to_tokens(token)!r}"
-
-
-def _some(ids: list[int]) -> str:
-    return ", ".join(map(str, ids[:4])) + (", ..." if len(ids) > 4 else "")

@@ -1,6 +1,5 @@
 """`Store`: rows of teacher outputs under one key. Many may read and write at once; nothing is ever half there."""
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -102,7 +101,7 @@ class Store:
             found = read_key(self.folder / KEY)
         except LimbeckError:
             return  # nothing there, or damaged: whatever shards there are have checksums of their own
-        if found != json.loads(json.dumps(self.key)):
+        if digest(found) != digest(self.key):
             apart = ", ".join(sorted(name for name in {*found, *self.key} if found.get(name) != self.key.get(name)))
             raise LimbeckError(
                 f"The store in {self.folder} holds the outputs for another {apart}, so its folder was moved or renamed: move it "
