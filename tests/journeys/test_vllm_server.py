@@ -211,7 +211,7 @@ def test_texts_are_written_and_say_why_they_ended(server):
     assert first != second
     assert all(one.finish in ("length", "stop") for one in (first, second, *other))
     with ServedWriter(told(server), Sampling(max_tokens=4)) as writer:
-        refused(lambda: writer.write(["the cat"]), "no chat template", "Use completions")
+        refused(lambda: writer.write(["the cat"]), "no chat template", "by: completions")
     with ServedWriter(told(server), Sampling(by="completions", max_tokens=400)) as writer:
         refused(lambda: writer.write(["the cat"]), "cannot write so long a text", "Lower 'max-tokens'")
 

@@ -146,7 +146,7 @@ def test_what_a_filter_rejects_of_the_teachers_texts_is_listed_and_not_learnt(si
         (SequenceLevel(samples=2), {}, "at temperature 0 all are the same"),
         (SequenceLevel(), {"task": None}, "write 'task: next-token'"),
         (SequenceLevel(), {"texts": two.TEXTS}, "5 of 5 training rows are running text"),
-        (SequenceLevel(), {"teacher": "stored"}, "only a transformers model that is here writes"),
+        (SequenceLevel(), {"teacher": "stored"}, "a transformers model that is here"),
     ],
 )
 def test_what_cannot_be_is_told(settings, change, why, folders, sides, tmp_path):

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -25,6 +26,7 @@ from limbeck.models.writers import Transformers, Writer, Writes
 from limbeck.regimes.offline import Offline
 from limbeck.regimes.plan import Plan
 from limbeck.regimes.regime import Common, Regime, make_timed, train
+from limbeck.teachers.author import Author, Wanted
 from limbeck.teachers.teacher import Teacher
 from limbeck.training.order import derived
 from limbeck.training.stage import Stage
@@ -39,7 +41,7 @@ class SequenceLevel(Common):
 
     Tokenizers may differ: it is the text that is handed over. What is learnt from it is the objective's: ``labels``, and whatever
     else it has, of which the teacher is asked as in the offline regime. Texts are written once and kept; one that did not end
-    by itself is left out, for it would teach a wrong end.
+    by itself is left out, for it would teach a wrong end. A served teacher writes where it is, as ``teacher.served.writes`` says.
     """
 
     name: Literal["sequence-level"] = "sequence-level"
@@ -54,6 +56,11 @@ class SequenceLevel(Common):
     filter: Filters = ()
     """Which of the teacher's texts are not learnt from, see ``data.filter``. ``rejected.jsonl``, beside what was written, lists
     them."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the teacher is to write after each prompt."""
+        return Wanted(self.max_new_tokens, self.samples, self.temperature)
 
     def arms(self, plan: Plan) -> dict[str, Callable[[Plan], Regime[Trained]]]:
         """The control, on what stands in the data, and the distilled student, on what the teacher wrote."""
@@ -115,10 +122,15 @@ def demand(examples: Examples, teacher: Teacher | None, settings: SequenceLevel)
             "'samples' of the regime 'sequence-level' is above 1, and at temperature 0 all are the same: raise "
             "regime.temperature, or leave samples out."
         )
-    if teacher is not None and (teacher.module is None or not hasattr(teacher.module, "generate")):
+    if isinstance(teacher, Author):
+        if settings.writer != Transformers():
+            raise LimbeckError(
+                "'writer' says who writes for a model that is here, and this teacher writes itself: leave it out."
+            )
+    elif teacher is not None and (teacher.module is None or not hasattr(teacher.module, "generate")):
         raise LimbeckError(
-            "In the regime 'sequence-level' the teacher writes texts, and this one cannot: only a transformers model that is "
-            "here writes; stored and served answers do not."
+            "In the regime 'sequence-level' the teacher writes texts, and this one cannot: a transformers model that is here "
+            "writes, and a served one; stored answers, ONNX files and ensembles do not."
         )
 
 
@@ -140,25 +152,24 @@ def written(
         LimbeckError: see `demand`; or no text ended by itself.
     """
     demand(examples, teacher, settings)
-    texts, module = examples.table.texts, teacher.module
+    texts = examples.table.texts
     assert texts is not None
-    assert module is not None
     reader = texts.teacher or texts.reader
     tokenizer = str(getattr(reader, "tokenizer", ""))
     prompts = [str(texts.raw(row)[0]) for row in examples.rows.tolist()]
     asked = settings.model_copy(update={"filter": ()})  # other filters judge the same texts
-    key = digest([teacher.fingerprint, reader.fingerprint, prompts, asked])
+    manner = [teacher.manner] if isinstance(teacher, Author) else []
+    key = digest([teacher.fingerprint, reader.fingerprint, prompts, asked, *manner])
     folder = root / key[:2] / key
     rows: list[tuple[str, str]] = []
     origins: list[int] = []
-    seconds, write = 0.0, None
+    seconds, write = 0.0, _pen(teacher, tokenizer, prompts, settings, device)
     for start in range(0, len(prompts), _BATCH):
         some = prompts[start : start + _BATCH]
         batch = _kept(folder / f"{start}.json", len(some) * settings.samples)
         if batch is None:
             began = time.perf_counter()
-            write = write or _writer(module, tokenizer, prompts, settings)
-            said = _wrote(write, module.to(device), tokenizer, some, settings, start)
+            said = write(some, start)
             batch = said, time.perf_counter() - began
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / f"{start}.json", {"texts": said, "seconds": batch[1]})
@@ -212,6 +223,24 @@ def _kept(path: Path, count: int) -> tuple[list[tuple[str, bool]], float] | None
         return (found, float(kept["seconds"])) if len(found) == count else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _pen(
+    teacher: Teacher, tokenizer: str, prompts: Sequence[str], settings: SequenceLevel, device: str
+) -> Callable[[Sequence[str], int], list[tuple[str, bool]]]:
+    """Who goes on with some of the prompts, of which the first has that place: all of a first sample, then of the next."""
+    if isinstance(teacher, Author):
+        author = teacher
+
+        def elsewhere(some: Sequence[str], start: int) -> list[tuple[str, bool]]:
+            found = author.write(some, settings.wanted)
+            return [one for sample in zip(*found, strict=True) for one in sample]
+
+        return elsewhere
+    module = teacher.module
+    assert module is not None
+    writes = cache(lambda: _writer(module, tokenizer, prompts, settings))  # vLLM is not started for what is kept
+    return lambda some, start: _wrote(writes(), module.to(device), tokenizer, some, settings, start)
 
 
 def _writer(module: nn.Module, tokenizer: str, prompts: Sequence[str], settings: SequenceLevel) -> Writes:

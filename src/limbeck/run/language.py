@@ -19,6 +19,7 @@ from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.run.tokenizers import ROWS, described, differences, endless, joined, texts_of
 from limbeck.signals.capture import show
+from limbeck.teachers.author import Wanted
 from limbeck.teachers.served.teacher import Outstanding
 
 _SAME: Final = 1e-4  # bits per byte: of the same model, in another arrangement
@@ -109,11 +110,13 @@ def expense(experiment: Experiment) -> Told:
     if outstanding is None:
         return told
     splits = experiment.splits
-    found: Outstanding = outstanding(
-        tokens
-        for part in (splits.train, splits.validation, splits.test)
-        for tokens in _asked_about(part.as_read_by("teacher"))
-    )
+    wanted = getattr(experiment.regime.core, "wanted", None)
+    if wanted is not None:
+        told.found.append(("served texts", _written(experiment, wanted)))
+    if not experiment.teacher.provides.names:  # type: ignore[union-attr]
+        return told
+    parts = (splits.validation, splits.test) if wanted is not None else (splits.train, splits.validation, splits.test)
+    found: Outstanding = outstanding(tokens for part in parts for tokens in _asked_about(part.as_read_by("teacher")))
     written = "; texts that 'augment' writes anew come on top" if experiment.views != 0 else ""
     price = (
         f"{found.money:.4g} at the prices given"
@@ -135,6 +138,17 @@ def expense(experiment: Experiment) -> Told:
             "lower data.limit, data.test or data.max-length."
         )
     return told
+
+
+def _written(experiment: Experiment, wanted: Wanted) -> str:
+    """What the texts take at most that a served teacher is to write."""
+    train: Any = experiment.splits.train
+    rows = [train.table.texts.raw(row) for row in train.rows.tolist()]
+    author: Any = experiment.teacher
+    sent, written = author.worth([one[0] for one in rows if not isinstance(one, str)], wanted)
+    prices = author.served.prices
+    price = f": {(sent * prices.input + written * prices.output) / 1e6:.4g} at the prices given" if prices else ""
+    return f"after {len(rows):,} prompts, at most {sent:,} tokens sent and {written:,} written{price}; none beyond the limit"
 
 
 def _asked_about(examples: Examples) -> Iterable[tuple[int, ...]]:

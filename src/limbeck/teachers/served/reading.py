@@ -72,7 +72,7 @@ def read(answer: Mapping[str, Any], prompt: Sequence[int], top: int, classes: in
     if not isinstance(given, list):
         raise SignalError(
             "The served model's answer has no prompt log-probabilities, so it cannot teach by logits: serve it with vLLM, "
-            "which gives them."
+            "which gives them, or write 'logprobs: none' and learn from what it writes ('regime: sequence-level')."
         )
     echoed = choice.get("prompt_token_ids")
     if (echoed is not None and echoed != list(prompt)) or len(given) != len(prompt):

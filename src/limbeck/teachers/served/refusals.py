@@ -114,7 +114,10 @@ def of(served: Served, reply: Reply, said: str) -> str:
             f"--max-logprobs {served.top}."
         )
     if "chat template" in low or "chat_template" in low:
-        return f"The model {served.model!r} at {at} has no chat template: {said} Use completions, or give the server a template."
+        return (
+            f"The model {served.model!r} at {at} has no chat template: {said} Write 'by: completions' in "
+            "teacher.served.writes, or give the server a template."
+        )
     if "out of vocabulary" in low:
         return (
             f"The model {served.model!r} at {at} does not know a token that it was sent: {said} The texts were read by another "

@@ -40,6 +40,23 @@ class Rate(Config):
     """Sent, and at most to be written; null: as many as the server takes."""
 
 
+class Manner(Config):
+    """How a served model is asked for texts, in the regime ``sequence-level``."""
+
+    by: Literal["chat", "completions"] = "chat"
+    """A turn of a chat, in the model's own template, or what follows on the prompt as it is."""
+    system: str | None = None
+    """What a chat begins with; null: whatever the template says."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Tokens are drawn from the likeliest that have this much probability."""
+
+    @model_validator(mode="after")
+    def _system_in_a_chat(self) -> Self:
+        if self.by == "completions" and self.system is not None:
+            raise ValueError("'system' is said in a chat, and these texts are written by completions: leave it out")
+        return self
+
+
 class Served(Config):
     """A model behind the OpenAI-compatible protocol."""
 
@@ -53,6 +70,11 @@ class Served(Config):
     """Tells this model from others that a server gives the same name; change it whenever the weights behind the name do."""
     key_from: Annotated[str, Field(min_length=1)] | None = None
     """The environment variable that has the key, such as OPENAI_API_KEY; null: no key is sent."""
+    logprobs: Literal["prompt", "none"] = "prompt"
+    """What it tells of its probabilities: those of every token of a text that it is sent (``prompt``, as vLLM does), or
+    nothing (``none``): then it writes texts alone, and its tokenizer may be any."""
+    writes: Manner = Manner()
+    """How it is asked for texts."""
     top: Count = 20
     """How many of the likeliest tokens are asked for at each position. vLLM gives 20, or what its --max-logprobs says."""
     least: Count = 1

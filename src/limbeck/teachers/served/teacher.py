@@ -1,4 +1,4 @@
-"""A teacher behind HTTP: the likeliest tokens at every position of given texts, by vLLM's prompt log-probabilities."""
+"""A teacher behind HTTP: it writes texts, and tells the likeliest tokens at every position of given ones, as vLLM does."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -15,11 +15,13 @@ from limbeck.data.batch import REAL, Batch
 from limbeck.errors import LimbeckError, SignalError
 from limbeck.signals.capture import Signals
 from limbeck.signals.logits import Offer, TopK
+from limbeck.teachers.author import Wanted
 from limbeck.teachers.served.answers import Answers
 from limbeck.teachers.served.client import Client, Json
 from limbeck.teachers.served.ledger import Ledger, Tokens
 from limbeck.teachers.served.reading import NO_CLASS, Row, read
 from limbeck.teachers.served.settings import Served
+from limbeck.teachers.served.writer import MOST_SAMPLES, WARMEST, Sampling, ServedWriter
 from limbeck.teachers.teacher import Provides
 
 LOGITS = frozenset({"logits"})
@@ -46,7 +48,7 @@ class Outstanding:
 
 
 class ServedTeacher:
-    """A served language model. Its logits are `TopK`; at a text's last token, and at padding, there are none.
+    """A served language model, and an `Author`. Its logits are `TopK`; at a text's last token, and at padding, there are none.
 
     Args:
         served: which model, and how.
@@ -83,7 +85,9 @@ class ServedTeacher:
 
     @property
     def provides(self) -> Provides:
-        """The likeliest tokens and their tail, for any text."""
+        """The likeliest tokens and their tail, for any text; nothing if it tells nothing of its probabilities."""
+        if self.served.logprobs == "none":
+            return Provides(frozenset(), Offer.EXPECTATIONS, unseen=False)
         return Provides(LOGITS, Offer.OUTCOMES, self.classes)
 
     @property
@@ -98,6 +102,11 @@ class ServedTeacher:
             SignalError: another signal than the logits is needed, a text cannot be asked, or an answer is not sound.
             LimbeckError: as `Client.post`.
         """
+        if needs and self.served.logprobs == "none":
+            raise SignalError(
+                "'logprobs' of the served model is 'none', so it writes texts and shows nothing: learn from them by the "
+                "objective's 'labels', in the regime 'sequence-level'."
+            )
         if lacking := needs - LOGITS:
             raise SignalError(
                 f"A served model shows its logits alone, not {', '.join(map(repr, sorted(lacking)))}: load the teacher here for "
@@ -152,6 +161,39 @@ class ServedTeacher:
             spent_money=spent.money,
             beyond=" and ".join(left),
         )
+
+    @property
+    def manner(self) -> str:
+        """See `Author.manner`."""
+        return digest(self.served.writes)
+
+    def write(self, prompts: Sequence[str], wanted: Wanted) -> list[list[tuple[str, bool]]]:
+        """See `Author.write`. Prompts that are alike are asked once, and kept answers are not asked again.
+
+        Raises:
+            LimbeckError: as `Client.post`; or no server writes at such a temperature, or so many samples.
+        """
+        found = self._writer(wanted).write(prompts)
+        return [[(one.text, one.whole) for one in texts] for texts in found]
+
+    def worth(self, prompts: Sequence[str], wanted: Wanted) -> tuple[int, int]:
+        """See `Author.worth`."""
+        found = self._writer(wanted).worst(prompts)
+        return found.input, found.output
+
+    def _writer(self, wanted: Wanted) -> ServedWriter:
+        if wanted.temperature > WARMEST or wanted.samples > MOST_SAMPLES:
+            raise LimbeckError(
+                f"A served model writes at temperatures up to {WARMEST}, and up to {MOST_SAMPLES} samples a prompt: lower "
+                "regime.temperature or regime.samples."
+            )
+        sampling = Sampling(
+            **self.served.writes.model_dump(),
+            max_tokens=wanted.most,
+            samples=wanted.samples,
+            temperature=wanted.temperature,
+        )
+        return ServedWriter(self.served, sampling, client=self.client, answers=self._answers)
 
     def close(self) -> None:
         """Ends what it opened."""

@@ -5,37 +5,33 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, cast
+from typing import Annotated, Final, Self, cast
 
 from pydantic import Field
 
-from limbeck.config import Config, digest
+from limbeck.config import digest
 from limbeck.errors import LimbeckError
 from limbeck.teachers.served.answers import Answers
 from limbeck.teachers.served.client import Client, Json, Unanswered
 from limbeck.teachers.served.ledger import Ledger, Tokens
-from limbeck.teachers.served.settings import Served
+from limbeck.teachers.served.settings import Manner, Served
 
 _AROUND: Final = 512  # tokens that a chat template may add
 _LETTER, _ROOM = 16, 2**20  # bytes of a written token at most, and of the rest of an answer
+MOST_SAMPLES: Final = 128
+WARMEST: Final = 2.0
 _STOP: Final = "stop"
 
 
-class Sampling(Config):
-    """How texts are written."""
+class Sampling(Manner):
+    """How texts are written, and how many."""
 
-    by: Literal["chat", "completions"] = "chat"
-    """A turn of a chat, in the model's own template, or what follows on the prompt as it is."""
-    system: str | None = None
-    """What a chat begins with; null: whatever the template says."""
     max_tokens: Annotated[int, Field(ge=1)] = 512
     """Tokens of a text at most."""
-    samples: Annotated[int, Field(ge=1, le=128)] = 1
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 1
     """Texts for each prompt."""
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=WARMEST)] = 1.0
     """0 takes the likeliest token each time."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Tokens are drawn from the likeliest that have this much probability."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Given to the server, which may or may not honour it."""
 
@@ -61,16 +57,21 @@ class ServedWriter:
         sampling: how it writes.
         folder: where answers are kept and spending is counted; None: neither outlives the process.
         client: asks; by default one over ``served``.
+        answers: where answers are kept, in place of ``folder``.
 
     Raises:
         LimbeckError, Busy: as `ServedTeacher`.
     """
 
     def __init__(
-        self, served: Served, sampling: Sampling, folder: Path | None = None, *, client: Client | None = None
+        self,
+        served: Served,
+        sampling: Sampling,
+        folder: Path | None = None,
+        *,
+        client: Client | None = None,
+        answers: Answers | None = None,
     ) -> None:
-        if sampling.by == "completions" and sampling.system is not None:
-            raise LimbeckError("'system' is said in a chat, and these texts are written by completions: leave it out.")
         if sampling.samples > 1 and sampling.temperature == 0:
             raise LimbeckError(
                 "At temperature 0 all samples are the same: raise 'temperature', or leave 'samples' out."
@@ -82,7 +83,8 @@ class ServedWriter:
             self.fingerprint = digest(
                 ["served", served.model, served.revision, said.get("root"), said.get("parent"), sampling]
             )
-            self._answers = Answers(folder)
+            self._answers = answers or Answers(folder)
+            self._lent = answers is not None
         except BaseException:
             if self._owned is not None:
                 self._owned.close()
@@ -100,9 +102,16 @@ class ServedWriter:
         by_prompt = dict(zip(distinct, written, strict=True))
         return [by_prompt[prompt] for prompt in prompts]
 
+    def worst(self, prompts: Sequence[str]) -> Tokens:
+        """What writing may take at most, of each prompt once that has no kept answer. Nothing is sent."""
+        missing = [one for one in dict.fromkeys(prompts) if self._answers.find(self._key(one)) is None]
+        each = [self._most(one) for one in missing]
+        return Tokens(sum(one.input for one in each), sum(one.output for one in each))
+
     def close(self) -> None:
         """Ends what it opened."""
-        self._answers.close()
+        if not self._lent:
+            self._answers.close()
         if self._owned is not None:
             self._owned.close()
 
@@ -113,7 +122,7 @@ class ServedWriter:
         self.close()
 
     def _written(self, prompt: str) -> list[Written]:
-        key = digest([self.fingerprint, prompt])
+        key = self._key(prompt)
         if (kept := self._answers.find(key)) is not None:
             return [Written(**one) for one in json.loads(kept)]
         own, chat = self.sampling, self.sampling.by == "chat"
@@ -133,11 +142,17 @@ class ServedWriter:
             self._answers.keep(key, json.dumps([asdict(one) for one in texts]).encode())
             return texts
 
-        # A token is a byte at least, so a text has no more tokens than bytes.
-        most_read = len(((own.system or "") + prompt).encode()) + _AROUND
-        worst = Tokens(most_read, own.max_tokens * own.samples)
+        worst = self._most(prompt)
         path = "/chat/completions" if chat else "/completions"
         return self.client.post(path, body, worst, accept, _ROOM + worst.output * _LETTER * 6)
+
+    def _key(self, prompt: str) -> str:
+        return digest([self.fingerprint, prompt])
+
+    def _most(self, prompt: str) -> Tokens:
+        own = self.sampling
+        # A token is a byte at least, so a text has no more tokens than bytes.
+        return Tokens(len(((own.system or "") + prompt).encode()) + _AROUND, own.max_tokens * own.samples)
 
 
 def _texts(answer: Json, sampling: Sampling) -> list[Written]:
