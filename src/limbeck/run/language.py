@@ -148,7 +148,8 @@ def _written(experiment: Experiment, wanted: Wanted) -> str:
     sent, written = author.worth([one[0] for one in rows if not isinstance(one, str)], wanted)
     prices = author.served.prices
     price = f": {(sent * prices.input + written * prices.output) / 1e6:.4g} at the prices given" if prices else ""
-    return f"after {len(rows):,} prompts, at most {sent:,} tokens sent and {written:,} written{price}; none beyond the limit"
+    tokens = f"at most {sent:,} tokens sent and {written:,} written{price}"
+    return f"after {len(rows):,} prompts, {tokens}; nothing is sent that might pass the limit"
 
 
 def _asked_about(examples: Examples) -> Iterable[tuple[int, ...]]:

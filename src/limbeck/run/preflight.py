@@ -207,12 +207,12 @@ def _outputs(experiment: Experiment, plan: Plan, rows: int, store: int) -> str:
     whole = f"; every logit would take {size(exact)}" if exact else ""
     if plan.teacher is None:
         return "nobody's but its own"
+    if not any(term.needs().teacher for term in plan.terms):
+        return "none are read"
     if not experiment.store and not plan.teacher.provides.unseen:
         return "read from where they are stored"
     if not experiment.store:
         return f"asked live, nothing stored{whole}"
-    if not any(term.needs().teacher for term in plan.terms):
-        return "none are read"
     how = f" ({experiment.codec.plain()['name']})" if experiment.codec else ""
     return f"{rows:,} rows, {size(store)}{how}{whole}"
 
