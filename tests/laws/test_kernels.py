@@ -7,6 +7,7 @@ import torch
 
 from limbeck.losses import divergences as d
 from limbeck.losses import kernels
+from limbeck.losses.sparse import Even, Given, Sampled
 from limbeck.losses.storages import Dense
 from limbeck.objective.evaluate import Asked, streamed
 
@@ -62,6 +63,27 @@ def test_a_training_hears_it(divergence, beta, heard):
     exact = (d.dense(divergence, wide / 2, teacher.double() / 2) * counts).sum() / 2
     torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.double(), torch.autograd.grad(exact, wide)[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["draws", "labels", "smoothing"])
+def test_weights_that_are_no_probabilities_are_not_given_to_it(kind, heard, monkeypatch):
+    """It would take the exponential of their ``log_p`` for them: of smoothed labels 1 for each class."""
+    student, labels = logs(0).requires_grad_(), torch.arange(7)
+    ids, counts = torch.arange(14).view(7, 2), torch.tensor([[3, 1]]).expand(7, 2)
+    known = {
+        "draws": Sampled(ids, counts, 31, torch.full((7,), 2.0)),
+        "labels": Given(labels, 31),
+        "smoothing": Even(labels, 31),
+    }[kind]
+
+    def learnt():
+        loss, _ = streamed(Dense(student), [Asked(d.ForwardKl(), known, torch.ones(7))])
+        return loss.detach(), *torch.autograd.grad(loss, student)
+
+    found = learnt()
+    assert not heard
+    monkeypatch.setattr(kernels, "accelerated", lambda _: False)
+    assert all(torch.equal(ours, plain) for ours, plain in zip(found, learnt(), strict=True))
 
 
 def test_with_a_graph_torch_computes(heard):

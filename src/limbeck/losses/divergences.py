@@ -68,7 +68,12 @@ class ForwardKl:
 
     def parts(self, log_q: Tensor, q: Tensor, log_p: Tensor, p: Tensor) -> Parts:
         """See `Divergence.parts`."""
-        return jensen_shannon(0, log_q, log_p) or ((log_p - log_q).mul_(p), -p)
+        return jensen_shannon(0, log_q, log_p) or self.weighted(log_q, log_p, p)
+
+    @staticmethod
+    def weighted(log_q: Tensor, log_p: Tensor, weights: Tensor) -> Parts:
+        """The same where ``weights`` are not the exponentials of ``log_p``, which a kernel takes them for."""
+        return (log_p - log_q).mul_(weights), -weights
 
 
 @dataclass(frozen=True)

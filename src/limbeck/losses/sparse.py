@@ -122,7 +122,8 @@ class Sampled:
         _demand_one(temperature)
         weights = self.chunk(start, stop).weights
         entropy = torch.zeros_like(weights[:, 0]) if self.entropy is None else self.entropy[start:stop].float()
-        return Outcomes(-entropy[:, None].expand_as(weights), weights, self.ids[start:stop].long().clamp_min(0))
+        known = -entropy[:, None].expand_as(weights)
+        return Outcomes(known, weights, self.ids[start:stop].long().clamp_min(0), weighted=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class Given:
         """See `Storage.outcomes`; labels are the same at any temperature."""
         ids = self.ids[start:stop, None]
         p = (ids >= 0).float()
-        return Outcomes(torch.zeros_like(p), p, ids.clamp_min(0))
+        return Outcomes(torch.zeros_like(p), p, ids.clamp_min(0), weighted=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,7 @@ class Even:
     def outcomes(self, start: int, stop: int, temperature: float = 1.0) -> Outcomes:
         """See `Storage.outcomes`; the mean of ``log_p`` is 0, so that a forward KL is the cross-entropy."""
         p = self.like.new_full((1, 1), 1 / self.classes, dtype=torch.float32).expand(stop - start, self.classes)
-        return Outcomes(torch.zeros_like(p), p)
+        return Outcomes(torch.zeros_like(p), p, weighted=True)
 
 
 def _demand_one(temperature: float) -> None:

@@ -21,13 +21,15 @@ class Outcomes:
     """What is known of the distributions of some rows: ``log_p`` and ``p`` of their outcomes, [n, O].
 
     ``ids``: int64 [n, O], which classes they are; None: all, in order. ``tail``: whether one more outcome stands after those of
-    ``ids``, all the other classes together.
+    ``ids``, all the other classes together. ``weighted``: whether ``p`` are the weights of a mean of ``log_p - log_q``, as of
+    draws and labels, and no exponentials of ``log_p``: only a forward KL is known.
     """
 
     log_p: Tensor
     p: Tensor
     ids: Tensor | None = None
     tail: bool = False
+    weighted: bool = False
 
 
 class Storage(Protocol):

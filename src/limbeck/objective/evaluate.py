@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from limbeck.losses.divergences import FLOOR, Divergence, distributions
+from limbeck.losses.divergences import FLOOR, Divergence, ForwardKl, distributions
 from limbeck.losses.offer import Offer
 from limbeck.losses.storages import Chunked, Dense, Head, Outcomes, Storage
 
@@ -214,7 +214,7 @@ def _soften(
 def _parts(divergence: Divergence, log_q: Tensor, q: Tensor, known: Outcomes) -> tuple[Tensor, Tensor]:
     """Values [n], and slopes with respect to ``log_q`` at the outcomes' classes, [n, V] or [n, k]."""
     if known.ids is None:
-        contributions, slopes = divergence.parts(log_q, q, known.log_p, known.p)
+        contributions, slopes = _at(divergence, log_q, q, known)
         return contributions.sum(-1), slopes
     ids = known.ids.clamp_min(0)
     there = known.ids >= 0
@@ -227,5 +227,12 @@ def _parts(divergence: Divergence, log_q: Tensor, q: Tensor, known: Outcomes) ->
         # the tail's log-probability is log(1 - sum q), whose slope at log q is -q / rest
         slopes = slopes[:, :-1] - slopes[:, -1:] * (ours / rest)
     else:
-        contributions, slopes = divergence.parts(log_ours, ours, known.log_p, known.p)
+        contributions, slopes = _at(divergence, log_ours, ours, known)
     return contributions.sum(-1), torch.where(there, slopes, 0.0)
+
+
+def _at(divergence: Divergence, log_q: Tensor, q: Tensor, known: Outcomes) -> tuple[Tensor, Tensor]:
+    """Contributions and slopes at each outcome."""
+    if known.weighted and isinstance(divergence, ForwardKl):
+        return divergence.weighted(log_q, known.log_p, known.p)
+    return divergence.parts(log_q, q, known.log_p, known.p)
