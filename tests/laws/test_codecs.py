@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.fakes.coded import DATA, WIDTHS, Talking, logits_of, rows_of
 from tests.fakes.rows import LOGITS, batch_of, local, padded
@@ -18,7 +20,13 @@ from limbeck.teachers.store import describe
 from limbeck.teachers.store.codecs import CodecField, FullCodec, HiddenCodec, SampledCodec, TopKCodec, codec_of
 from limbeck.teachers.stored import StoredTeacher
 
-CODECS = (TopKCodec(k=5), TopKCodec(k=5, dtype="float32"), SampledCodec(draws=9), SampledCodec(draws=9, entropy=False))
+CODECS = (
+    TopKCodec(k=5),
+    TopKCodec(k=5, dtype="float32"),
+    SampledCodec(draws=9),
+    SampledCodec(draws=9, entropy=False),
+    SampledCodec(draws=9, log_probabilities=True),
+)
 FIELDS = ("ids", "log_probabilities", "counts", "entropy", "hidden")
 
 
@@ -33,7 +41,7 @@ def same(one, other, at=...) -> bool:
     assert ours.keys() == theirs.keys()
     for name, mine in ours.items():
         its = theirs[name]
-        if "counts" in ours and name in ("ids", "counts"):
+        if "counts" in ours and name in ("ids", "counts", "log_probabilities"):
             wide = min(mine.shape[-1], its.shape[-1])
             if mine[..., wide:].any() or its[..., wide:].any():
                 return False
@@ -145,7 +153,9 @@ def test_tokens_that_do_not_count_cost_a_bit(codec):
     counted = torch.zeros(2, 800, dtype=torch.bool)
     counted[:, [3, 799]] = True
     logits = torch.full((2, 800, 50), torch.nan)
-    logits[counted] = logits_of(4, 50)
+    sure = logits_of(4, 50)
+    sure[:, 7] += 100  # draws at other positions are others, and here of as many classes
+    logits[counted] = sure
     rows = codec.encode(Dense(logits), rows_of(2, counted))
     few = codec.encode(Dense(logits[:, [3, 799]]), rows_of(2, counted[:, [3, 799]]))
     assert rows.shape[1] <= few.shape[1] + 800 // 8
@@ -199,6 +209,26 @@ def test_the_label_is_always_known():
     )
 
 
+@given(
+    st.integers(1, 3), st.integers(0, 5), st.integers(2, 200), st.integers(1, 40), st.booleans(), st.integers(0, 2**31)
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_log_probabilities_of_draws_come_back(rows, length, classes, draws, entropy, seed):
+    logits = logits_of(rows, length, classes, seed=seed, scale=4.0)
+    counted = torch.rand(rows, length, generator=torch.Generator().manual_seed(seed)) < 0.7
+    codec = SampledCodec(draws=draws, entropy=entropy, log_probabilities=True)
+    shown = codec.decode(codec.encode(Dense(logits), rows_of(rows, counted)), counted)
+    bare = codec.model_copy(update={"log_probabilities": False})
+    less = bare.decode(bare.encode(Dense(logits), rows_of(rows, counted)), counted)
+    assert same(replace(shown, log_probabilities=None), less)
+    exact = logits.double().log_softmax(-1).gather(-1, shown.ids.long())
+    used = shown.counts > 0
+    assert used.any(-1).equal(counted)
+    # half precision: 2^-11 of the value, and below 6e-5 a fixed step; logs of float32 sums are right to some 1e-6
+    torch.testing.assert_close(shown.log_probabilities[used].double(), exact[used], rtol=2**-11 + 1e-6, atol=3e-6)
+    assert not shown.log_probabilities[~used].any()
+
+
 def test_impossible_classes_are_stored_with_a_finite_log_probability():
     logits = logits_of(2, 300)
     logits[:, 4:] = -torch.inf
@@ -212,12 +242,16 @@ def test_impossible_classes_are_stored_with_a_finite_log_probability():
 
 
 def test_bytes_of_a_token():
-    """18 bits for each different class of 151,936, 49 for the counts, 16 for the entropy; and as much for top-k as it says."""
+    """18 bits for each different class of 151,936, 49 for the counts, 16 for the entropy, and 16 more for each class where
+    log-probabilities are stored; and as much for top-k as it says.
+    """
     logits = logits_of(1, 64, 151936, scale=3.0)
     logits[..., :8] += 15  # as peaked as text is: about 12 different classes
     sampled = SampledCodec().encode(Dense(logits), rows_of(1))
     different = float((SampledCodec().decode(sampled).counts > 0).sum(-1).float().mean())
     assert sampled.shape[1] / 64 == pytest.approx((18 * different + 49 + 16) / 8, abs=0.5)
+    told = SampledCodec(log_probabilities=True).encode(Dense(logits), rows_of(1))
+    assert (told.shape[1] - sampled.shape[1]) / 64 == pytest.approx(2 * different)
     top = TopKCodec().encode(Dense(logits), rows_of(1))
     assert top.shape[1] / 64 == pytest.approx((50 * (18 + 16) + 16) / 8, abs=0.5)
 
@@ -232,7 +266,20 @@ def test_codecs_are_chosen_by_name_and_named_by_a_store():
         assert codec_of(codec.plain()) == codec
     head = Head(torch.ones(3, 2))
     assert codec_of(HiddenCodec().made(head).plain(), head).plain() == HiddenCodec().made(head).plain()
-    assert [one.offers for one in CODECS[::2]] == [Offer.OUTCOMES, Offer.EXPECTATIONS]
+    assert [one.offers for one in CODECS] == [Offer.OUTCOMES] * 2 + [Offer.EXPECTATIONS] * 3
+
+
+def test_a_store_of_draws_keeps_its_name_when_a_setting_is_added():
+    """The key of a store is made of these; and its bytes stand first in those of more."""
+    assert SampledCodec().plain() == {"name": "sampled", "draws": 50, "seed": 0, "entropy": True}
+    assert SampledCodec(log_probabilities=True).plain()["log-probabilities"] is True
+    logits, counted = logits_of(3, 4, 300), torch.arange(4) < torch.tensor([4, 1, 3])[:, None]
+    less, more = (
+        SampledCodec(draws=9, log_probabilities=one).encode(Dense(logits), rows_of(3, counted)) for one in (False, True)
+    )
+    for ours, theirs in zip(less, more, strict=True):
+        size = int(ours[:4].numpy().view("<u4")[0])
+        assert torch.equal(ours[4:size], theirs[4:size])  # after the size of the row
 
 
 # The seam: a teacher whose logits are stored

@@ -89,7 +89,7 @@ def test_draws_invert_the_distribution(classes, shift):
     logits = logits_of(3, classes, seed=1, shift=shift)
     logits[:, classes // 2 + 1 :: 5] = -torch.inf
     chances = torch.from_numpy(uniforms(5, np.arange(3), np.arange(3), np.arange(3), 40))
-    ids, entropy = drawn(logits, chances)
+    ids, log_total, entropy = drawn(logits, chances)
     p = softmax(logits)
     reach = p.cumsum(1)
     for row in range(3):
@@ -100,12 +100,14 @@ def test_draws_invert_the_distribution(classes, shift):
         assert (chances[row].numpy() >= reach[row, own] - p[row, own] - 1e-5).all()
     # float32 sums over V terms, and 500 times 1e-7 where the logits are so large
     assert entropy.numpy() == pytest.approx(stats.entropy(p, axis=1), abs=2e-3 if shift else 1e-4)
+    exact = logits.double().logsumexp(-1).numpy()
+    assert log_total.numpy() == pytest.approx(exact, abs=1e-4 if shift else 1e-5)
 
 
 def test_extreme_chances_draw_classes_that_have_mass():
     logits = torch.full((1, 200), -torch.inf)
     logits[0, [3, 70, 190]] = torch.tensor([0.0, 1.0, 2.0])
-    ids, _ = drawn(logits, torch.tensor([[0.0, 5e-324, 1 - 2**-53]], dtype=torch.float64))
+    ids, *_ = drawn(logits, torch.tensor([[0.0, 5e-324, 1 - 2**-53]], dtype=torch.float64))
     assert ids.tolist() == [[3, 3, 190]]
 
 

@@ -69,8 +69,10 @@ class Sampled:
     """Classes drawn from each row's distribution, with how often each was drawn: unbiased means under the teacher.
 
     ``ids``: int [..., n], each class once; unused places have a count of 0. ``counts``: int [..., n]. ``entropy``: of the whole
-    distribution, nats, [...]; without it a forward KL is known up to a constant, and its gradient wholly.
-    Anshumann et al. 2025 (arXiv:2503.16870).
+    distribution, nats, [...]. ``log_probabilities``: of each class under the whole softmax, nats, at temperature 1, [..., n].
+    Without either a forward KL is known up to a constant; its gradient is the same with any of them. Where both are known
+    ``log_probabilities`` is read: the variance of ``log p - log q`` is 0 where both are equal, and minus the entropy, though
+    exact, leaves that of ``log q``. Anshumann et al. 2025 (arXiv:2503.16870).
     """
 
     offers: ClassVar[Offer] = Offer.EXPECTATIONS
@@ -79,6 +81,7 @@ class Sampled:
     counts: Tensor
     classes: int
     entropy: Tensor | None = None
+    log_probabilities: Tensor | None = None
 
     @property
     def rows(self) -> torch.Size:
@@ -103,10 +106,14 @@ class Sampled:
 
     def at(self, places: Tensor) -> Self:
         """See `Storage.at`."""
-        ids, counts = (one.flatten(0, -2)[places] for one in (self.ids, self.counts))
-        return replace(
-            self, ids=ids, counts=counts, entropy=None if self.entropy is None else self.entropy.flatten()[places]
+        flat = replace(
+            self,
+            ids=self.ids.flatten(0, -2),
+            counts=self.counts.flatten(0, -2),
+            entropy=None if self.entropy is None else self.entropy.flatten(),
+            log_probabilities=None if self.log_probabilities is None else self.log_probabilities.flatten(0, -2),
         )
+        return flat._rows(places)
 
     def cut(self, classes: int) -> Self:
         """See `Storage.cut`."""
@@ -114,16 +121,30 @@ class Sampled:
 
     def chunk(self, start: int, stop: int, room: Tensor | None = None) -> Self:
         """See `Storage.chunk`."""
-        entropy = None if self.entropy is None else self.entropy[start:stop]
-        return replace(self, ids=self.ids[start:stop], counts=self.counts[start:stop], entropy=entropy)
+        return self._rows(slice(start, stop))
+
+    def _rows(self, which: Tensor | slice) -> Self:
+        """Some rows of [N]."""
+        return replace(
+            self,
+            ids=self.ids[which],
+            counts=self.counts[which],
+            entropy=None if self.entropy is None else self.entropy[which],
+            log_probabilities=None if self.log_probabilities is None else self.log_probabilities[which],
+        )
 
     def outcomes(self, start: int, stop: int, temperature: float = 1.0) -> Outcomes:
-        """See `Storage.outcomes`; means under them are unbiased, and that of ``log_p`` is minus the entropy if that is known."""
+        """See `Storage.outcomes`; means under them are unbiased. ``log_p`` is each class's own, or minus the entropy, or 0."""
         _demand_one(temperature)
-        weights = self.chunk(start, stop).weights
-        entropy = torch.zeros_like(weights[:, 0]) if self.entropy is None else self.entropy[start:stop].float()
-        known = -entropy[:, None].expand_as(weights)
-        return Outcomes(known, weights, self.ids[start:stop].long().clamp_min(0), weighted=True)
+        own = self.chunk(start, stop)
+        weights = own.weights
+        if own.log_probabilities is not None:
+            known = torch.where(own.counts > 0, wide(own.log_probabilities).clamp_min(FLOOR), FLOOR)
+        elif own.entropy is not None:
+            known = -own.entropy.float()[:, None].expand_as(weights)
+        else:
+            known = torch.zeros_like(weights)
+        return Outcomes(known, weights, own.ids.long().clamp_min(0), weighted=True)
 
 
 @dataclass(frozen=True, slots=True)

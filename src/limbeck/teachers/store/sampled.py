@@ -1,13 +1,16 @@
 """Classes drawn from every token's distribution: a few bytes a token, and means under the teacher that are right on average."""
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from limbeck.config import Config
+from limbeck.losses.divergences import FLOOR
 from limbeck.losses.offer import Offer
 from limbeck.losses.sparse import Sampled
 from limbeck.losses.storages import Head, Storage
@@ -33,6 +36,9 @@ class SampledCodec(Config):
     """Of the draws."""
     entropy: bool = True
     """Store each distribution's entropy, without which a forward KL is known up to a constant only; in half precision."""
+    log_probabilities: Annotated[bool, Field(exclude_if=lambda stored: not stored)] = False
+    """Store the log-probability of each different class too, in half precision, 16 bits for each. It is read in place of the
+    entropy: the nearer the student, the less the variance of a forward KL's value. Its gradient is the same."""
 
     def made(self, head: Head | None = None) -> "SampledCodec":
         """Itself."""
@@ -42,12 +48,14 @@ class SampledCodec(Config):
         """See `Codec.encode`."""
         kept = Kept.of(logits, rows)
         ids = np.empty((len(kept.places), self.draws), dtype=np.int64)
-        entropy = np.empty(len(kept.places), dtype=np.float64)
+        entropy, logs = np.empty(len(kept.places)), np.empty(ids.shape if self.log_probabilities else (len(ids), 0))
         for place, chunk in chunks(logits, kept.places):
             row, position = kept.row[place], kept.position[place]
             chances = uniforms(self.seed, rows.ids[row], rows.views[row], position, self.draws)
-            own, known = drawn(chunk, torch.from_numpy(chances).to(chunk.device), self.entropy)
+            own, log_total, known = drawn(chunk, torch.from_numpy(chances).to(chunk.device), self.entropy)
             ids[place], entropy[place] = own.cpu().numpy(), known.cpu().numpy()
+            if self.log_probabilities:
+                logs[place] = (chunk.gather(1, own).double() - log_total[:, None]).cpu().numpy()
         sound = np.isfinite(entropy)
         half = np.where(sound, entropy, 0).clip(min=0).astype("<f2")
         other = ids[:, 1:] != ids[:, :-1]  # where the next class begins: the classes ascend
@@ -57,7 +65,12 @@ class SampledCodec(Config):
         def body(own: slice) -> bits.Bytes:
             counts = np.packbits(other[own].reshape(-1), bitorder="little")
             classes = bits.packed(ids[own][first[own]], width)
-            return np.concatenate([counts, classes, half[own].view(np.uint8)] if self.entropy else [counts, classes])
+            parts = [counts, classes]
+            if self.entropy:
+                parts.append(half[own].view(np.uint8))
+            if self.log_probabilities:
+                parts.append(logs[own][first[own]].clip(FLOOR, 0).astype("<f2").view(np.uint8))
+            return np.concatenate(parts)
 
         return framed(logits, rows, kept, sound, body)
 
@@ -79,11 +92,12 @@ class SampledCodec(Config):
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(different)])
         bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(frames.counts, dtype=np.int64)])
         entries = np.diff(ends[bounds]).tolist()
-        _, classes, entropy = frames.parts(
+        _, classes, entropy, logs = frames.parts(
             [
                 [bits.size_of(n, 1) for n in steps],
                 [bits.size_of(n, width) for n in entries],
                 [2 * n * self.entropy for n in frames.counts],
+                [2 * n * self.log_probabilities for n in entries],
             ]
         )
         times = np.diff(
@@ -91,13 +105,20 @@ class SampledCodec(Config):
         )  # a token's first class begins it, so none runs into the next
         wide = int(different.max(initial=1))
         at = np.arange(len(begins)) - ends[token] + token * wide
-        ids, counts = np.zeros((total, wide), np.int32), np.zeros((total, wide), np.int16)
-        ids.reshape(-1)[at] = bits.unpacked(classes, entries, width)
-        counts.reshape(-1)[at] = times
-        half = np.concatenate([np.empty(0, np.uint8), *entropy]).view("<f2").astype(np.float32)
+
+        def placed(values: NDArray[np.generic], dtype: type[np.generic]) -> Tensor:
+            out = np.zeros((total, wide), dtype)
+            out.reshape(-1)[at] = values
+            return frames.spread(torch.from_numpy(out), 0, device)
+
         return Sampled(
-            frames.spread(torch.from_numpy(ids), 0, device),
-            frames.spread(torch.from_numpy(counts), 0, device),
+            placed(bits.unpacked(classes, entries, width), np.int32),
+            placed(times, np.int16),
             frames.classes,
-            frames.spread(torch.from_numpy(half), 0, device) if self.entropy else None,
+            frames.spread(torch.from_numpy(_halves(entropy)), 0, device) if self.entropy else None,
+            placed(_halves(logs), np.float32) if self.log_probabilities else None,
         )
+
+
+def _halves(parts: Sequence[bits.Bytes]) -> NDArray[np.float32]:
+    return np.concatenate([np.empty(0, np.uint8), *parts]).view("<f2").astype(np.float32)

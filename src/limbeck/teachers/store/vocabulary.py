@@ -76,9 +76,9 @@ def known_and_rest(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return known - log_total, others.log() - log_total
 
 
-def drawn(logits: Tensor, uniforms: Tensor, entropy: bool = True) -> tuple[Tensor, Tensor]:
-    """Classes drawn from each row of [n, V] with replacement, int64 [n, draws], and the rows' entropies, float64 [n], or, without
-    ``entropy``, only their log-sum-exps. Neither is finite where the logits are no distribution.
+def drawn(logits: Tensor, uniforms: Tensor, entropy: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Classes drawn from each row of [n, V] with replacement, int64 [n, draws], and the rows' log-sum-exps and entropies, float64
+    [n]; without ``entropy`` the former twice. Neither is finite where the logits are no distribution.
 
     ``uniforms``: float64 [n, draws], ascending; so are the classes. By inversion: the block by its mass, then the class inside.
     """
@@ -96,7 +96,8 @@ def drawn(logits: Tensor, uniforms: Tensor, entropy: bool = True) -> tuple[Tenso
     at = torch.searchsorted(inside, left[..., None], right=True)[
         ..., 0
     ]  # the first to reach further has a mass of its own
-    return block * _BLOCK + at.clamp_max_(_BLOCK - 1), total[:, 0].log() + shift[:, 0] - means / total[:, 0]
+    log_total = total[:, 0].log() + shift[:, 0]
+    return block * _BLOCK + at.clamp_max_(_BLOCK - 1), log_total, log_total - means / total[:, 0]
 
 
 def _masses(logits: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
