@@ -64,12 +64,17 @@ def test_a_decoder_is_shrunk_taught_and_delivered(pairs, tmp_path, capsys):
     model = {"name": "from-config", "model-type": "bart", "settings": {"d_model": 16, **BART}}
     teacher = {"model": model, "training": {"steps": 30, "batch-size": 16, "optimizer": ADAM}}
     student = {"name": "shrunk", "layers": {"decoder": 1}}
-    code, out = run(told(pairs, "text-to-text", teacher=teacher, student=student), tmp_path)
+    asked = told(pairs, "text-to-text", teacher=teacher, student=student)
+    asked["evidence"] |= {"samples": 4, "new-tokens": 8, "exact-match": "squad"}
+    code, out = run(asked, tmp_path)
     assert not code, capsys.readouterr().err
     evidence = json.loads((out / "evidence.json").read_text())
     arm = evidence["arms"]["distilled"]["mean"]
     assert arm["score"] == pytest.approx(1 - arm["metrics"]["bits-per-byte"] / 8, rel=1e-5)
     assert evidence["fidelity"]["distilled"]["kl"] > 0
+    assert evidence["samples"]["compared"] == "squad"
+    assert 0 <= evidence["samples"]["arms"]["distilled"]["likeliest"]["exact_match"] <= 1
+    assert "English articles and white space (SQuAD)" in (out / "report.html").read_text()
     delivered = limbeck.load(out)
     assert (len(delivered.module.model.encoder.layers), len(delivered.module.model.decoder.layers)) == (2, 1)
     texts = delivered.generate(["the cat sat on", "a dog"], most=6)

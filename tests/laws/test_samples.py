@@ -1,20 +1,28 @@
 """What is told of written texts: it hangs on no batch, no padding and no global random state."""
 
+import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from tests.fakes import causal
+from tests.laws.test_evidence_report import realistic
 from tests.laws.test_next_token import table
 
 from limbeck.data.examples import Examples
 from limbeck.data.language import NextToken
 from limbeck.data.sifting import Length, Pattern
 from limbeck.data.tokenizers import Tokenizer
-from limbeck.evidence.samples import Wrote, told
+from limbeck.errors import LimbeckError
+from limbeck.evidence.besides import Form, Samples, Writing
+from limbeck.evidence.samples import FORMS, Wrote, told
+from limbeck.evidence.tables import writing
 from limbeck.models.generation import Text
 from limbeck.models.marking import Marks
+from limbeck.recipe.reading import parse
 from limbeck.run import samples
+from limbeck.run.experiment import from_recipe
 from limbeck.run.samples import Prompt, prompts_of, reference, writings
 
 MOST = 8
@@ -101,6 +109,59 @@ def test_the_numbers_are_what_they_say():
     assert told(wrote).exact_match is None
     assert told(wrote).rouge_l is None
     assert told(wrote, [None, None, None]).exact_match is None
+
+
+FORMS_OF = {
+    # said after the one prompt: whether it is "The Paris" in each form
+    " The  Paris\n": (1, 1, 1),
+    "the paris.": (0, 1, 1),
+    "Ｔｈｅ Ｐａｒｉｓ": (0, 1, 0),  # full width, which SQuAD leaves
+    "Paris!": (0, 0, 1),
+    "The Pari": (0, 0, 0),
+    "": (0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("said", FORMS_OF, ids=repr)
+def test_a_form_says_when_a_text_is_its_reference(said):
+    right = [Text((1, 2), "The Paris", True)]
+    found = {form: told(Wrote([[1]], [said], [True]), right, form=form) for form in get_args(Form)}
+    assert tuple(one.exact_match for one in found.values()) == FORMS_OF[said]
+    assert FORMS.keys() == found.keys()
+    assert len({one.model_copy(update={"exact_match": None}).model_dump_json() for one in found.values()}) == 1
+
+
+def test_a_recipe_says_the_form_and_is_the_same_recipe_without():
+    base = (
+        "limbeck: 1\nname: a\ndata: {source: uci-digits}\nstudent: mlp\nteacher: {model: mlp}\ntraining: {steps: 1}\n"
+    )
+    plain, text, squad = (
+        parse(base + more) for more in ("", "evidence: {exact-match: text}\n", "evidence: {exact-match: squad}\n")
+    )
+    assert (plain.evidence.exact_match, squad.evidence.exact_match) == ("text", "squad")
+    assert plain.hash == text.hash != squad.hash
+    assert "exact-match" not in plain.plain()["evidence"]
+    with pytest.raises(LimbeckError, match=r"'evidence\.exact-match' says how what language models write is compared"):
+        from_recipe(squad)
+    with pytest.raises(LimbeckError, match=r"evidence\.exact-match: .*rouge"):
+        parse(base + "evidence: {exact-match: rouge}\n")
+
+
+@pytest.mark.parametrize(("form", "says"), [("text", "white space"), ("squad", "English articles")])
+def test_the_report_says_in_which_form_texts_were_compared(form, says):
+    evidence, *_ = realistic(rows=60, seeds=1)
+    wrote = told(Wrote([[1]], ["Paris"], [True]), [Text((1,), "the Paris", True)], form=form)
+    both = Samples(
+        prompts=1, new_tokens=4, temperature=1.0, seed=0, compared=form, reference=wrote,
+        arms={"distilled": Writing(likeliest=wrote, drawn=wrote)},
+    )  # fmt: skip
+    note = writing(evidence.model_copy(update={"samples": both}))["note"]
+    assert says in note.partition("Exactly the reference: but for ")[2]
+    earlier = {name: value for name, value in both.model_dump(mode="json").items() if name != "compared"}
+    assert Samples.model_validate_json(json.dumps(earlier)).compared == "text", "of before there was a choice"
+    none = wrote.model_copy(update={"exact_match": None})
+    bare = both.model_copy(update={"arms": {"distilled": Writing(likeliest=none, drawn=none)}})
+    assert "Exactly" not in writing(evidence.model_copy(update={"samples": bare}))["note"], "nothing was compared"
 
 
 def test_what_is_watched_for_is_a_share_of_the_texts():

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import string
 
 import numpy as np
@@ -151,9 +152,10 @@ def test_common_subsequences_are_those_of_the_table():
 def test_squad_is_its_definition():
     def official(text):  # lower, no punctuation, no articles, single spaces: in the order of the paper's script
         bare = "".join(letter for letter in text.lower() if letter not in set(string.punctuation))
-        return " ".join(word for word in bare.split() if word not in {"a", "an", "the"})
+        return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
     texts = ["The  Beatles!", "a man, a plan", "U.S.A.", "An-other", "then", "  x\ty ", "the", "1.5", "-3", "Ärger."]
+    texts += ["the—end", "“The End”", "the\u00a0cat", "theta a"]
     assert [g.squad(one) for one in texts] == [official(one) for one in texts]
     assert g.squad("The  Beatles!") == "beatles"
 

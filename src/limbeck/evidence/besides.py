@@ -1,8 +1,13 @@
 """What ``evidence.json`` holds of some runs alone: several teachers, written texts, tasks, clients."""
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeInt
 
 from limbeck.evidence.records import Bootstrap, Difference, Record, Verdict
+
+Form = Literal["text", "folded", "squad"]
+"""In which form what is written is compared with its reference, see `limbeck.evidence.samples.FORMS`."""
 
 
 class Member(Record):
@@ -55,7 +60,7 @@ class Written(Record):
     ended: float | None
     """Share of texts that ended within the longest length."""
     exact_match: float | None
-    """Share of texts that are the continuation in the data, but for white space; null where there is no such one."""
+    """Share of texts that are the continuation in the data, both as ``compared`` says; null where there is no such one."""
     rouge_l: float | None = None
     """Mean likeness to the continuation in the data, in tokens (ROUGE-L, F1); null where there is no such one."""
     teacher_nll: float | None = None
@@ -83,6 +88,9 @@ class Samples(Record):
     temperature: float
     """Of the drawing."""
     seed: int
+    compared: Form = "text"
+    """What is left out where a text is compared with its reference. ``text``: white space. ``folded``: case, width and stops at
+    the end too. ``squad``: case, ASCII punctuation, English articles and white space."""
     reference: Written
     """What stands there in the data, cut at the same length."""
     arms: dict[str, Writing]

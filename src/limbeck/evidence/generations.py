@@ -6,6 +6,8 @@ stands where there is nothing to measure, as in an empty text. Cut texts before 
 would count as repetition.
 """
 
+import re
+import string
 import unicodedata
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -107,10 +109,8 @@ def squad(text: str) -> str:
 
     Not for numbers: 1.5 becomes 15 and -3 becomes 3.
     """
-    from string import punctuation
-
-    kept = text.lower().translate(str.maketrans("", "", punctuation))
-    return " ".join(word for word in kept.split() if word not in ("a", "an", "the"))
+    kept = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())  # between other punctuation too, as its script does
 
 
 def exact_match(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from limbeck.data.measure import ACCURACY
-from limbeck.evidence.besides import Written
+from limbeck.evidence.besides import Form, Written
 from limbeck.evidence.figures import compute, lasting, number, percent, share, short, size
 from limbeck.evidence.metrics import TITLES
 from limbeck.evidence.records import Arm
@@ -178,11 +178,19 @@ def writing(evidence: Evidence) -> dict[str, Any] | None:
         "what stands there, cut at the same length. Higher is not better: compare with the reference. Different tokens become "
         "rarer, and repetitions more frequent, as texts grow longer."
     )
+    if any(one["name"] == _EXACT for one in rows):
+        note += f" {_EXACT}: {_COMPARED[found.compared]}."
     if found.reference.teacher_nll is not None:
         note += " KL to the teacher there: from the writer's next tokens to its teacher's, along what it wrote itself."
     return {"names": names, "rows": rows, "note": " ".join([note, *reasons])}
 
 
+_EXACT = "Exactly the reference"
+_COMPARED: dict[Form, str] = {
+    "text": "but for white space",
+    "folded": "but for case, width, white space and stops at the end",
+    "squad": "but for case, punctuation, English articles and white space (SQuAD)",
+}
 _WRITTEN: tuple[tuple[str, Callable[[Written], str | None]], ...] = (
     ("Different tokens (distinct-1)", lambda one: share(one.distinct_1)),
     ("Different pairs (distinct-2)", lambda one: share(one.distinct_2)),
@@ -190,7 +198,7 @@ _WRITTEN: tuple[tuple[str, Callable[[Written], str | None]], ...] = (
     ("Texts that go in a loop", lambda one: share(one.looping)),
     ("Mean length, tokens", lambda one: None if one.mean_length is None else number(one.mean_length, 1)),
     ("Texts that end", lambda one: share(one.ended)),
-    ("Exactly the reference", lambda one: share(one.exact_match)),
+    (_EXACT, lambda one: share(one.exact_match)),
     ("Tokens in common with it (ROUGE-L)", lambda one: share(one.rouge_l)),
     ("NLL by the teacher, nats a token", lambda one: _score(one.teacher_nll)),
     ("KL to the teacher there, nats a token", lambda one: _score(one.teacher_kl)),

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from limbeck.config import Config, choice, digest
 from limbeck.data.sifting import Watch
 from limbeck.data.sources import Data
+from limbeck.evidence.besides import Form
 from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import ModelSpec, Spec
 from limbeck.objective import Labels, SoftTargets, Terms
@@ -67,6 +68,10 @@ class EvidencePart(Config):
     """Of language models: after how many prompts of the test part the report tells what they write; 0 for none."""
     new_tokens: Annotated[int, Field(ge=1, le=1024)] = 48
     """Of language models: how many tokens they write after each at most."""
+    exact_match: Annotated[Form, Field(exclude_if=lambda form: form == "text")] = "text"
+    """Of language models: when what they write is the reference. ``text``: but for white space. ``folded``: but for case, width
+    and stops at the end too, for any language. ``squad``: but for case, ASCII punctuation, articles and white space, for
+    English (Rajpurkar et al. 2016)."""
     watch: Watch = Field(default_factory=dict)
     """Of language models: what to look for in what they write, by names such as ``refusals``: filters, see ``data.filter``."""
 

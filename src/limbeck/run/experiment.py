@@ -15,6 +15,7 @@ from limbeck.data.examples import Splits
 from limbeck.data.sifting import Filter, told
 from limbeck.data.tokenizers import TASK
 from limbeck.errors import DataError
+from limbeck.evidence.besides import Form
 from limbeck.evidence.metrics import check_names
 from limbeck.evidence.verdict import SMALLEST_EFFECT
 from limbeck.models.specs import BuildContext, Spec
@@ -71,6 +72,7 @@ class Experiment:
     apart: bool = False
     samples: int = 32
     new_tokens: int = 48
+    exact_match: Form = "text"
     watch: Mapping[str, Filter] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -79,6 +81,11 @@ class Experiment:
         if self.watch and self.splits.task.gives != "tokens":
             raise DataError(
                 "'evidence.watch' looks at what language models write, and here nobody writes: leave it out."
+            )
+        if self.exact_match != "text" and (self.splits.task.gives != "tokens" or not self.samples):
+            raise DataError(
+                "'evidence.exact-match' says how what language models write is compared with its reference, and here nobody "
+                "writes: leave it out."
             )
         for part in ("train", "validation", "test"):
             if not len(getattr(self.splits, part)):
@@ -221,6 +228,7 @@ def from_recipe(recipe: Recipe, code: bool = False) -> Experiment:
             apart=recipe.evidence.apart,
             samples=recipe.evidence.samples,
             new_tokens=recipe.evidence.new_tokens,
+            exact_match=recipe.evidence.exact_match,
             watch=recipe.evidence.watch,
             trackers=recipe.trackers,
         )

@@ -91,7 +91,7 @@ def samples_of(
         Text.of(one.following, known, Ends.of(known)) if one.whole and strange not in one.following.tolist() else None
         for one in prompts
     ]
-    references, watch = reference(known, prompts, most), experiment.watch
+    references, watch, form = reference(known, prompts, most), experiment.watch, experiment.exact_match
     if marking is not None:
         ends = Ends.of(known, begin_of(marking, reader.tokenizer))
         references = _marked(None, marking, [one.ids for one in prompts], references, ends)
@@ -100,9 +100,10 @@ def samples_of(
         new_tokens=most,
         temperature=TEMPERATURE,
         seed=_SEED,
+        compared=form,
         reference=told(references, watch=watch),
         arms={
-            name: Writing(likeliest=told(one, right, watch), drawn=told(two, right, watch))
+            name: Writing(likeliest=told(one, right, watch, form), drawn=told(two, right, watch, form))
             for name, (one, two) in wrote.items()
         },
         left_out=left,
