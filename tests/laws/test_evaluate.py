@@ -100,15 +100,41 @@ def test_one_temperature_alone_softens_both_sides(divergence, head):
     agree(grads(loss, student), grads(dense, student), **CLOSE)
 
 
+def exact_of(side):
+    """The same numbers in float64."""
+    head = side.head
+    weight, bias = (None if one is None else one.detach().double().requires_grad_() for one in (head.weight, head.bias))
+    return Chunked(side.hidden.detach().double().requires_grad_(), replace(head, weight=weight, bias=bias))
+
+
+# A row's gradient is its slopes less q times their sum, and errors are of their size. Of the steady ones the slopes have 0.7
+# to 2.0 times the norm of what is left of them, of others 2.3 to 14: where a student is sure, nearly all of them goes.
+STEADY = (d.ForwardKl, d.SkewKl, d.ContinuousJensenShannon)
+
+
 @names
 def test_chunked_is_dense_in_float32(divergence):
-    student, teacher = sides(torch.float32)
-    counts = torch.full((ROWS,), 1 / ROWS)
-    loss, _ = streamed(student, [Asked(divergence, teacher, counts)])
-    dense = (counts * d.dense(divergence, whole(student), whole(teacher))).sum()
-    # float32 sums of a hundred numbers around 1: some 1e-7 of the value
-    torch.testing.assert_close(loss, dense, rtol=1e-6, atol=1e-6)
-    agree(grads(loss, student), grads(dense, student), rtol=1e-5, atol=1e-6)
+    """To 1e-6 of the value, and of the gradient's norm or a few of that; and as near as dense is to what is right."""
+    counts, errors = torch.full((ROWS,), 1 / ROWS), {"chunked": [], "dense": []}
+    near = 1e-6 if isinstance(divergence, STEADY) else 5e-6
+    for seed in range(50):
+        student, teacher = sides(torch.float32, seed=seed)
+        loss, _ = streamed(student, [Asked(divergence, teacher, counts)])
+        dense = (counts * d.dense(divergence, whole(student), whole(teacher))).sum()
+        # means of 23 sums of a hundred numbers, each rounded to 6e-8: both sums are off by 3e-7 at most
+        torch.testing.assert_close(loss, dense, rtol=5e-7, atol=0)
+        ours, theirs = grads(loss, student), grads(dense, student)
+        agree(ours, theirs, rtol=1e-6, atol=1e-6)
+        wide, other = exact_of(student), exact_of(teacher)
+        right = grads((counts.double() * d.dense(divergence, whole(wide), whole(other))).sum(), wide)
+        for one, two, exact in zip(ours, theirs, right, strict=True):
+            # the worst of 50 seeds: 4.5e-7 of the norm for the steady ones, 2.4e-6 for others
+            assert float((one - two).norm() / exact.norm()) < near
+            for name, found in (("chunked", one), ("dense", two)):
+                errors[name].append(float((found - exact).norm() / exact.norm()))
+                assert errors[name][-1] < near
+    # either may be the nearer one, by a factor of two, in a single gradient; means of all 150 are within 5 % of each other
+    assert sum(errors["chunked"]) < 1.1 * sum(errors["dense"])
 
 
 @names
