@@ -18,7 +18,7 @@ from limbeck.errors import LimbeckError, SignalError
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.labelling import label
 from limbeck.teachers.store import Store, describe, store_key
-from limbeck.teachers.store.codec import packed
+from limbeck.teachers.store.codec import Column, gather, joined, packed
 from limbeck.teachers.store.writer import Writer
 from limbeck.teachers.stored import StoredTeacher
 from limbeck.teachers.teacher import Provides
@@ -427,3 +427,20 @@ def test_a_lookup_is_fast(tmp_path):
         for batch in batches:
             cached.observe(batch, LOGITS)
     assert 20_000 / (time.process_time() - start) > 50_000
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])  # rows of bytes are moved in another way
+@pytest.mark.parametrize("length", [None, 3, 9])
+def test_rows_of_any_length_are_padded_and_cropped(dtype, length):
+    lengths = [[4, 0, 7], [2, 5]]
+    rows = [[torch.arange(1, n + 1, dtype=dtype) for n in own] for own in lengths]
+    pieces = {at: joined([Column(row[None], (0,)) for row in own]) for at, own in enumerate(rows)}
+    assert all(piece.offsets is not None for piece in pieces.values())
+    asked = [(1, 1), (0, 2), (-1, -1), (0, 1), (0, 0), (1, 0), (0, 2)]
+    found = gather("states", tuple(np.array(one) for one in zip(*asked, strict=True)), pieces, length)
+    assert found.dtype == dtype
+    assert found.shape == (len(asked), 7 if length is None else length)
+    for (piece, row), one in zip(asked, found, strict=True):
+        own = rows[piece][row][:length] if piece >= 0 else one[:0]
+        assert torch.equal(one[: len(own)], own)
+        assert not one[len(own) :].any()

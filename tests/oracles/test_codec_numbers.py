@@ -67,8 +67,11 @@ def test_uniforms_are_splitmix64():
 
 @pytest.mark.parametrize("classes", WIDTHS)
 @pytest.mark.parametrize("shift", SHIFTS)
-def test_the_likeliest_and_the_rest(classes, shift):
-    logits, k = logits_of(3, classes, shift=shift), min(20, classes)
+@pytest.mark.parametrize(
+    "most", [3, 20, 128]
+)  # found among all classes, in one block after another, or in ever smaller ones
+def test_the_likeliest_and_the_rest(classes, shift, most):
+    logits, k = logits_of(3, classes, shift=shift), min(most, classes)
     logits[0, :: max(1, classes // 5)] = logits[0].max() + 1  # equal ones
     values, ids = likeliest(logits, k)
     assert torch.equal(values, logits.topk(k).values)

@@ -52,6 +52,13 @@ class Column:
         size = self.values[0].numel() * self.values.element_size() if len(self.values) else 0
         return self.values.reshape(-1).view(torch.uint8).numpy().reshape(len(self.values), size)
 
+    @cached_property
+    def strips(self) -> tuple[NDArray[np.uint8], Ints] | None:
+        """The bytes of rows that are bytes of any number, and where each begins, the end as well; None where rows are others."""
+        if self.offsets is None or self.kind != ("uint8", 1, (0,)):
+            return None
+        return self.values.numpy(), np.asarray(self.offsets.numpy(), dtype=np.int64)
+
     def row(self, index: int) -> Tensor:
         """Row ``index`` in its own shape."""
         if self.offsets is None or self.shapes is None:
@@ -123,6 +130,8 @@ def gather(name: str, places: tuple[Ints, Ints], columns: Mapping[int, Column], 
     alike = first.shape is not None and all(column.form == first.form for column in used)
     if alike and (length is None or all(first.values.shape[1 + axis] == length for axis in first.tokens)):
         return _same(piece, row, columns, first)
+    if all(column.strips is not None for column in used):
+        return _strips(piece, row, columns, length)
     tokens = {axis for column in used for axis in column.tokens}
     rows = {at: columns[piece[at]].row(row[at]) for at in range(len(piece)) if piece[at] >= 0}
     if length is None:
@@ -159,3 +168,17 @@ def _same(piece: Ints, row: Ints, columns: Mapping[int, Column], like: Column) -
         back[order] = np.arange(len(order))
         out = out[back]
     return torch.from_numpy(out).view(like.values.dtype).reshape(len(piece), *like.values.shape[1:])
+
+
+def _strips(piece: Ints, row: Ints, columns: Mapping[int, Column], length: int | None) -> Tensor:
+    """Rows of bytes of any length: a batch has many, and a tensor for each would take most of the time."""
+    found = [np.empty(0, np.uint8)] * len(piece)
+    for at, (number, index) in enumerate(zip(piece.tolist(), row.tolist(), strict=True)):
+        if number >= 0 and (strips := columns[number].strips) is not None:
+            values, offsets = strips
+            found[at] = values[offsets[index] : offsets[index + 1]]
+    length = max(map(len, found), default=0) if length is None else length
+    out = np.zeros((len(piece), length), dtype=np.uint8)
+    for at, one in enumerate(found):
+        out[at, : len(one)] = one[:length]
+    return torch.from_numpy(out)

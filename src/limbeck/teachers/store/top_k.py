@@ -1,6 +1,5 @@
 """The likeliest classes of every token with their log-probabilities, and what all the others have together."""
 
-import math
 from typing import ClassVar, Final, Literal
 
 import numpy as np
@@ -92,10 +91,12 @@ def _exact(logs: Tensor, whole: bool) -> Tensor:
     all are scaled to add up to 1, and then rounded down. Unless these are the ``whole`` distribution they leave `_LEAST`: what
     reads them takes the rest for 1 less a sum, in float32, and the logarithm of 0 would be infinitely wrong in a reverse KL.
     """
-    logs = logs.double()
-    if not whole:
-        logs[:, -1:].clamp_min_(math.log(_LEAST) + torch.logsumexp(logs[:, :-1], -1, keepdim=True))
-    known = torch.log_softmax(logs, -1)[:, :-1].clamp_min(FLOOR)
-    single = known.float()
-    found: Tensor = torch.where(single > known, torch.nextafter(single, single.new_tensor(-torch.inf)), single)
-    return found
+    shares = logs.double().numpy()
+    p = np.exp(shares)  # twice as fast as torch's
+    rest = p[:, -1:]
+    total = p[:, :-1].sum(1, keepdims=True)
+    total += rest if whole else np.maximum(rest, _LEAST * total)
+    known = np.clip(shares[:, :-1] - np.log(total), FLOOR, 0)
+    single = known.astype(np.float32)
+    single.view(np.int32)[...] += single > known  # the next number below: none is positive
+    return torch.from_numpy(single)

@@ -15,6 +15,7 @@ from limbeck.losses.offer import Offer
 from limbeck.losses.storages import Dense, Storage
 
 _BLOCK: Final = 64
+_NARROWER: Final = 8  # blocks of 64 first, of 8 among what is left, then classes
 _CHUNK: Final = 2**24  # logits of one product with the head: 64 MiB
 _CACHED: Final = 2**18  # logits that stay in the cache
 _MODEST: Final = 40.0  # exponentials of logits up to here, and sums of them, are far inside the range of float32
@@ -42,23 +43,22 @@ def chunks(logits: Storage, places: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield slice(start, start + len(own)), chunk
 
 
-def likeliest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def likeliest(logits: Tensor, k: int, size: int = _BLOCK) -> tuple[Tensor, Tensor]:
     """The k largest logits [n, k] of each row of [n, V], largest first, and their classes, int64; of equal ones any.
 
-    A block whose maximum is not among the k largest maxima holds none of them.
+    A block whose maximum is not among the k largest maxima holds none of them. What is left is narrowed down by smaller blocks.
     """
     classes = logits.shape[1]
-    blocks = classes // _BLOCK
-    if 4 * k > blocks:
+    blocks = classes // size
+    if size == 1 or 2 * k > blocks:
         values, ids = logits.topk(k)
         return values, ids
-    peaks = torch.cat([_blocked(logits[part]).amax(2) for part in _few(logits)])
+    peaks = torch.cat([_blocked(logits[part], size).amax(2) for part in _few(logits)])
     best = peaks.topk(k, sorted=False).indices
-    row = torch.arange(len(logits), device=logits.device)[:, None]
-    inside = torch.cat([_blocked(logits)[row, best].flatten(1), logits[:, blocks * _BLOCK :]], 1)
-    values, at = inside.topk(k)
-    own = best.gather(1, (at // _BLOCK).clamp_max_(k - 1)) * _BLOCK + at % _BLOCK
-    return values, torch.where(at < k * _BLOCK, own, at - k * _BLOCK + blocks * _BLOCK)
+    inside = torch.cat([_windows(logits, best, size).flatten(1), logits[:, blocks * size :]], 1)
+    values, at = likeliest(inside, k, size // _NARROWER)
+    own = best.gather(1, (at // size).clamp_max_(k - 1)) * size + at % size
+    return values, torch.where(at < k * size, own, at + (blocks - k) * size)
 
 
 def known_and_rest(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,16 +86,17 @@ def drawn(logits: Tensor, uniforms: Tensor, entropy: bool = True) -> tuple[Tenso
     reach = sums.cumsum(-1)
     total = reach[:, -1:]
     target = torch.minimum(uniforms * total, _below(total))
-    block = torch.searchsorted(reach, target, right=True).clamp_max_(
-        sums.shape[1] - 1
-    )  # beyond only where there is NaN
-    left = target - (reach - sums).gather(1, block)
-    inside = (_members(logits, block).float() - shift[..., None]).exp_().cumsum(-1, dtype=torch.float64)
-    whole = inside[..., -1]
-    left = torch.minimum((left * (whole / sums.gather(1, block))).clamp_min_(0), _below(whole))
-    at = torch.searchsorted(inside, left[..., None], right=True)[
-        ..., 0
-    ]  # the first to reach further has a mass of its own
+    block = torch.searchsorted(reach, target, right=True)
+    block = block.clamp_max_(sums.shape[1] - 1)  # beyond only where there is NaN
+    left, mass = target - (reach - sums).gather(1, block), sums.gather(1, block)
+    at = torch.empty_like(block)
+    for part in _few(logits, block.shape[1] * _BLOCK):
+        inside = (_members(logits[part], block[part]).float() - shift[part, :, None]).exp_()
+        inside = inside.double().cumsum(-1)  # with a ``dtype`` it is slower
+        whole = inside[..., -1]
+        own = torch.minimum((left[part] * (whole / mass[part])).clamp_min_(0), _below(whole))
+        # the first to reach further has a mass of its own
+        at[part] = torch.searchsorted(inside, own[..., None], right=True)[..., 0]
     log_total = total[:, 0].log() + shift[:, 0]
     return block * _BLOCK + at.clamp_max_(_BLOCK - 1), log_total, log_total - means / total[:, 0]
 
@@ -141,29 +142,37 @@ def _exponentials(logits: Tensor, shift: Tensor) -> Iterator[tuple[slice, Tensor
         yield part, own, torch.sub(own, shift[part], out=room).exp_() if moved else torch.exp(own, out=room)
 
 
-def _few(logits: Tensor) -> Iterator[slice]:
-    """All rows, as many at a time as are best read again and again."""
-    rows = max(1, _CACHED // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+def _few(logits: Tensor, width: int = 0) -> Iterator[slice]:
+    """All rows, as many at a time as are best read again and again; ``width``: the numbers that one takes, 0: its classes."""
+    width = width or logits.shape[1]
+    rows = max(1, _CACHED // width) if logits.device.type == "cpu" else max(1, len(logits))
     for start in range(0, len(logits), rows):
         yield slice(start, start + rows)
 
 
-def _blocked(values: Tensor) -> Tensor:
-    """[n, V] as [n, blocks, members], but for what is left over."""
-    blocks = values.shape[1] // _BLOCK
-    return values[:, : blocks * _BLOCK].view(len(values), blocks, _BLOCK)
+def _blocked(values: Tensor, size: int = _BLOCK) -> Tensor:
+    """[n, V] as [n, blocks, size], but for what is left over."""
+    blocks = values.shape[1] // size
+    return values[:, : blocks * size].view(len(values), blocks, size)
+
+
+def _windows(values: Tensor, block: Tensor, size: int = _BLOCK) -> Tensor:
+    """Some whole blocks of each row of [n, V], int64 [n, m], as [n, m, size]; each copied at once, and not number by number."""
+    row = torch.arange(len(values), device=values.device)[:, None]
+    starts = block * size + row * values.shape[1]
+    return values.flatten().unfold(0, size, 1).index_select(0, starts.flatten()).view(*block.shape, size)
 
 
 def _members(logits: Tensor, block: Tensor) -> Tensor:
     """The logits of some blocks of each row, [n, draws, members]; minus infinity where what is left over is no whole block."""
-    row, blocks = torch.arange(len(logits), device=logits.device)[:, None], logits.shape[1] // _BLOCK
+    blocks = logits.shape[1] // _BLOCK
     over = logits[:, blocks * _BLOCK :]
     if not over.shape[1]:
-        return _blocked(logits)[row, block]
+        return _windows(logits, block)
     over = torch.nn.functional.pad(over, (0, _BLOCK - over.shape[1]), value=-torch.inf)[:, None]
     if not blocks:
         return over.expand(-1, block.shape[1], -1)
-    return torch.where((block < blocks)[..., None], _blocked(logits)[row, block.clamp(max=blocks - 1)], over)
+    return torch.where((block < blocks)[..., None], _windows(logits, block.clamp(max=blocks - 1)), over)
 
 
 def _below(value: Tensor) -> Tensor:
