@@ -16,6 +16,7 @@ from safetensors.torch import save as safetensors_of
 from tests.fakes.memory import GIGABYTE, at_most
 from tests.fakes.openai_server import Fake, Tiny, V, running
 from tests.fakes.rows import LOGITS, Named, batch_of, examples
+from tests.fakes.served_writers import writing
 from tests.laws.test_groups import evidence
 
 from limbeck.data.batch import Batch
@@ -27,7 +28,7 @@ from limbeck.models.weights import read as weights_of
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.served.settings import Served
 from limbeck.teachers.served.teacher import ServedTeacher
-from limbeck.teachers.served.writer import Sampling, ServedWriter
+from limbeck.teachers.served.writer import Sampling
 from limbeck.teachers.stored import StoredTeacher
 
 SECONDS = 5.0
@@ -192,7 +193,7 @@ def prompted(folder, name, content):
 
 
 def wrote(folder, name, content):
-    with ServedWriter(answering(content), Sampling(max_tokens=9), folder) as writer:
+    with writing(answering(content), Sampling(max_tokens=9), folder) as writer:
         writer.write(["a b c"])
 
 

@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 from tests.fakes.openai_server import Fake, Tiny, V, running
+from tests.fakes.served_writers import writing
 from tests.fakes.server_clients import BATCH, LOGITS, made, said
 
 from limbeck.data.batch import Batch
 from limbeck.errors import SignalError
-from limbeck.teachers.served.writer import Sampling, ServedWriter
+from limbeck.teachers.served.writer import Sampling
 
 
 @pytest.fixture
@@ -217,10 +218,10 @@ def test_texts_that_cannot_be_read_are_not_sent(fake):
 
 
 def test_a_writer_whose_server_gives_fewer_texts_or_none(fake):
-    with made(fake, kind=ServedWriter, what=Sampling(samples=2, max_tokens=4)) as writer:
+    with made(fake, kind=writing, what=Sampling(samples=2, max_tokens=4)) as writer:
         fake.quirk = lambda number, answer: {**answer, "choices": answer["choices"][:1]}
         assert "1 of the 2 texts" in said(lambda: writer.write(["a"]))
         for broken in ([], [{}], [{"message": None, "finish_reason": "stop"}], [3]):
             fake.quirk = lambda number, answer, broken=broken: {**answer, "choices": broken}
             assert "no answer in 3 tries" in said(lambda: writer.write(["a"]))
-    assert "said in a chat" in said(lambda: made(fake, kind=ServedWriter, what=Sampling(by="completions", system="s")))
+    assert "said in a chat" in said(lambda: made(fake, kind=writing, what=Sampling(by="completions", system="s")))

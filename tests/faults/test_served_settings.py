@@ -6,12 +6,13 @@ import traceback
 
 import pytest
 from tests.fakes.openai_server import Fake, Tiny, running
+from tests.fakes.served_writers import writing
 from tests.fakes.server_clients import BATCH, LOGITS, made, said
 
 from limbeck.errors import Busy, LimbeckError, SettingError
 from limbeck.teachers.served.ledger import FILE, Ledger, Tokens
 from limbeck.teachers.served.settings import Limit, Prices, Rate, Served
-from limbeck.teachers.served.writer import Sampling, ServedWriter
+from limbeck.teachers.served.writer import Sampling
 
 KEY = "sk-canary-7f3a9c51e2b84d60"
 
@@ -49,7 +50,7 @@ def test_the_key_is_sent_and_nowhere_else(fake, tmp_path, monkeypatch, caplog, c
             seen += ["".join(traceback.format_exception(caught.value)), repr(caught.value)]
         fake.quirk = lambda number, answer: answer
         teacher.observe(BATCH, LOGITS)
-    with made(fake, tmp_path, ServedWriter, Sampling(max_tokens=9), key_from="MY_KEY") as writer:
+    with made(fake, tmp_path, writing, Sampling(max_tokens=9), key_from="MY_KEY") as writer:
         fake.quirk = lambda number, answer: {
             **answer,
             "choices": [{"message": {"content": f"the key is {KEY}"}, "finish_reason": "stop"}],

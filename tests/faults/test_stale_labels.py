@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from tests.fakes.openai_server import Fake, Tiny, V, running
+from tests.fakes.served_writers import writing
 from tests.faults.test_language_preflight import swapped
 from tests.journeys.test_language_recipe import SIZES, made  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -17,7 +18,7 @@ from limbeck.recipe import Recipe
 from limbeck.run.labelling import Labelling
 from limbeck.teachers.served.settings import Served
 from limbeck.teachers.served.teacher import ServedTeacher
-from limbeck.teachers.served.writer import Sampling, ServedWriter
+from limbeck.teachers.served.writer import Sampling
 from limbeck.training.progress import Watcher
 
 LOGITS = frozenset({"logits"})
@@ -240,11 +241,11 @@ SAMPLING = {
 def test_texts_that_were_written_otherwise_are_asked_again(tmp_path, name, tried):
     more, names = ENDPOINTS.get(name, ({}, {}))
     sampling = WRITTEN.model_copy(update=SAMPLING.get(name, {}))
-    with running(Behind()) as server, ServedWriter(served(server), WRITTEN, tmp_path) as writer:
+    with running(Behind()) as server, writing(served(server), WRITTEN, tmp_path) as writer:
         writer.write(["a b", "c"])
         writer.write(["a b", "c"])
         assert len(server.asked) == 2
-    with running(Behind(**names)) as server, ServedWriter(served(server, **more), sampling, tmp_path) as writer:
+    with running(Behind(**names)) as server, writing(served(server, **more), sampling, tmp_path) as writer:
         writer.write(["a b.", "c."] if name == "the prompt" else ["a b", "c"])
         assert len(server.asked) == 2, name
     tried(changes_of_what_labels_depend_on=1)

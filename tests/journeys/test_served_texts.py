@@ -12,7 +12,8 @@ import limbeck
 from limbeck.errors import LimbeckError, SignalError
 from limbeck.evidence.schema import Evidence
 from limbeck.models.writers import Vllm
-from limbeck.regimes.sequence_level import SequenceLevel, written
+from limbeck.regimes.sequence_level import SequenceLevel
+from limbeck.regimes.writing import written
 from limbeck.teachers.author import Author, Wanted
 from limbeck.teachers.served.settings import Manner, Served
 from limbeck.teachers.served.teacher import ServedTeacher
@@ -40,7 +41,8 @@ def test_its_texts_are_the_labels_and_are_paid_for_once(fake, folders, tmp_path)
         with teacher_at(fake, tmp_path / "served") as teacher:
             assert isinstance(teacher, Teacher)
             assert isinstance(teacher, Author)
-            new, _ = written(found, teacher, settings, tmp_path / "written")
+            (new, same), _ = written(found, teacher, settings, tmp_path / "written")
+            assert same is teacher
         rows = [new.table.raw(row) for row in new.rows.tolist()]
         # five words are cut at three, and a cut text would teach a wrong end
         assert rows == [
@@ -51,10 +53,11 @@ def test_its_texts_are_the_labels_and_are_paid_for_once(fake, folders, tmp_path)
         assert len(fake.asked) == 3  # of four prompts two are alike
     assert {(one["n"], one["max_tokens"], one["temperature"]) for one in fake.asked} == {(2, 3, 0.5)}
     with teacher_at(fake, tmp_path / "served") as teacher:
-        assert teacher.worth(["who", "a bird"], settings.wanted) == (0, 0)
-        sent, most = teacher.worth(["who", "new", "new"], settings.wanted)
-        assert most == 2 * 3
-        assert 3 <= sent < 1000
+        kept = teacher.writing(["who", "a bird"], settings.wanted, False)
+        assert (kept.requests, kept.input, kept.output) == (0, 0, 0)
+        new = teacher.writing(["who", "new", "new"], settings.wanted, True)  # it tells nothing, so nothing is marked
+        assert (new.requests, new.output) == (1, 2 * 3)
+        assert 3 <= new.input < 1000
     assert len(fake.asked) == 3
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.fakes.served_writers import writing
 from tests.journeys import test_language_recipe as journey
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -21,7 +22,7 @@ from limbeck.data.batch import Batch
 from limbeck.errors import LimbeckError
 from limbeck.teachers.served.settings import Served
 from limbeck.teachers.served.teacher import ServedTeacher
-from limbeck.teachers.served.writer import Sampling, ServedWriter
+from limbeck.teachers.served.writer import Sampling
 
 pytestmark = [
     pytest.mark.vllm,
@@ -206,13 +207,13 @@ def test_another_vocabulary_is_noticed(server):
 
 
 def test_texts_are_written_and_say_why_they_ended(server):
-    with ServedWriter(told(server), Sampling(by="completions", max_tokens=4, samples=2)) as writer:
+    with writing(told(server), Sampling(by="completions", max_tokens=4, samples=2)) as writer:
         (first, second), other = writer.write(["the cat", "a dog sat"])
     assert first != second
     assert all(one.finish in ("length", "stop") for one in (first, second, *other))
-    with ServedWriter(told(server), Sampling(max_tokens=4)) as writer:
+    with writing(told(server), Sampling(max_tokens=4)) as writer:
         refused(lambda: writer.write(["the cat"]), "no chat template", "by: completions")
-    with ServedWriter(told(server), Sampling(by="completions", max_tokens=400)) as writer:
+    with writing(told(server), Sampling(by="completions", max_tokens=400)) as writer:
         refused(lambda: writer.write(["the cat"]), "cannot write so long a text", "Lower 'max-tokens'")
 
 

@@ -15,8 +15,9 @@ from limbeck.data.tasks import CLASSES
 from limbeck.data.tokenizers import loaded
 from limbeck.errors import LimbeckError
 from limbeck.models.generation import generated
-from limbeck.regimes.sequence_level import SequenceLevel, _writer, _wrote
-from limbeck.regimes.sequence_level import written as timed
+from limbeck.regimes.sequence_level import SequenceLevel
+from limbeck.regimes.writing import _writer, _wrote
+from limbeck.regimes.writing import written as timed
 from limbeck.teachers.local import LocalTeacher
 from limbeck.teachers.teacher import Provides
 
@@ -28,7 +29,7 @@ FEW = SequenceLevel(max_new_tokens=8)
 
 def written(*given, **more):
     """What was written, without the time."""
-    return timed(*given, **more)[0]
+    return timed(*given, **more)[0][0]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_labels_are_what_the_teacher_writes_and_nothing_of_the_data(sides, tmp_p
     said = _wrote(
         _writer(module, tokenizer, prompts, SOME), module, tokenizer, prompts, SOME, 0
     )  # by the teacher's own tokens
-    expected = [(prompt, text) for prompt, (text, ended) in zip(prompts * 2, said, strict=True) if ended]
+    expected = [(prompt, one.text) for prompt, one in zip(prompts * 2, said, strict=True) if one.ended]
     assert rows == expected
     assert 4 < len(rows) <= 12
     assert all(text != "it sat" for _, text in rows)
@@ -100,8 +101,8 @@ def test_the_likeliest_text_is_the_models_own(sides):
     _, _, tokenizer = sides
     module, prompts = causal.made("llama", vocab_size=len(loaded(tokenizer).tokenizer)), [one for one, _ in PROMPTS]
     said = _wrote(_writer(module, tokenizer, prompts, FEW), module, tokenizer, prompts, FEW, 0)
-    assert [text for text, _ in said] == generated(module, tokenizer, prompts, 8)
-    assert len({text for text, _ in said}) > 1
+    assert [one.text for one in said] == generated(module, tokenizer, prompts, 8)
+    assert len({one.text for one in said}) > 1
 
 
 def test_a_text_without_an_end_or_a_letter_teaches_nothing(sides, tmp_path, caplog):
@@ -123,7 +124,7 @@ def test_what_a_filter_rejects_of_the_teachers_texts_is_listed_and_not_learnt(si
     def never(*_, **__):
         raise AssertionError("other filters judge the same texts")
 
-    monkeypatch.setattr("limbeck.regimes.sequence_level._wrote", never)
+    monkeypatch.setattr("limbeck.regimes.writing._wrote", never)
     filtered = SOME.model_copy(update={"filter": (Words(words=(letter,)),)})
     some = texts_of(written(found, LocalTeacher(module, "t"), filtered, tmp_path))
     out = [pair for pair in every if Words(words=(letter,)).reasons([pair[1]])[0] is not None]

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.openai_server import Clock, Fake, Tiny, V, running
+from tests.fakes.served_writers import writing
 
 from limbeck.data.batch import REAL, Batch
 from limbeck.errors import LimbeckError
@@ -24,7 +25,7 @@ from limbeck.teachers.served.pace import MINUTE, Pace
 from limbeck.teachers.served.reading import Row
 from limbeck.teachers.served.settings import Limit, Prices, Rate, Served
 from limbeck.teachers.served.teacher import ServedTeacher
-from limbeck.teachers.served.writer import Sampling, ServedWriter
+from limbeck.teachers.served.writer import Sampling
 from limbeck.teachers.teacher import Teacher
 
 LOGITS = frozenset({"logits"})
@@ -377,7 +378,7 @@ def test_texts_are_marked_where_they_were_cut_or_withheld(fake, tmp_path):
     fake.quirk = withheld
     sampling = Sampling(samples=2, max_tokens=3, system="be brief", temperature=0.7, seed=5)
     for _ in range(2):
-        with ServedWriter(settings_of(fake), sampling, tmp_path) as writer:
+        with writing(settings_of(fake), sampling, tmp_path) as writer:
             short, long, again, filtered = writer.write(["a b", "a b c d", "a b", "a secret"])
     assert short == again
     assert [(one.text, one.finish, one.whole) for one in short] == [("a0 b0", "stop", True), ("a1 b1", "stop", True)]
@@ -396,7 +397,7 @@ def test_texts_are_marked_where_they_were_cut_or_withheld(fake, tmp_path):
 
 
 def test_completions_are_written_without_a_template(fake):
-    with ServedWriter(settings_of(fake), Sampling(by="completions", max_tokens=9)) as writer:
+    with writing(settings_of(fake), Sampling(by="completions", max_tokens=9)) as writer:
         assert [[one.text for one in row] for row in writer.write(["x y", "z"])] == [["x0 y0"], ["z0"]]
     assert fake.asked[0].keys() >= {"prompt"}
 
@@ -404,6 +405,6 @@ def test_completions_are_written_without_a_template(fake):
 def test_a_text_costs_at_most_what_was_reserved_for_it(fake):
     served = settings_of(fake, limit=Limit(tokens=600), concurrency=4)
     sampling = Sampling(samples=2, max_tokens=10)
-    with ServedWriter(served, sampling) as writer, pytest.raises(LimbeckError, match="might pass the limit"):
+    with writing(served, sampling) as writer, pytest.raises(LimbeckError, match="might pass the limit"):
         writer.write([f"tell of {number} ä 漢字" for number in range(40)])
     assert 0 < fake.billed <= 600

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar, cast, runtime_checkable
 
 from limbeck.config import Config
+from limbeck.teachers.author import Wanted
 from limbeck.training.settings import Training
 from limbeck.training.stage import Stage
 from limbeck.training.workshop import Trained
@@ -98,6 +99,11 @@ class Teaching(Protocol):
         ...
 
     @property
+    def wanted(self) -> Wanted | None:
+        """What the teacher is to write after each training row's prompt; None: nothing."""
+        ...
+
+    @property
     def core(self) -> "Teaching":
         """The regime whose arms are compared, and whose steps and compute a control gets: itself, unless all arms end alike."""
         ...
@@ -127,6 +133,11 @@ class Common(Config):
     def making_seconds(self, plan: "Plan", seeds: int) -> float:
         """0: nothing is made."""
         return 0.0
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """None: nothing is written."""
+        return None
 
     @property
     def core(self) -> Teaching:

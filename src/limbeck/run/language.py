@@ -19,8 +19,7 @@ from limbeck.regimes.plan import Plan
 from limbeck.run.experiment import Experiment
 from limbeck.run.tokenizers import ROWS, described, differences, endless, joined, texts_of
 from limbeck.signals.capture import show
-from limbeck.teachers.author import Wanted
-from limbeck.teachers.served.teacher import Outstanding
+from limbeck.teachers.expense import Charged, Expense
 
 _SAME: Final = 1e-4  # bits per byte: of the same model, in another arrangement
 _FLOAT: Final = 4  # bytes
@@ -100,56 +99,60 @@ def logits_bytes(experiment: Experiment, plan: Plan) -> int:
 
 
 def expense(experiment: Experiment) -> Told:
-    """What a served teacher would still cost: every text that it will be asked about, less the answers that are kept.
+    """What a teacher would still cost that is paid for: all that it will be asked, less the answers that are kept.
 
     Raises:
         PreflightError: that is more than the limit leaves. Nothing was asked yet.
     """
-    told = Told()
-    outstanding = getattr(experiment.teacher, "outstanding", None)
-    if outstanding is None:
+    told, teacher, splits = Told(), experiment.teacher, experiment.splits
+    if not isinstance(teacher, Charged):
         return told
-    splits = experiment.splits
-    wanted = getattr(experiment.regime.core, "wanted", None)
+    wanted = experiment.regime.core.wanted
     if wanted is not None:
-        told.found.append(("served texts", _written(experiment, wanted)))
-    if not experiment.teacher.provides.names:  # type: ignore[union-attr]
+        rows = [splits.train.table.raw(row) for row in splits.train.rows.tolist()]
+        prompts = [one[0] for one in rows if not isinstance(one, str)]
+        marked = any(term.needs().teacher for term in experiment.terms)
+        most = teacher.writing(prompts, wanted, marked)
+        told.found.append(
+            (
+                "served texts",
+                f"after {len(rows):,} prompts, at most {most.input:,} tokens sent and {most.output:,} written"
+                f"{' and marked' * (marked and teacher.provides.unseen)}: {_price(most)}; nothing is sent that might pass the "
+                "limit",
+            )
+        )
+        if most.beyond:
+            told.warnings.append(
+                f"The texts of the served teacher may take more than the limit leaves ({most.left}): then the run stops there, "
+                "and what was paid for is kept. To be sure, raise teacher.served.limit, or lower data.limit or "
+                "regime.max-new-tokens."
+            )
+    if not teacher.provides.unseen:
         return told
     parts = (splits.validation, splits.test) if wanted is not None else (splits.train, splits.validation, splits.test)
-    found: Outstanding = outstanding(tokens for part in parts for tokens in _asked_about(part.as_read_by("teacher")))
+    found = teacher.marking(tokens for part in parts for tokens in _asked_about(part.as_read_by("teacher")))
     written = "; texts that 'augment' writes anew come on top" if experiment.views != 0 else ""
-    price = (
-        f"{found.money:.4g} at the prices given"
-        if found.priced
-        else "what that costs is not known: give teacher.served.prices"
-    )
     spent = f"; {found.spent_money:.4g} spent so far" if found.priced and found.spent_money else ""
     told.found.append(
         (
             "served teacher",
-            f"{found.requests:,} requests to come, {found.input:,} tokens sent and {found.output:,} written: {price}{spent}"
-            f"{written}",
+            f"{found.requests:,} requests to come, {found.input:,} tokens sent and {found.output:,} written: "
+            f"{_price(found)}{spent}{written}",
         )
     )
     if found.beyond:
         raise PreflightError(
             f"Asking the served teacher about all {found.requests:,} texts that are not answered yet sends {found.input:,} "
-            f"tokens and costs {price}, and the limit leaves {found.beyond}. Nothing was asked. Raise teacher.served.limit, or "
-            "lower data.limit, data.test or data.max-length."
+            f"tokens and costs {_price(found)}, and the limit leaves {found.left}. Nothing was asked. Raise "
+            "teacher.served.limit, or lower data.limit, data.test or data.max-length."
         )
     return told
 
 
-def _written(experiment: Experiment, wanted: Wanted) -> str:
-    """What the texts take at most that a served teacher is to write."""
-    train: Any = experiment.splits.train
-    rows = [train.table.texts.raw(row) for row in train.rows.tolist()]
-    author: Any = experiment.teacher
-    sent, written = author.worth([one[0] for one in rows if not isinstance(one, str)], wanted)
-    prices = author.served.prices
-    price = f": {(sent * prices.input + written * prices.output) / 1e6:.4g} at the prices given" if prices else ""
-    tokens = f"at most {sent:,} tokens sent and {written:,} written{price}"
-    return f"after {len(rows):,} prompts, {tokens}; nothing is sent that might pass the limit"
+def _price(found: Expense) -> str:
+    if found.priced:
+        return f"{found.money:.4g} at the prices given"
+    return "what that costs is not known: give teacher.served.prices"
 
 
 def _asked_about(examples: Examples) -> Iterable[tuple[int, ...]]:

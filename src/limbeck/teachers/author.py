@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
+
+Name: TypeAlias = bytes | int
+"""A token: what it is written as, or its number."""
+Step: TypeAlias = tuple[tuple[Name, float], ...]
+"""The written token and, after it, the likeliest in its place, likeliest first; each with its log-probability in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,15 @@ class Wanted:
     temperature: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What was written; whether the author ended it by itself; and, of one that tells, how probable each token was."""
+
+    text: str
+    ended: bool
+    steps: tuple[Step, ...] = ()
+
+
 @runtime_checkable
 class Author(Protocol):
     """What a `Teacher` may be besides. One whose model is here need not be: `limbeck.models.writers` write with that."""
@@ -26,14 +40,10 @@ class Author(Protocol):
         """Names whatever its texts hang on beside the teacher's fingerprint and what is wanted."""
         ...
 
-    def write(self, prompts: Sequence[str], wanted: Wanted) -> list[list[tuple[str, bool]]]:
-        """For each prompt the wanted texts, and whether the model ended it by itself.
+    def write(self, prompts: Sequence[str], wanted: Wanted) -> list[list[Text]]:
+        """For each prompt the wanted texts. What it wrote before, it gives again.
 
         Raises:
             LimbeckError: it cannot be asked, or does not write as is wanted.
         """
-        ...
-
-    def worth(self, prompts: Sequence[str], wanted: Wanted) -> tuple[int, int]:
-        """Tokens that would be sent and written at most for what it has not written yet. Nothing is sent."""
         ...

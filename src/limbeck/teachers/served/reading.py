@@ -2,59 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from limbeck.errors import SignalError
-from limbeck.losses.divergences import FLOOR
+from limbeck.teachers.likeliest import Row
 from limbeck.teachers.served.client import Unanswered
 
-NO_CLASS: Final = -1
 PADDING: Final = -2
 """What stands for a token that pads a vocabulary, as no text has it: its probability belongs to the rest."""
 _PADDED: Final = 1024  # tokens beyond its next multiple are no padding
-_NEVER: Final = -9999.0  # how vLLM writes minus infinity, which JSON lacks
+NEVER: Final = -9999.0
+"""How vLLM writes minus infinity, which JSON lacks."""
 _RAW: Final = "Is the server started with --logprobs-mode for logits? Leave that out."
 _SLACK: Final = 1e-2  # a sum above 1 that rounding in half precision may explain
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What a model thinks of the n tokens of one text: ``ids`` int32 [n, k], likeliest first, ``logs`` float32 [n, k].
-
-    Position i is about token i + 1; the last one, about a token that the text does not have, is empty.
-    """
-
-    ids: NDArray[np.int32]
-    logs: NDArray[np.float32]
-
-    @classmethod
-    def empty(cls, length: int, top: int) -> "Row":
-        """Nothing is known."""
-        return cls(np.full((length, top), NO_CLASS, np.int32), np.full((length, top), FLOOR, np.float32))
-
-    def packed(self) -> bytes:
-        """The bytes that are kept."""
-        return (
-            np.array(self.ids.shape, "<i4").tobytes()
-            + self.ids.astype("<i4").tobytes()
-            + self.logs.astype("<f4").tobytes()
-        )
-
-    @classmethod
-    def unpacked(cls, content: bytes) -> "Row":
-        """What `packed` made bytes of."""
-        length, top = np.frombuffer(content[:8], "<i4").tolist()
-        ids, logs = np.frombuffer(content[8:], "<i4").reshape(2, length, top)
-        return cls(ids.astype(np.int32), logs.view("<f4").astype(np.float32))
-
-    @property
-    def fewest(self) -> int:
-        """How many tokens the position has that has fewest, of those that are about a token."""
-        return int((self.ids[:-1] != NO_CLASS).sum(1).min()) if len(self.ids) > 1 else 0
 
 
 def read(answer: Mapping[str, Any], prompt: Sequence[int], top: int, classes: int) -> Row:
@@ -98,11 +60,7 @@ def read(answer: Mapping[str, Any], prompt: Sequence[int], top: int, classes: in
                 f"{classes}: these are no log-probabilities. {_RAW}"
             )
         _with_own(ids, logs, entries, top, prompt[place])
-        if sum(map(math.exp, logs)) > 1 + _SLACK:
-            raise SignalError(
-                f"The served model's probabilities at position {place} sum to {sum(map(math.exp, logs)):.4g}: these are no "
-                "log-probabilities in nats."
-            )
+        demand_sum(logs, f"position {place}")
         row.ids[place - 1, : len(ids)] = [one if one < classes else PADDING for one in ids]
         row.logs[place - 1, : len(ids)] = np.minimum(logs, 0)
     return row
@@ -125,14 +83,7 @@ def _entries(given: Any, place: int, classes: int) -> dict[int, tuple[float, int
             )
         token = int(digits)
         value, rank = (entry.get("logprob"), entry.get("rank")) if isinstance(entry, Mapping) else (entry, None)
-        number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-        if not number <= _SLACK:
-            raise SignalError(
-                f"The served model's log-probability of token {token} at position {place} is "
-                + ("no number" if number != number else "above zero")
-                + ": the model has overflowed, or the server is broken. It is not used."
-                + f" {_RAW}" * (number > _SLACK)
-            )
+        number = checked(value, f"token {token} at position {place}")
         if (token >= classes and not _pads(token, entry, classes)) or token in found:
             raise SignalError(
                 f"The served model's answer has the token {token} at position {place} "
@@ -142,8 +93,38 @@ def _entries(given: Any, place: int, classes: int) -> dict[int, tuple[float, int
                     else f"of a vocabulary of {classes}: it is the vocabulary of another model."
                 )
             )
-        found[token] = (float(max(number, _NEVER)), rank if isinstance(rank, int) and not isinstance(rank, bool) else 0)
+        found[token] = (number, rank if isinstance(rank, int) and not isinstance(rank, bool) else 0)
     return found
+
+
+def checked(value: Any, what: str) -> float:
+    """A log-probability of ``what``, at least `NEVER`.
+
+    Raises:
+        SignalError: it is none.
+    """
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not number <= _SLACK:
+        raise SignalError(
+            f"The served model's log-probability of {what} is "
+            + ("no number" if number != number else "above zero")
+            + ": the model has overflowed, or the server is broken. It is not used."
+            + f" {_RAW}" * (number > _SLACK)
+        )
+    return float(max(number, NEVER))
+
+
+def demand_sum(logs: Sequence[float], where: str) -> None:
+    """Log-probabilities of several tokens are of one distribution.
+
+    Raises:
+        SignalError: their probabilities sum to more than 1.
+    """
+    if sum(map(math.exp, logs)) > 1 + _SLACK:
+        raise SignalError(
+            f"The served model's probabilities at {where} sum to {sum(map(math.exp, logs)):.4g}: these are no "
+            "log-probabilities in nats."
+        )
 
 
 def _pads(token: int, entry: Any, classes: int) -> bool:
@@ -158,7 +139,7 @@ def _likeliest(entries: Mapping[int, tuple[float, int]], top: int) -> tuple[list
         (-value, token)
         for token, (value, rank) in entries.items()
         if rank <= len(entries)
-        and value > _NEVER  # one that stands beside the likeliest m - 1 of m has a rank of m or more
+        and value > NEVER  # one that stands beside the likeliest m - 1 of m has a rank of m or more
     ]
     kept = sorted(kept)[:top]
     return [token for _, token in kept], [-value for value, _ in kept]
@@ -166,6 +147,6 @@ def _likeliest(entries: Mapping[int, tuple[float, int]], top: int) -> tuple[list
 
 def _with_own(ids: list[int], logs: list[float], entries: Mapping[int, tuple[float, int]], top: int, own: int) -> None:
     """Puts the text's ``own`` token, if it can be and is none of them, in the last one's place."""
-    value, _ = entries.get(own, (_NEVER, 0))
-    if own not in ids and value > _NEVER:
+    value, _ = entries.get(own, (NEVER, 0))
+    if own not in ids and value > NEVER:
         ids[top - 1 :], logs[top - 1 :] = [own], [value]

@@ -70,9 +70,10 @@ class Served(Config):
     """Tells this model from others that a server gives the same name; change it whenever the weights behind the name do."""
     key_from: Annotated[str, Field(min_length=1)] | None = None
     """The environment variable that has the key, such as OPENAI_API_KEY; null: no key is sent."""
-    logprobs: Literal["prompt", "none"] = "prompt"
-    """What it tells of its probabilities: those of every token of a text that it is sent (``prompt``, as vLLM does), or
-    nothing (``none``): then it writes texts alone, and its tokenizer may be any."""
+    logprobs: Literal["prompt", "written", "none"] = "prompt"
+    """What it tells of its probabilities: those of every token of a text that it is sent (``prompt``, as vLLM does); of every
+    token that it writes itself (``written``, as many do, in the regime ``sequence-level``); or nothing (``none``): then it
+    writes texts alone, and its tokenizer may be any."""
     writes: Manner = Manner()
     """How it is asked for texts."""
     top: Count = 20

@@ -2,49 +2,35 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self, cast
 
-import numpy as np
 import torch
 
 from limbeck.config import digest
 from limbeck.data.batch import REAL, Batch
 from limbeck.errors import LimbeckError, SignalError
 from limbeck.signals.capture import Signals
-from limbeck.signals.logits import Offer, TopK
-from limbeck.teachers.author import Wanted
-from limbeck.teachers.served.answers import Answers
+from limbeck.signals.logits import Offer
+from limbeck.teachers.author import Text, Wanted
+from limbeck.teachers.expense import Expense
+from limbeck.teachers.likeliest import Row, at_tokens
+from limbeck.teachers.served.account import Account
 from limbeck.teachers.served.client import Client, Json
-from limbeck.teachers.served.ledger import Ledger, Tokens
-from limbeck.teachers.served.reading import NO_CLASS, Row, read
+from limbeck.teachers.served.ledger import Tokens
+from limbeck.teachers.served.reading import read
 from limbeck.teachers.served.settings import Served
 from limbeck.teachers.served.writer import MOST_SAMPLES, WARMEST, Sampling, ServedWriter
 from limbeck.teachers.teacher import Provides
 
 LOGITS = frozenset({"logits"})
 _ENTRY, _ROOM = 256, 2**20  # bytes of one log-probability at most, and of the rest of an answer
+_PROBED = 8  # prompts, until one is gone on with
 _log = logging.getLogger(__name__)
 # Neutral, whatever the model's own generation settings are: older servers apply them to the prompt's logits too.
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-
-
-@dataclass(frozen=True)
-class Outstanding:
-    """What is still to be asked, and what that takes. ``beyond``: what the limit leaves, if that is less; else empty.
-
-    Money is 0 where no price was given (``priced``).
-    """
-
-    requests: int
-    input: int
-    output: int
-    money: float
-    priced: bool
-    spent_money: float
-    beyond: str
 
 
 class ServedTeacher:
@@ -64,19 +50,16 @@ class ServedTeacher:
     def __init__(
         self, served: Served, classes: int, folder: Path | None = None, *, client: Client | None = None
     ) -> None:
-        self._owned = Ledger(folder, served.limit, served.prices) if client is None else None
+        self._account = Account(served, folder, client=client)
+        said = self._account.said
+        self.served, self.classes = served, classes
         try:
-            self.client = client or Client(served, cast(Ledger, self._owned))
-            self.served, self.classes = served, classes
-            said = self.client.described()
             self._longest = _length(said)
-            self._fingerprint = digest(["served", served.model, served.revision, _identity(said), served.top, classes])
-            self._answers = Answers(folder)
         except BaseException:
-            if self._owned is not None:
-                self._owned.close()
+            self._account.close()
             raise
-        self._said = False
+        self._fingerprint = digest(["served", served.model, served.revision, _identity(said), served.top, classes])
+        self._said = self._own = False
 
     @property
     def fingerprint(self) -> str:
@@ -85,15 +68,20 @@ class ServedTeacher:
 
     @property
     def provides(self) -> Provides:
-        """The likeliest tokens and their tail, for any text; nothing if it tells nothing of its probabilities."""
+        """The likeliest tokens and their tail, for any text, or for its own alone; or nothing, as ``logprobs`` says."""
         if self.served.logprobs == "none":
             return Provides(frozenset(), Offer.EXPECTATIONS, unseen=False)
-        return Provides(LOGITS, Offer.OUTCOMES, self.classes)
+        return Provides(LOGITS, Offer.OUTCOMES, self.classes, unseen=self.served.logprobs == "prompt")
 
     @property
     def module(self) -> None:
         """None: it is elsewhere."""
         return None
+
+    @property
+    def client(self) -> Client:
+        """What asks."""
+        return self._account.client
 
     def observe(self, batch: Batch, needs: frozenset[str]) -> Signals:
         """The needed signals; see `Teacher.observe`. Texts that are alike are asked once, and kept answers are not asked again.
@@ -112,6 +100,11 @@ class ServedTeacher:
                 f"A served model shows its logits alone, not {', '.join(map(repr, sorted(lacking)))}: load the teacher here for "
                 "that."
             )
+        if needs and self.served.logprobs == "written":
+            raise SignalError(
+                "'logprobs' of the served model is 'written', so it shows its logits of texts that it writes itself, and of no "
+                "others: choose the regime 'sequence-level'."
+            )
         columns = batch.columns("teacher")
         if "input_ids" not in columns or columns["input_ids"].ndim != 2:
             raise SignalError(
@@ -125,61 +118,45 @@ class ServedTeacher:
         distinct = [prompt for prompt in dict.fromkeys(prompts) if len(prompt) > 1]
         asked = self.client.each([partial(self._row, prompt) for prompt in distinct])
         rows = dict(zip(distinct, asked, strict=True))
-        width = min(self.served.top, self.classes)
-        every = Row.empty(ids.numel(), width)
-        shown = every.ids.reshape(*ids.shape, width), every.logs.reshape(*ids.shape, width)
-        for place, prompt in enumerate(prompts):
-            if prompt in rows:
-                where = np.flatnonzero(mask[place].numpy())
-                shown[0][place, where] = np.maximum(rows[prompt].ids, NO_CLASS)
-                shown[1][place, where] = rows[prompt].logs
-        device = batch.ids.device
-        storage = TopK(torch.from_numpy(shown[0]).to(device), torch.from_numpy(shown[1]).to(device), self.classes)
-        return cast(Signals, {"logits": storage})
+        width, told = min(self.served.top, self.classes), [rows.get(prompt) for prompt in prompts]
+        return cast(Signals, {"logits": at_tokens(told, mask, width, self.classes, batch.ids.device)})
 
-    def outstanding(self, prompts: Iterable[tuple[int, ...]]) -> Outstanding:
-        """What `observe` would still send for these texts: each once, and none whose answer is kept. Nothing is sent."""
-        missing = [
-            prompt
-            for prompt in dict.fromkeys(prompts)
-            if len(prompt) > 1 and self._answers.find(self._key(prompt)) is None
-        ]
-        ledger, limit = self.client.ledger, self.served.limit
-        tokens = Tokens(sum(map(len, missing)), len(missing))
-        cost, spent = ledger.cost(tokens), ledger.spent
-        left = []
-        if limit.money is not None and spent.money + cost.money > limit.money:
-            left.append(f"{max(0.0, limit.money - spent.money):.4g} of {limit.money:.4g} in money")
-        if limit.tokens is not None and spent.tokens + cost.tokens > limit.tokens:
-            left.append(f"{max(0, limit.tokens - spent.tokens):,} of {limit.tokens:,} tokens")
-        return Outstanding(
-            requests=len(missing),
-            input=tokens.input,
-            output=tokens.output,
-            money=cost.money,
-            priced=self.served.prices is not None,
-            spent_money=spent.money,
-            beyond=" and ".join(left),
-        )
+    def marking(self, texts: Iterable[tuple[int, ...]]) -> Expense:
+        """See `Charged.marking`."""
+        find = self._account.answers.find
+        missing = [text for text in dict.fromkeys(texts) if len(text) > 1 and find(self._key(text)) is None]
+        return self._account.expense(len(missing), Tokens(sum(map(len, missing)), len(missing)))
+
+    def writing(self, prompts: Sequence[str], wanted: Wanted, marked: bool) -> Expense:
+        """See `Charged.writing`. A written text is sent back as a whole to be marked, and its prompt with it."""
+        writer = self._writer(wanted)
+        missing, each = writer.missing(prompts), [writer.most(one) for one in dict.fromkeys(prompts)]
+        new = [writer.most(one) for one in missing]
+        again = wanted.samples * len(each) * (marked and self.served.logprobs == "prompt")
+        sent = sum(one.input for one in new)
+        if again:
+            sent += wanted.samples * sum(one.input + wanted.most for one in each)
+        return self._account.expense(len(missing) + again, Tokens(sent, sum(one.output for one in new) + again))
 
     @property
     def manner(self) -> str:
         """See `Author.manner`."""
-        return digest(self.served.writes)
+        return digest([self.served.writes, self._told]) if self._told else digest(self.served.writes)
 
-    def write(self, prompts: Sequence[str], wanted: Wanted) -> list[list[tuple[str, bool]]]:
+    def write(self, prompts: Sequence[str], wanted: Wanted) -> list[list[Text]]:
         """See `Author.write`. Prompts that are alike are asked once, and kept answers are not asked again.
 
         Raises:
             LimbeckError: as `Client.post`; or no server writes at such a temperature, or so many samples.
+            SignalError: it does not tell the log-probabilities that it is asked for, or they are not sound.
         """
-        found = self._writer(wanted).write(prompts)
-        return [[(one.text, one.whole) for one in texts] for texts in found]
-
-    def worth(self, prompts: Sequence[str], wanted: Wanted) -> tuple[int, int]:
-        """See `Author.worth`."""
-        found = self._writer(wanted).worst(prompts)
-        return found.input, found.output
+        writer = self._writer(wanted)
+        self._demand_own(prompts, wanted)
+        found = writer.write(prompts)
+        counts = [len(step) - 1 for texts in found for one in texts for step in one.steps]
+        if counts:
+            self._demand_enough(min(counts))
+        return [[Text(one.text, one.whole, one.steps) for one in texts] for texts in found]
 
     def _writer(self, wanted: Wanted) -> ServedWriter:
         if wanted.temperature > WARMEST or wanted.samples > MOST_SAMPLES:
@@ -193,13 +170,43 @@ class ServedTeacher:
             samples=wanted.samples,
             temperature=wanted.temperature,
         )
-        return ServedWriter(self.served, sampling, client=self.client, answers=self._answers)
+        return ServedWriter(self._account, sampling, self._told)
+
+    def _demand_own(self, prompts: Sequence[str], wanted: Wanted) -> None:
+        """What it tells are its own log-probabilities; servers exist that tell those that a text is drawn by instead.
+
+        They are compared with those at temperature 1, of one token.
+        """
+        if not self._told or wanted.temperature in (0, 1) or self._own:
+            return
+        one = replace(wanted, most=1, samples=1)
+        for prompt in prompts[:_PROBED]:
+            at_one, drawn = (
+                self._writer(replace(one, temperature=warmth)).write([prompt])[0][0].steps
+                for warmth in (1.0, wanted.temperature)
+            )
+            if not (at_one and drawn):
+                continue
+            before, after = dict(at_one[0][1:]), dict(drawn[0][1:])
+            both = [name for name in before if name in after]
+            gap, now = (told[both[0]] - told[both[-1]] if both else 0.0 for told in (before, after))
+            if abs(now - gap / wanted.temperature) < abs(now - gap):
+                raise SignalError(
+                    f"The served model tells the log-probabilities that its texts are drawn by, at temperature "
+                    f"{wanted.temperature:g}, and not its own: write regime.temperature: 1 or 0, or have the server tell "
+                    "them as they are (vLLM: --logprobs-mode raw_logprobs; SGLang: RETURN_ORIGINAL_LOGPROB=1)."
+                )
+            self._own = True
+            return
+
+    @property
+    def _told(self) -> int:
+        """How many of the likeliest tokens it tells of while it writes."""
+        return min(self.served.top, self.classes) if self.served.logprobs == "written" else 0
 
     def close(self) -> None:
         """Ends what it opened."""
-        self._answers.close()
-        if self._owned is not None:
-            self._owned.close()
+        self._account.close()
 
     def __enter__(self) -> Self:
         return self
@@ -209,8 +216,10 @@ class ServedTeacher:
 
     def _row(self, prompt: tuple[int, ...]) -> Row:
         key = self._key(prompt)
-        if (kept := self._answers.find(key)) is not None:
-            return self._demand_enough(Row.unpacked(kept))
+        if (kept := self._account.answers.find(key)) is not None:
+            row = Row.unpacked(kept)
+            self._demand_enough(row.fewest)
+            return row
         top = min(self.served.top, self.classes)
         body = {
             "prompt": list(prompt),
@@ -222,8 +231,9 @@ class ServedTeacher:
         }
 
         def accept(answer: Json) -> Row:
-            row = self._demand_enough(read(answer, prompt, top, self.classes))
-            self._answers.keep(key, row.packed())
+            row = read(answer, prompt, top, self.classes)
+            self._demand_enough(row.fewest)
+            self._account.answers.keep(key, row.packed())
             return row
 
         most = _ROOM + len(prompt) * (top + 1) * _ENTRY
@@ -243,8 +253,8 @@ class ServedTeacher:
                 f"'max-length' to {self._longest - 1}, or start the server with a longer context."
             )
 
-    def _demand_enough(self, row: Row) -> Row:
-        least, fewest = min(self.served.least, self.classes), row.fewest
+    def _demand_enough(self, fewest: int) -> None:
+        least = min(self.served.least, self.classes)
         if fewest < least:
             raise SignalError(
                 f"The served model gave {fewest} log-probabilities at some position, and 'least' is {least}: start vLLM with "
@@ -258,7 +268,6 @@ class ServedTeacher:
                 self.served.top,
                 fewest,
             )
-        return row
 
 
 def _identity(said: Json) -> list[object]:
