@@ -131,6 +131,7 @@ def main() -> None:
         *(TopKCodec(k=k) for k in (8, 50, 128)),
         *(SampledCodec(draws=draws, seed=0) for draws in (12, 30, 50, 200)),
         SampledCodec(draws=50, seed=0, entropy=False),
+        SampledCodec(draws=50, seed=0, log_probabilities=True),
     )
     for codec in codecs:
         budget = codec.k if isinstance(codec, TopKCodec) else codec.draws
@@ -141,6 +142,7 @@ def main() -> None:
         (decoding,) = best(partial(codec.decode, rows.repeat(32, 1)))  # as a batch of training has them
         value, slope = errors(codec, *compared)
         name = f"{codec.name} {budget}" + ("" if getattr(codec, "entropy", True) else " without entropy")
+        name += " with log-probabilities" * getattr(codec, "log_probabilities", False)
         lines.append(
             f"| {name} | {rows.numel() / count:.1f} | {count / encoding:,.0f} | {count / plainly:,.0f} | "
             f"{plainly / encoding:.1f} | {32 * count / decoding:,.0f} | {value:.1%} | {slope:.1%} |"

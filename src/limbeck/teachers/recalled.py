@@ -86,6 +86,7 @@ def recalled(
     Raises:
         LimbeckError: most tokens are others than were written: the tokenizer is not the author's.
     """
+    examples = examples.as_read_by("teacher")
     table, count = examples.table, len(examples.rows)
     rows, met, every = list[Row](), 0, 0
     for start in range(0, count, 256):
