@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from limbeck.data.sequences import prompted
+from limbeck.data.spelling import spelling
 from tests.fakes.openai_server import Fake, Tiny
 
 
@@ -86,8 +87,6 @@ class Speaker(Fake):
         return entry
 
     def _spelled(self, token):
-        from limbeck.data.spelling import spelling
-
         return spelling(self.tokenizer).tokens[token].content
 
     def _chat(self, told, top):
