@@ -83,7 +83,7 @@ def test_it_shows_what_the_model_itself_would_show_of_these_texts(known, tmp_pat
     some = len(PAIRS) if how.get("end") is False else 0
     forms, expected = Forms(tokenizer), 0
     for row, place in itertools.product(*map(range, labels.shape)):
-        ids, logs = logits.ids[row, place], logits.logs[row, place]
+        ids, logs = logits.ids[row, place], logits.log_probabilities[row, place]
         known_here = ids >= 0
         token = int(labels[row, place])
         if token == NO_LABEL or (some and token == tokenizer.eos_token_id):
@@ -137,7 +137,7 @@ def test_with_every_token_named_the_loss_is_the_dense_one(known, tmp_path):
 
 def test_a_text_is_followed_to_the_token_that_is_read_otherwise(known, tmp_path):
     """A model may spell a word by its letters where the tokenizer has a token for it."""
-    found, tokenizer, model = known
+    found, tokenizer, _ = known
     spelled, texts = spelling(tokenizer).tokens, read(found)
     letters = {token.content: number for number, token in enumerate(spelled) if len(token.content) == 1}
     at = max(place for place, token in enumerate(texts[0]) if len(spelled[token].content) > 1 and spelled[token].text)
@@ -152,7 +152,7 @@ def test_a_text_is_followed_to_the_token_that_is_read_otherwise(known, tmp_path)
     taught[0, at - 1 :] = False
     assert taught[0].any()
     assert torch.equal((logits.ids >= 0).any(-1), taught)
-    torch.testing.assert_close(logits.logs[taught], own[taught].topk(TOP).values)
+    torch.testing.assert_close(logits.log_probabilities[taught][:, :TOP], own[taught].topk(TOP).values)
 
 
 def test_nothing_is_asked_twice_and_another_top_is_another_answer(known, tmp_path):
