@@ -48,7 +48,10 @@ def told(known, tmp_path, regime=SETTINGS, served=None, examples=None, **how):
         settings = Served(url=server.url, model="tiny", logprobs="written", **{"top": TOP, **(served or {})})
         with ServedTeacher(settings, len(tokenizer), tmp_path / "served") as teacher:
             assert not teacher.provides.unseen
+            most = teacher.writing([prompt for prompt, _ in PAIRS], regime.wanted, marked=True)
             (new, recalled), _ = written(examples or found, teacher, regime, tmp_path / "written")
+    assert len(speaker.asked) <= most.requests
+    assert sum(one["max_tokens"] for one in speaker.asked) <= most.output
     return new, recalled, speaker
 
 
@@ -186,7 +189,8 @@ def test_log_probabilities_after_a_temperature_are_refused(known, tmp_path):
     warm = SETTINGS.model_copy(update={"temperature": 0.5})
     with pytest.raises(SignalError, match=r"drawn by, at temperature 0\.5, and not its own.*RETURN_ORIGINAL_LOGPROB"):
         told(known, tmp_path / "after", warm, after=True)
-    told(known, tmp_path / "own", warm)
+    _, _, speaker = told(known, tmp_path / "own", warm)
+    assert len(speaker.asked) == len(PAIRS) + 2
     for cool in (SETTINGS, SETTINGS.model_copy(update={"temperature": 1.0})):  # there both are one
         _, _, speaker = told(known, tmp_path / f"{cool.temperature}", cool, after=True)
         assert len(speaker.asked) == len(PAIRS)  # nothing was probed
