@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 
 import torch
-from limbeck.data.sequences import prompted
 from tests.fakes.openai_server import Fake, Tiny
+
+from limbeck.data.sequences import prompted
+from limbeck.data.spelling import spelling
 
 
 class Reciter(Tiny):
     """Knows some texts nearly by heart: on each beginning of one, the next token gets ``sure`` more."""
 
-    def __init__(self, texts, classes, sure=9.0):
+    def __init__(self, texts, classes, sure=15.0):
         super().__init__(0, classes)
         self.sure = sure
         self.next: Mapping = {tuple(text[:at]): text[at] for text in texts for at in range(1, len(text))}
@@ -86,8 +88,6 @@ class Speaker(Fake):
         return entry
 
     def _spelled(self, token):
-        from limbeck.data.spelling import spelling
-
         return spelling(self.tokenizer).tokens[token].content
 
     def _chat(self, told, top):

@@ -1,14 +1,18 @@
 """A student of what a served model writes: any tokenizer, and no probabilities."""
 
 import csv
-import json
 
 import pytest
-from tests.fakes import openai_server
+import torch
+import yaml
+from tests.fakes import openai_server, speakers
 from tests.journeys.test_language_recipe import made, recipe, run
 from tests.laws.test_crossed_terms import examples, folders
 
 import limbeck
+from limbeck.cli.main import main
+from limbeck.data.sequences import end_of, prompted
+from limbeck.data.tokenizers import loaded
 from limbeck.errors import LimbeckError, SignalError
 from limbeck.evidence.schema import Evidence
 from limbeck.models.writers import Vllm
@@ -86,15 +90,18 @@ def test_what_a_served_model_cannot_do_is_told(fake, folders, tmp_path):
     assert not fake.asked
 
 
+SAID = [
+    (f"what did the {who} do on day {day}", f"it {does}")
+    for day in range(10, 30)
+    for who, does in (("cat", "sat"), ("dog", "ran"), ("bird", "sang"))
+]
+
+
 def told_of(fake, folder, tmp_path):
     with (tmp_path / "prompts.csv").open("w") as file:
         writer = csv.writer(file)
         writer.writerow(["ask", "say"])
-        writer.writerows(
-            (f"what did the {who} do on day {day}", f"it {does}")
-            for day in range(20)
-            for who, does in (("cat", "sat"), ("dog", "ran"), ("bird", "sang"))
-        )
+        writer.writerows(SAID)
     told = recipe(
         folder, served={"url": fake.url, "model": "tiny", "logprobs": "none", "prices": {"input": 1.0, "output": 2.0}}
     )
@@ -116,11 +123,60 @@ def test_a_model_that_only_chats_teaches_from_a_recipe(fake, made, tmp_path, mon
     assert evidence.arms.teacher is None  # it tells nothing that could be scored
     arms = [getattr(evidence.arms, name).mean.metrics["bits-per-byte"] for name in ("control", "distilled")]
     assert arms[0] != arms[1]
-    again, _ = run(told, tmp_path / "home", monkeypatch, "again")
+    again, second = run(told, tmp_path / "home", monkeypatch, "again")
     assert not again
     assert len(fake.asked) == asked
-    assert limbeck.load(out).module is not None
-    assert json.loads((out / "evidence.json").read_text())
+    ids = torch.tensor([[5, 6, 7]])
+    logits = [limbeck.load(folder).module.eval()(ids).logits for folder in (out, second)]
+    torch.testing.assert_close(*logits, rtol=0, atol=0)  # of the same texts
+
+
+def test_what_it_tells_of_its_texts_is_learnt_from_in_a_recipe(made, tmp_path, monkeypatch, capsys):
+    tokenizer = loaded(str(made / "model")).tokenizer
+    by_heart = [
+        [*prompted(tokenizer, ask), *tokenizer(f" and then {say}")["input_ids"], *end_of(tokenizer)]
+        for ask, say in SAID
+    ]
+    speaker = speakers.Speaker(speakers.Reciter(by_heart, len(tokenizer)), tokenizer)
+    with openai_server.running(speaker) as fake:
+        told = told_of(fake, made, tmp_path)
+        told["teacher"]["served"] |= {"logprobs": "written", "top": 8}
+        told["data"]["tokenizer"] = str(made / "model")
+        told["objective"] = {"labels": 0.5, "divergence": 0.5}
+        code, out = run(told, tmp_path / "home", monkeypatch)
+        said = capsys.readouterr()
+        assert not code, said.err
+        assert {one["top_logprobs"] for one in fake.asked} == {8}
+        asked = len(fake.asked)
+        assert asked == len({one["messages"][-1]["content"] for one in fake.asked})
+        again, second = run(told, tmp_path / "home", monkeypatch, "again")
+        assert not again
+        assert len(fake.asked) == asked
+        told["objective"] = {"labels": 0.5}
+        capsys.readouterr()
+        code, plain = run(told, tmp_path / "home", monkeypatch, "plain")
+        assert not code, capsys.readouterr().err
+        assert len(fake.asked) == asked  # the same texts
+    arms = [Evidence.read(folder).arms for folder in (out, second, plain)]
+    bits = [one.distilled.mean.metrics["bits-per-byte"] for one in arms]
+    assert bits[0] == bits[1] != bits[2]
+    assert {one.control.mean.metrics["bits-per-byte"] for one in arms} == {
+        arms[0].control.mean.metrics["bits-per-byte"]
+    }
+
+
+def test_texts_that_may_cost_more_than_the_limit_are_warned_of(fake, made, tmp_path, monkeypatch, capsys):
+    told = told_of(fake, made, tmp_path)
+    told["teacher"]["served"]["limit"] = {"money": 0.001}  # 30 prompts of up to 20 tokens at 2 a million are 0.0012
+    recipe_file = tmp_path / "told.yaml"
+    recipe_file.write_text(yaml.safe_dump(told))
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    with pytest.raises(SystemExit) as end:
+        main(["check", str(recipe_file)])
+    assert not end.value.code
+    said = " ".join(capsys.readouterr().err.split())
+    assert "may take more than the limit leaves" in said
+    assert "raise teacher.served.limit" in said
 
 
 def test_probabilities_are_not_learnt_from_where_none_are_told(fake, made, tmp_path, monkeypatch, capsys):

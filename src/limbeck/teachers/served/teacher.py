@@ -130,13 +130,15 @@ class ServedTeacher:
     def writing(self, prompts: Sequence[str], wanted: Wanted, marked: bool) -> Expense:
         """See `Charged.writing`. A written text is sent back as a whole to be marked, and its prompt with it."""
         writer = self._writer(wanted)
-        missing, each = writer.missing(prompts), [writer.most(one) for one in dict.fromkeys(prompts)]
-        new = [writer.most(one) for one in missing]
+        each = [writer.most(one) for one in dict.fromkeys(prompts)]
+        new = [writer.most(one) for one in writer.missing(prompts)]
+        for probe in self._probes(wanted):
+            new += [probe.most(one) for one in probe.missing(prompts[:_PROBED])]
         again = wanted.samples * len(each) * (marked and self.served.logprobs == "prompt")
         sent = sum(one.input for one in new)
         if again:
             sent += wanted.samples * sum(one.input + wanted.most for one in each)
-        return self._account.expense(len(missing) + again, Tokens(sent, sum(one.output for one in new) + again))
+        return self._account.expense(len(new) + again, Tokens(sent, sum(one.output for one in new) + again))
 
     @property
     def manner(self) -> str:
@@ -177,14 +179,9 @@ class ServedTeacher:
 
         They are compared with those at temperature 1, of one token.
         """
-        if not self._told or wanted.temperature in (0, 1) or self._own:
-            return
-        one = replace(wanted, most=1, samples=1)
-        for prompt in prompts[:_PROBED]:
-            at_one, drawn = (
-                self._writer(replace(one, temperature=warmth)).write([prompt])[0][0].steps
-                for warmth in (1.0, wanted.temperature)
-            )
+        probes = () if self._own else self._probes(wanted)
+        for prompt in prompts[: _PROBED if probes else 0]:
+            at_one, drawn = (probe.write([prompt])[0][0].steps for probe in probes)
             if not (at_one and drawn):
                 continue
             before, after = dict(at_one[0][1:]), dict(drawn[0][1:])
@@ -198,6 +195,13 @@ class ServedTeacher:
                 )
             self._own = True
             return
+
+    def _probes(self, wanted: Wanted) -> tuple[ServedWriter, ...]:
+        """What writes one token at temperature 1, and at the one that is wanted; none where both are sure to be told alike."""
+        if not self._told or wanted.temperature in (0, 1):
+            return ()
+        one = replace(wanted, most=1, samples=1)
+        return tuple(self._writer(replace(one, temperature=warmth)) for warmth in (1.0, wanted.temperature))
 
     @property
     def _told(self) -> int:
