@@ -84,7 +84,11 @@ def preflight(experiment: Experiment, home: Path) -> Preflight:
     tried = _tried(experiment.regime.stages(plan), plan.device)
     found = _budget(experiment, plan, tried, teaching, labelled, compute, coded)
     first, *rest = found.found
-    return replace(found, found=(first, *asked.found, *rest, *cost.found), warnings=[*asked.warnings, *cost.warnings, *found.warnings])
+    return replace(
+        found,
+        found=(first, *asked.found, *rest, *cost.found),
+        warnings=[*asked.warnings, *cost.warnings, *found.warnings],
+    )
 
 
 def _budget(

@@ -4,6 +4,7 @@ Classes are taken in blocks of neighbours. What runs over all of them is done fo
 cache holds; what runs over blocks, or inside a few of them, for all rows at once.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Final, cast
 
@@ -20,6 +21,9 @@ _CHUNK: Final = 2**24  # logits of one product with the head: 64 MiB
 _CACHED: Final = 2**18  # logits that stay in the cache
 _MODEST: Final = 40.0  # exponentials of logits up to here, and sums of them, are far inside the range of float32
 _SOUND: Final = 1e-15, 1e30  # where the sum of exponentials of unshifted logits lies, it has lost nothing
+_LOG2_E: Final = math.log2(
+    math.e
+)  # a power of 2 takes torch a quarter of the time of one of e; it is off by 6e-8 of |logit|
 
 
 def chunks(logits: Storage, places: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -88,10 +92,11 @@ def drawn(logits: Tensor, uniforms: Tensor, entropy: bool = True) -> tuple[Tenso
     target = torch.minimum(uniforms * total, _below(total))
     block = torch.searchsorted(reach, target, right=True)
     block = block.clamp_max_(sums.shape[1] - 1)  # beyond only where there is NaN
-    left, mass = target - (reach - sums).gather(1, block), sums.gather(1, block)
+    mass = sums.gather(1, block)
+    left = target - (reach.gather(1, block) - mass)
     at = torch.empty_like(block)
     for part in _few(logits, block.shape[1] * _BLOCK):
-        inside = (_members(logits[part], block[part]).float() - shift[part, :, None]).exp_()
+        inside = _members(logits[part], block[part]).float().sub_(shift[part, :, None]).exp_()
         inside = inside.double().cumsum(-1)  # with a ``dtype`` it is slower
         whole = inside[..., -1]
         own = torch.minimum((left[part] * (whole / mass[part])).clamp_min_(0), _below(whole))
@@ -126,7 +131,7 @@ def _summed(logits: Tensor, shift: Tensor, entropy: bool) -> tuple[Tensor, Tenso
         if blocks * _BLOCK < classes:
             torch.sum(masses[:, blocks * _BLOCK :], 1, out=sums[part, -1])
         if entropy:
-            means[part] = masses.mul_(own).sum(1)
+            means[part] = torch.bmm(masses[:, None], own[:, :, None])[:, 0, 0]
     if bool(means.isnan().any()):  # 0 times minus infinity
         for part, own, masses in _exponentials(logits, shift):
             means[part] = masses.mul_(own.clamp_min(torch.finfo(own.dtype).min)).sum(1)
@@ -139,7 +144,9 @@ def _exponentials(logits: Tensor, shift: Tensor) -> Iterator[tuple[slice, Tensor
     for part in _few(logits):
         own = logits[part].float()
         room = torch.empty_like(own) if room.shape != own.shape else room
-        yield part, own, torch.sub(own, shift[part], out=room).exp_() if moved else torch.exp(own, out=room)
+        if moved:
+            torch.sub(own, shift[part], out=room)
+        yield part, own, torch.mul(room if moved else own, _LOG2_E, out=room).exp2_()
 
 
 def _few(logits: Tensor, width: int = 0) -> Iterator[slice]:
