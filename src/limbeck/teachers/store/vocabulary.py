@@ -96,7 +96,7 @@ def drawn(logits: Tensor, uniforms: Tensor, entropy: bool = True) -> tuple[Tenso
     left = target - (reach.gather(1, block) - mass)
     at = torch.empty_like(block)
     for part in _few(logits, block.shape[1] * _BLOCK):
-        inside = _members(logits[part], block[part]).float().sub_(shift[part, :, None]).exp_()
+        inside = (_members(logits[part], block[part]).float() - shift[part, :, None]).exp_()
         inside = inside.double().cumsum(-1)  # with a ``dtype`` it is slower
         whole = inside[..., -1]
         own = torch.minimum((left[part] * (whole / mass[part])).clamp_min_(0), _below(whole))
@@ -131,7 +131,7 @@ def _summed(logits: Tensor, shift: Tensor, entropy: bool) -> tuple[Tensor, Tenso
         if blocks * _BLOCK < classes:
             torch.sum(masses[:, blocks * _BLOCK :], 1, out=sums[part, -1])
         if entropy:
-            means[part] = torch.bmm(masses[:, None], own[:, :, None])[:, 0, 0]
+            means[part] = masses.mul_(own).sum(1)
     if bool(means.isnan().any()):  # 0 times minus infinity
         for part, own, masses in _exponentials(logits, shift):
             means[part] = masses.mul_(own.clamp_min(torch.finfo(own.dtype).min)).sum(1)
